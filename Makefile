@@ -1,0 +1,209 @@
+# The only spelling of every task: people, hooks and .ci/run all call these targets.
+#
+# The environment lives in .venv. Each step leaves a stamp in .venv/.stamps and is redone only when what it was made from
+# changes, so a second `make run` or `make test` installs nothing, builds nothing and needs no network.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON ?= python3.11
+RUST_MINIMUM := 1.88.0
+CARGO_DENY_VERSION := 0.20.2
+
+VENV := .venv
+STAMPS := $(VENV)/.stamps
+TOOLS := .tools
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+CARGO := cargo
+# For programs that call their siblings by name: maturin's build hook, protoc's plugins.
+WITH_BIN := PATH="$(CURDIR)/$(BIN):$$PATH"
+CARGO_FLAGS := --locked --offline --manifest-path rust_core/Cargo.toml
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --no-input
+# Versions and digests come from the lock alone; nothing is built from source, so no compiler runs for a dependency.
+PIP_INSTALL_LOCK := $(PIP_INSTALL) --no-deps --require-hashes --only-binary :all: --requirement
+# Our own two distributions: build backends are already in .venv, so neither isolation nor an index is wanted.
+PIP_INSTALL_LOCAL := $(PIP_INSTALL) --no-deps --no-build-isolation --no-index --editable
+
+RUN_COMMAND ?= $(BIN)/longwave demo
+BENCH_COMMAND ?= $(PY) -m loadtest.benchmarks
+PYTEST_ARGS ?=
+
+PROTOS = $(sort $(wildcard proto/longwave/v1/*.proto))
+RUST_SOURCES = $(shell find rust_core -path rust_core/target -prune -o -name '*.rs' -print)
+PYTHON_FOLDERS = $(wildcard engine server loadtest proto/longwave tests)
+SHELL_SCRIPTS = $(shell git ls-files --cached --others --exclude-standard '*.sh' .ci)
+DOCKERFILES = $(wildcard deploy/docker/Dockerfile*)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYO3_PYTHON := $(CURDIR)/$(PY)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+
+.PHONY: help setup docs generate verify-generated build run test test-rust test-python bench \
+	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
+
+help: ## Print this list.
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ---------------------------------------------------------------------------------------------------------- environment
+
+setup: $(STAMPS)/core ## Make .venv: locked packages, the client and the application (Rust included) as editable installs.
+
+# The path is kept in the stamp: scripts in a virtual environment name their interpreter, so a moved checkout starts anew.
+$(STAMPS)/venv: $(if $(filter $(CURDIR),$(file <$(STAMPS)/venv)),,FORCE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "make: Python 3.11 is missing; on Debian 12: apt-get install python3.11 python3.11-venv (or pass PYTHON=/path/to/python3.11)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "make: Python 3.11 has no venv module; on Debian 12: apt-get install python3.11-venv" >&2; exit 1; }
+	@echo "setup: making $(VENV)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS)
+	@printf '%s\n' '$(CURDIR)' >$@
+
+$(STAMPS)/dev: requirements/dev.lock $(STAMPS)/toolchain
+	@echo "setup: installing $<"
+	@$(PIP_INSTALL_LOCK) $<
+	@touch $@
+
+$(STAMPS)/client: proto/pyproject.toml $(STAMPS)/dev
+	@echo "setup: installing the client (longwave) from proto/"
+	@$(PIP_INSTALL_LOCAL) ./proto
+	@touch $@
+
+$(STAMPS)/toolchain: $(STAMPS)/venv
+	@command -v $(CARGO) >/dev/null || { \
+	  echo "make: cargo is missing: install Rust $(RUST_MINIMUM) or newer (https://rustup.rs; Debian 12's own package is too old)" >&2; exit 1; }
+	@printf '%s\n%s\n' '$(RUST_MINIMUM)' "$$($(CARGO) --version | cut -d' ' -f2)" | sort --check=quiet --version-sort || { \
+	  echo "make: $$($(CARGO) --version) is too old: Rust $(RUST_MINIMUM) or newer is needed (rustup update stable)" >&2; exit 1; }
+	@command -v cc >/dev/null || { \
+	  echo "make: a C linker (cc) is missing; on Debian 12: apt-get install gcc libc6-dev" >&2; exit 1; }
+	@touch $@
+
+$(STAMPS)/crates: rust_core/Cargo.toml rust_core/Cargo.lock $(STAMPS)/toolchain
+	@echo "setup: fetching crates of rust_core/Cargo.lock"
+	@$(CARGO) fetch --locked --manifest-path rust_core/Cargo.toml
+	@touch $@
+
+# A missing extension rebuilds whatever the stamp says.
+$(STAMPS)/core: pyproject.toml rust_core/Cargo.toml rust_core/Cargo.lock $(RUST_SOURCES) \
+		$(STAMPS)/client $(STAMPS)/crates $(if $(wildcard engine/_core.*.so),,FORCE)
+	@echo "setup: building engine._core and installing the application (longwave-engine)"
+	@$(WITH_BIN) CARGO_NET_OFFLINE=true MATURIN_PEP517_ARGS='--locked --offline' $(PIP_INSTALL_LOCAL) .
+	@touch $@
+
+$(STAMPS)/lint: requirements/lint.lock $(STAMPS)/dev
+	@echo "lint: installing $<"
+	@$(PIP_INSTALL_LOCK) $<
+	@rm -rf .mypy_cache  # mypy does not notice stubs that arrive later
+	@touch $@
+
+# Built from source (a few minutes, once); unoptimised, because our crate graph is checked in a second either way.
+$(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION): | $(STAMPS)/toolchain
+	@echo "lint: building cargo-deny $(CARGO_DENY_VERSION) into $(TOOLS)"
+	@rm -f $(TOOLS)/bin/cargo-deny-*
+	@CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --quiet --locked --debug --root $(TOOLS) --force cargo-deny@$(CARGO_DENY_VERSION)
+	@mv $(TOOLS)/bin/cargo-deny $@
+
+# One resolution (lint.lock holds everything); the other two are subsets of it at the same versions.
+LOCK_COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-package longwave $(if $(UPGRADE),--upgrade) pyproject.toml
+LOCK_DEV_GROUPS := --all-extras --group build --group generate --group test
+
+lock: $(STAMPS)/lint ## Write the lock files anew (UPGRADE=1 takes the newest version of everything).
+	@$(LOCK_COMPILE) $(LOCK_DEV_GROUPS) --group lint --output-file requirements/lint.lock
+	@$(LOCK_COMPILE) $(LOCK_DEV_GROUPS) --constraint requirements/lint.lock --output-file requirements/dev.lock
+	@$(LOCK_COMPILE) --extra mysql --extra redis --constraint requirements/lint.lock --output-file requirements/run.lock
+	@$(CARGO) update $(if $(UPGRADE),,--workspace) --manifest-path rust_core/Cargo.toml
+
+# ----------------------------------------------------------------------------------------------------------- build, run
+
+build: setup ## Build the application wheel (release) and the client wheel into dist/.
+	@CARGO_NET_OFFLINE=true $(BIN)/maturin build --release --locked --offline --interpreter $(PY) --out dist
+	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir dist ./proto
+	@ls -1 dist
+
+run: setup ## An engine with the embedded store, a simulated carrier beside it, and a first batch of messages delivered.
+	@exec $(RUN_COMMAND)
+
+# ---------------------------------------------------------------------------------------------------------------- contract
+
+docs: setup ## Write the generated pages of docs/ (metrics, settings, verdicts, states).
+	@$(PY) docs/generate.py
+
+# $(1): folder the modules are written below. Service stubs only for files that declare a service.
+define GENERATE
+	$(WITH_BIN) $(PY) -m grpc_tools.protoc --proto_path=proto --python_out=$(1) --mypy_out=quiet:$(1) $(PROTOS)
+	services="$$(grep --files-with-matches '^service ' $(PROTOS) || true)"; \
+	[ -z "$$services" ] || $(WITH_BIN) \
+	  $(PY) -m grpc_tools.protoc --proto_path=proto --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $$services
+endef
+
+generate: $(STAMPS)/dev ## Write proto/longwave/v1/*_pb2* from the .proto files (committed).
+	@rm -f proto/longwave/v1/*_pb2*
+	@$(call GENERATE,proto)
+
+verify-generated: $(STAMPS)/dev ## Fail when the committed modules differ from what the .proto files give.
+	@fresh="$$(mktemp -d)"; trap 'rm -rf "$$fresh"' EXIT; \
+	mkdir -p "$$fresh/committed" "$$fresh/made"; \
+	cp proto/longwave/v1/*_pb2* "$$fresh/committed/"; \
+	$(MAKE) generate-into INTO="$$fresh/made"; \
+	diff --unified --recursive "$$fresh/committed" "$$fresh/made/longwave/v1" || { \
+	  echo "make: generated code is stale: run make generate" >&2; exit 1; }
+
+.PHONY: generate-into
+generate-into: $(STAMPS)/dev
+	@$(call GENERATE,$(INTO))
+
+# -------------------------------------------------------------------------------------------------------------------- test
+
+test: setup test-rust test-python ## Set up, then every test: cargo test, pytest (PYTEST_ARGS="-k name" narrows).
+
+test-rust: $(STAMPS)/crates
+	@$(CARGO) test $(CARGO_FLAGS) --quiet
+
+test-python: setup
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+bench: setup ## Measure on this machine; results go to loadtest/results/.
+	@$(BENCH_COMMAND)
+
+# -------------------------------------------------------------------------------------------------------------------- lint
+
+lint: lint-python lint-rust lint-proto lint-deploy lint-shell ## Every check that is not a test (installs its tools at first).
+
+lint-python: setup $(STAMPS)/lint
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy $(PYTHON_FOLDERS) docs/generate.py
+	@$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml engine._core
+
+lint-rust: setup $(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION)
+	@$(CARGO) fmt --manifest-path rust_core/Cargo.toml --check
+	@$(CARGO) clippy $(CARGO_FLAGS) --quiet --all-targets -- --deny warnings
+	@$(CARGO) clippy $(CARGO_FLAGS) --quiet --features python -- --deny warnings
+	@$(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION) $(CARGO_FLAGS) --all-features check --hide-inclusion-graph bans licenses sources
+	@echo "cargo deny: advisories: not checked (the advisory database is not reachable from every machine)"
+
+lint-proto: $(STAMPS)/lint
+	@$(BIN)/buf lint
+	@$(BIN)/buf format --diff --exit-code
+
+lint-deploy: $(STAMPS)/lint
+	@$(BIN)/hadolint $(DOCKERFILES)
+
+lint-shell: $(STAMPS)/lint
+	@$(BIN)/shellcheck $(SHELL_SCRIPTS)
+
+fmt: $(STAMPS)/lint ## Rewrite Python, Rust and proto files in the house format.
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format --quiet
+	@$(CARGO) fmt --manifest-path rust_core/Cargo.toml
+	@$(BIN)/buf format --write
+
+clean: ## Remove everything that was built or installed here, .venv included (lint tools built from source stay in .tools).
+	@rm -rf $(VENV) dist rust_core/target engine/_core.*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find engine server loadtest proto tests -name __pycache__ -type d -prune -exec rm -rf {} +
