@@ -1,0 +1,472 @@
+//! What waits and what goes next: accepted messages come in, those that may go now come out, within every limit.
+//!
+//! It reads no clock and no store, writes nothing and sends nothing. The wall clock (`now_us`) decides due times, expiry
+//! and days; a monotonic one (`mono_us`) decides rates. Both are arguments.
+//!
+//! Invariants: every message that came in leaves exactly once, as ready, expired, blocked or removed. All limits of a
+//! message are checked together and taken together. A lane is served in the order of ids. Of an ordering key at most one
+//! message is out. Work per pop depends on what is ready and what became due, never on how many messages wait; what is
+//! more than a pop may do is left to the next, which is then due at once.
+//!
+//! `turns.rs` decides whose turn it is, `meters.rs` what refuses, `take.rs` walks from turn to message, `order.rs` keeps
+//! ordering keys, `feedback.rs` takes in what providers and the registry say, `charges.rs` keeps the day ledgers' books.
+
+mod carriers;
+mod charges;
+mod feedback;
+mod lanes;
+mod meters;
+mod order;
+mod slab;
+mod take;
+mod turns;
+mod wheel;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+pub use feedback::ParkKind;
+
+use crate::message::{Carrier, Held, Micros};
+use crate::registry::{CampaignState, Registry};
+use carriers::Carriers;
+use charges::Charges;
+use lanes::{Gate, LaneKey, Lanes, Status};
+use meters::Meters;
+use order::Keys;
+use slab::{Place, Slab};
+use turns::Turns;
+use wheel::{WHEEL_BUCKETS, Wheel};
+
+/// 2^26 messages, whatever the configuration says: slots are numbered in 32 bits and indexes are laid out at start.
+const MESSAGES_MAX: usize = 1 << 26;
+
+/// The scheduler's limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Messages in memory, at most 2^26. Eight bytes each are laid out at start (touched only when used).
+    pub held_messages_max: usize,
+    /// What each class behind more urgent traffic gets at least, in percent; 0 for strict classes; at most 50.
+    pub floor_percent: u8,
+    /// Recipients whose carrier is remembered; 17 to 35 bytes each.
+    pub carriers_max: usize,
+    /// Attempts kept for late evidence after their ledgers were charged (unknown outcome or unknown carrier).
+    pub charges_remembered_max: usize,
+    /// Lanes kept though they are empty.
+    pub lanes_idle_max: usize,
+    /// Timers, expired, blocked and moved messages one pop handles: bounds its time to a few milliseconds.
+    pub pop_work_max: usize,
+    /// Key of the provider all of this goes to.
+    pub provider: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            held_messages_max: 1_000_000,
+            floor_percent: 10,
+            carriers_max: 1_000_000,
+            charges_remembered_max: 65_536,
+            lanes_idle_max: 16_384,
+            pop_work_max: 4_096,
+            provider: 1,
+        }
+    }
+}
+
+/// What a pop gives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Popped {
+    /// May go now; their limits are taken.
+    pub ready: Vec<Held>,
+    /// Their validity ended.
+    pub expired: Vec<Held>,
+    /// Their campaign was stopped.
+    pub blocked: Vec<Held>,
+    /// Something is still ready and only `room` kept it.
+    pub more_ready: bool,
+    /// When to pop again if nothing else happens, from now; 0 at once. The wall clock may be moved meanwhile: wait for a
+    /// second at most.
+    pub wake_after_us: Option<Micros>,
+}
+
+/// How many wait, by what they wait for and by class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// By class: CRITICAL, TRANSACTIONAL, BULK.
+    pub by_class: [usize; 3],
+    /// For their turn.
+    pub ready: usize,
+    /// For their time.
+    pub due: usize,
+    /// For a limit.
+    pub quota: usize,
+    /// For a paused campaign or a suspended tenant.
+    pub paused: usize,
+    /// For an earlier message of their ordering key.
+    pub ordering: usize,
+    /// To be handed out as blocked.
+    pub stopped: usize,
+}
+
+impl Counts {
+    fn of_status(&mut self, status: Status) -> &mut usize {
+        match status {
+            Status::Idle | Status::Ready => &mut self.ready,
+            Status::Waiting(_) => &mut self.quota,
+            Status::Held => &mut self.paused,
+            Status::Stopped => &mut self.stopped,
+        }
+    }
+}
+
+/// All that waits.
+pub struct Scheduler {
+    config: Config,
+    registry: Arc<Registry>,
+    /// Wall clock of the last call that gave one.
+    now_us: Micros,
+    /// Monotonic clock, never going back.
+    mono_us: Micros,
+    messages_max: usize,
+    slab: Slab,
+    due: Wheel,
+    expiry: Wheel,
+    lanes: Lanes,
+    turns: Turns,
+    meters: Meters,
+    charges: Charges,
+    carriers: Carriers,
+    /// Ordering keys by tenant.
+    keys: HashMap<u32, Keys>,
+    /// Messages that are out and hold their key: tenant and ordering.
+    out: HashMap<u64, (u32, u64)>,
+    /// Beside their lanes until limits change.
+    stuck: BTreeSet<u32>,
+    /// Lanes to hand out as blocked.
+    stopped: BTreeSet<u32>,
+    counts: Counts,
+    last_ticket: u64,
+}
+
+impl Scheduler {
+    /// An empty scheduler. Rates start empty: what went out in the window before is not known here.
+    #[must_use]
+    pub fn new(config: Config, registry: Arc<Registry>, mono_us: Micros) -> Self {
+        let messages_max = config.held_messages_max.min(MESSAGES_MAX);
+        let floor_percent = i64::from(config.floor_percent.min(50));
+        let mut scheduler = Self {
+            registry: Arc::clone(&registry),
+            now_us: Micros::MIN,
+            mono_us,
+            messages_max,
+            slab: Slab::new(messages_max),
+            due: Wheel::new(0),
+            expiry: Wheel::new(WHEEL_BUCKETS),
+            lanes: Lanes::new(config.lanes_idle_max),
+            turns: Turns::new(floor_percent),
+            meters: Meters::new(floor_percent),
+            charges: Charges::new(config.charges_remembered_max),
+            carriers: Carriers::new(config.carriers_max),
+            keys: HashMap::new(),
+            out: HashMap::new(),
+            stuck: BTreeSet::new(),
+            stopped: BTreeSet::new(),
+            counts: Counts::default(),
+            last_ticket: 0,
+            config,
+        };
+        scheduler.set_registry(registry, mono_us);
+        scheduler
+    }
+
+    /// Messages that wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// True if nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Messages that may still be pushed.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.messages_max - self.len()
+    }
+
+    /// How many wait for what.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Does this message wait here?
+    #[must_use]
+    pub fn contains(&self, id: u64) -> bool {
+        self.slab.find(id).is_some()
+    }
+
+    /// Takes messages in, by ascending id whatever their order. An id that waits already is ignored. A message that was
+    /// out and comes back (not taken, to be sent again) is first of its ordering key again. What does not fit comes back.
+    #[must_use]
+    pub fn push(&mut self, mut messages: Vec<Held>, now_us: Micros) -> Vec<Held> {
+        self.now_us = now_us;
+        self.due.start_at(now_us);
+        self.expiry.start_at(now_us);
+        if !messages.is_sorted_by_key(|held| held.id) {
+            messages.sort_by_key(|held| held.id);
+        }
+        let mut rest = Vec::new();
+        for held in messages {
+            if self.contains(held.id) {
+                continue;
+            }
+            if self.room() == 0 {
+                rest.push(held);
+                continue;
+            }
+            self.push_one(held);
+        }
+        rest
+    }
+
+    fn push_one(&mut self, held: Held) {
+        let ordering = held.ordering;
+        let (tenant, id) = (held.tenant, held.id);
+        let key = LaneKey {
+            tenant,
+            campaign: held.campaign,
+            sender: held.sender,
+            carrier: self.carriers.get(held.recipient),
+            class: held.class,
+            kind: held.kind,
+        };
+        let lane = self.lane_of(key);
+        self.lanes.at_mut(lane).members += 1;
+        self.counts.by_class[held.class as usize - 1] += 1;
+        let slot = self.slab.insert(held, lane);
+        if ordering == 0 {
+            self.enter(slot);
+        } else {
+            self.enter_key(tenant, ordering, id, slot);
+        }
+    }
+
+    /// Takes a message out, as for a cancellation; the next of its ordering key may go.
+    pub fn remove(&mut self, id: u64) -> Option<Held> {
+        let slot = self.slab.find(id)?;
+        Some(self.take_out(slot, false))
+    }
+
+    /// Takes out all messages of a tenant to this number, as for an opt-out.
+    pub fn remove_recipient(&mut self, tenant: u32, recipient: u64) -> Vec<Held> {
+        let mut slots = self.slab.of_recipient(recipient);
+        slots.retain(|&slot| self.lanes.at(self.slab.at(slot).lane).key.tenant == tenant);
+        slots.sort_unstable_by_key(|&slot| self.slab.at(slot).id);
+        slots
+            .into_iter()
+            .map(|slot| self.take_out(slot, false))
+            .collect()
+    }
+
+    /// The lane with this key, made if it is new.
+    fn lane_of(&mut self, key: LaneKey) -> u32 {
+        if let Some(lane) = self.lanes.find(&key) {
+            return lane;
+        }
+        let (gate, meters) = self.terms_of(&key);
+        let tenant_at = self.turns.tenant(key.tenant);
+        self.lanes.insert(key, tenant_at, gate, meters)
+    }
+
+    /// What the registry says of a lane: may it send, and its limits.
+    fn terms_of(&mut self, key: &LaneKey) -> (Gate, Vec<u32>) {
+        let registry = Arc::clone(&self.registry);
+        let campaign = registry.campaign(key.campaign);
+        let active = registry
+            .tenant(key.tenant)
+            .is_some_and(|tenant| tenant.active);
+        let gate = match campaign.map(|campaign| campaign.state) {
+            Some(CampaignState::Stopped) => Gate::Stopped,
+            Some(CampaignState::Active) if active => Gate::Open,
+            // A campaign that is missing may be younger than this picture: held, never blocked.
+            _ => Gate::Held,
+        };
+        let meters = self
+            .meters
+            .of_lane(key, campaign.map(|campaign| campaign.brand));
+        (gate, meters)
+    }
+
+    /// Puts a message that waits for nothing else into the wheel of due times or into its lane.
+    fn enter(&mut self, slot: u32) {
+        let waiting = self.slab.at_mut(slot);
+        let (due_us, expires_us) = (waiting.due_us, waiting.expires_us);
+        if due_us > self.now_us {
+            waiting.place = Place::Due;
+            self.counts.due += 1;
+            self.set_timer(slot, due_us.min(expires_us), true);
+        } else {
+            self.set_timer(slot, expires_us, false);
+            self.enter_lane(slot);
+        }
+    }
+
+    fn set_timer(&mut self, slot: u32, at_us: Micros, due: bool) {
+        if !due && self.expiry.holds(&self.slab, slot) {
+            // A message's end never moves; setting it again could only make it later.
+            return;
+        }
+        self.clear_timer(slot);
+        let wheel = if due { &mut self.due } else { &mut self.expiry };
+        wheel.insert(&mut self.slab, slot, at_us);
+    }
+
+    fn clear_timer(&mut self, slot: u32) {
+        for wheel in [&mut self.due, &mut self.expiry] {
+            if wheel.holds(&self.slab, slot) {
+                wheel.remove(&mut self.slab, slot);
+            }
+        }
+    }
+
+    /// Puts a message in line, in the lane of its carrier if that has become known.
+    fn enter_lane(&mut self, slot: u32) {
+        let lane = self.lane_now(slot);
+        self.lanes.at_mut(lane).append(&mut self.slab, slot);
+        let status = self.lanes.at(lane).status;
+        *self.counts.of_status(status) += 1;
+        match status {
+            Status::Idle => self.set_status(lane, self.open_status(lane)),
+            Status::Waiting(_) if self.lanes.at(lane).first(&self.slab) == Some(slot) => {
+                // Another head, another need.
+                self.drop_claims(lane, None);
+                self.set_status(lane, Status::Ready);
+            }
+            _ => {}
+        }
+    }
+
+    /// The lane a message belongs to now.
+    fn lane_now(&mut self, slot: u32) -> u32 {
+        let (from, recipient) = (self.slab.at(slot).lane, self.slab.at(slot).recipient);
+        let mut key = self.lanes.at(from).key;
+        let carrier = self.carriers.get(recipient);
+        if carrier == Carrier::Unknown || carrier == key.carrier {
+            return from;
+        }
+        key.carrier = carrier;
+        let lane = self.lane_of(key);
+        self.slab.at_mut(slot).lane = lane;
+        self.lanes.at_mut(lane).members += 1;
+        self.lanes.at_mut(from).members -= 1;
+        self.lanes.free_if_unused(from);
+        lane
+    }
+
+    fn open_status(&self, lane: u32) -> Status {
+        match self.lanes.at(lane).gate {
+            Gate::Open => Status::Ready,
+            Gate::Held => Status::Held,
+            Gate::Stopped => Status::Stopped,
+        }
+    }
+
+    /// Takes a message out of where it waits, without its timer.
+    fn leave(&mut self, slot: u32) {
+        match self.slab.at(slot).place {
+            Place::Due => self.counts.due -= 1,
+            Place::Follower => self.counts.ordering -= 1,
+            Place::Stuck => {
+                self.stuck.remove(&slot);
+                self.counts.quota -= 1;
+            }
+            Place::Lane | Place::LaneLate => self.leave_lane(slot),
+        }
+    }
+
+    fn leave_lane(&mut self, slot: u32) {
+        let at = self.slab.at(slot).lane;
+        let lane = self.lanes.at_mut(at);
+        let first = lane.first(&self.slab) == Some(slot);
+        lane.unlink(&mut self.slab, slot);
+        let (status, empty) = (lane.status, lane.len == 0);
+        *self.counts.of_status(status) -= 1;
+        if empty {
+            self.set_status(at, Status::Idle);
+        } else if first && matches!(status, Status::Waiting(_)) {
+            self.set_status(at, Status::Ready);
+        }
+        if first {
+            self.drop_claims(at, None);
+        }
+    }
+
+    /// Takes a message out for good. `out` if its ordering key is to wait until the caller says so.
+    fn take_out(&mut self, slot: u32, out: bool) -> Held {
+        self.leave(slot);
+        self.clear_timer(slot);
+        let lane = self.slab.at(slot).lane;
+        let key = self.lanes.at(lane).key;
+        let held = self.slab.remove(slot, &key);
+        self.counts.by_class[key.class as usize - 1] -= 1;
+        self.lanes.at_mut(lane).members -= 1;
+        self.lanes.free_if_unused(lane);
+        if held.ordering != 0 {
+            self.leave_key(&held, out);
+        }
+        held
+    }
+
+    fn set_status(&mut self, at: u32, status: Status) {
+        let lane = self.lanes.at_mut(at);
+        let (before, len, class) = (lane.status, lane.len, lane.key.class);
+        if before == status {
+            return;
+        }
+        lane.status = status;
+        *self.counts.of_status(before) -= len;
+        *self.counts.of_status(status) += len;
+        match before {
+            Status::Ready => self.turns.unready(class),
+            Status::Stopped => {
+                self.stopped.remove(&at);
+            }
+            _ => {}
+        }
+        match status {
+            Status::Ready => self.turns.ready(&mut self.lanes, at),
+            Status::Stopped => {
+                self.stopped.insert(at);
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives up the lane's claims, but for one; whoever waits behind them is looked at again.
+    fn drop_claims(&mut self, at: u32, keep: Option<u32>) {
+        let lane = self.lanes.at_mut(at);
+        if lane.claims.is_empty() {
+            lane.ticket = 0;
+            return;
+        }
+        let claim = (lane.key.class, lane.ticket, at);
+        let (kept, dropped): (Vec<u32>, Vec<u32>) = std::mem::take(&mut lane.claims)
+            .into_iter()
+            .partition(|&meter| Some(meter) == keep);
+        if kept.is_empty() {
+            lane.ticket = 0;
+        }
+        lane.claims = kept;
+        for &meter in &dropped {
+            self.meters.at_mut(meter).claims.remove(&claim);
+        }
+        for meter in dropped {
+            self.wake(meter);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What the rest of the engine tells the scheduler: outcomes, carriers, days, the provider's "too fast", another registry.
+//!
+//! It hands out no messages; whoever may go because of it goes at the next pop.
+
+use std::sync::Arc;
+
+use super::Scheduler;
+use super::meters::Limit;
+use crate::message::{Carrier, Micros};
+use crate::registry::{Registry, Scope};
+use crate::settle::Fate;
+
+/// What the provider refused for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParkKind {
+    /// Too fast.
+    Rate,
+    /// A cap is reached.
+    Cap,
+}
+
+impl Scheduler {
+    /// Another picture of the registry. Unchanged rates go on, changed and new ones start empty, ledgers keep their day's
+    /// counts; a new ledger refuses until [`Scheduler::set_days`]. Campaigns and tenants that moved take effect at the next
+    /// pop. Costs a look at every lane.
+    pub fn set_registry(&mut self, registry: Arc<Registry>, mono_us: Micros) {
+        self.mono_us = self.mono_us.max(mono_us);
+        let floor_percent = i64::from(self.config.floor_percent.min(50));
+        let meters = std::mem::replace(&mut self.meters, super::Meters::new(floor_percent));
+        let (meters, retired) = meters.rebuilt(&registry, self.config.provider, self.mono_us);
+        self.meters = meters;
+        for ledger in &retired {
+            self.charges.retire(ledger);
+        }
+        self.registry = registry;
+        self.reconsider();
+    }
+
+    /// The days that day quotas count now: (quota, day in its own zone, end of that day on the wall clock). At start, after
+    /// a registry with new ones, and whenever a day ends; until then a ledger whose day is over refuses.
+    pub fn set_days(&mut self, days: &[(u32, i32, Micros)]) {
+        for &(quota, day, resets_at_us) in days {
+            if let Some(meter) = self
+                .charges
+                .roll(&mut self.meters, (quota, day), resets_at_us)
+            {
+                self.wake(meter);
+            }
+        }
+    }
+
+    /// The store's ledger rows at start: (quota, day, spent, reserved). What was reserved counts as spent from now on,
+    /// since attempts that were open are of unknown outcome. Before or after [`Scheduler::set_days`], once.
+    pub fn restore_ledger(&mut self, rows: &[(u32, i32, u64, u64)]) {
+        for &(quota, day, spent, reserved) in rows {
+            self.charges
+                .restore(&mut self.meters, (quota, day), spent, reserved);
+        }
+    }
+
+    /// Ledger rows that changed since the last call: (quota, day, spent, reserved), for the transaction that writes the
+    /// intents or outcomes they come from.
+    pub fn ledger_changes(&mut self) -> Vec<(u32, i32, u64, u64)> {
+        self.charges.take_changes(&self.meters)
+    }
+
+    /// What became of the attempt that the last pop of this message allowed; also of one that left the batch before any
+    /// byte (not taken). Rate tokens never come back. Ids without a charge change nothing.
+    pub fn settled(&mut self, id: u64, fate: Fate) {
+        for meter in self.charges.settle(&mut self.meters, id, fate) {
+            self.wake(meter);
+        }
+    }
+
+    /// A recipient's carrier. Attempts in flight give back what they reserved from others; messages that wait move to
+    /// that carrier's lane when their turn comes.
+    pub fn learn(&mut self, recipient: u64, carrier: Carrier) {
+        if carrier == Carrier::Unknown {
+            return;
+        }
+        self.carriers.learn(recipient, carrier);
+        for meter in self.charges.learn(&mut self.meters, recipient, carrier) {
+            self.wake(meter);
+        }
+    }
+
+    /// The provider said "too fast" or "cap reached" for a campaign to a carrier (`Unknown`: to any): nothing of it goes
+    /// before `until_us` (wall clock). A rate empties its bucket, the carrier's or else the campaign's; a carrier's cap
+    /// stops the brand's ledger of that carrier; where there is no such limit, the campaign's lanes are held.
+    pub fn park(
+        &mut self,
+        campaign: u32,
+        carrier: Carrier,
+        kind: ParkKind,
+        until_us: Micros,
+        now_us: Micros,
+        mono_us: Micros,
+    ) {
+        self.mono_us = self.mono_us.max(mono_us);
+        let mono_until_us = self
+            .mono_us
+            .saturating_add(until_us.saturating_sub(now_us).max(0));
+        let scope_and_subject = match kind {
+            ParkKind::Rate if carrier == Carrier::Unknown => {
+                Some((Scope::Campaign, u64::from(campaign)))
+            }
+            ParkKind::Rate => Some((Scope::CampaignCarrier, u64::from(campaign))),
+            // A cap of nobody knows which carrier is no carrier's.
+            ParkKind::Cap if carrier == Carrier::Unknown => None,
+            ParkKind::Cap => self
+                .registry
+                .campaign(campaign)
+                .map(|row| (Scope::BrandCarrierDay, u64::from(row.brand))),
+        };
+        let mut found = scope_and_subject.map_or_else(Vec::new, |(scope, subject)| {
+            self.meters.of_subject(scope, subject, carrier).to_vec()
+        });
+        if found.is_empty() {
+            found.push(self.meters.hold_of(campaign));
+        }
+        for meter in found {
+            match &mut self.meters.at_mut(meter).limit {
+                Limit::Rate(bucket) => bucket.park_until(mono_until_us),
+                Limit::Day(ledger) => ledger.stop_until(until_us),
+                Limit::Hold(until) => {
+                    let held = &mut until[carrier as usize];
+                    *held = (*held).max(mono_until_us);
+                }
+            }
+        }
+    }
+}
