@@ -1,0 +1,367 @@
+"""The private Rust half of the engine: batches in, batches out. What it says is checked against the built module."""
+
+from collections.abc import Sequence
+from typing import Any, Self, TypeAlias, final
+
+_Row: TypeAlias = tuple[Any, ...]
+
+__all__ = [
+    "PROFILE",
+    "RENDERER",
+    "VERSION",
+    "Admission",
+    "Admitter",
+    "Consent",
+    "Dispatch",
+    "Facts",
+    "Inbound",
+    "Registry",
+    "Request",
+    "Scheduler",
+    "Settlement",
+    "Settler",
+    "WebhookKeys",
+    "Webhooks",
+    "admit_counts",
+    "consent_event",
+    "first_id_at",
+    "get_response",
+    "id_time_us",
+    "list_response",
+    "message_bytes",
+    "parse_phone",
+    "parse_short_id",
+    "record_reference",
+    "record_request_id",
+    "render_lookup",
+    "segment",
+    "short_id",
+    "smart_encode",
+    "split",
+    "watch_response",
+]
+
+RENDERER: int
+VERSION: str
+PROFILE: str
+
+def short_id(identity: int) -> str:
+    """The 13 characters by which callers know a 64-bit id."""
+
+def parse_short_id(text: str) -> int | None:
+    """The id of those characters; None when they are none."""
+
+def id_time_us(identity: int) -> int:
+    """When an id was minted, wall clock in microseconds."""
+
+def first_id_at(at_us: int) -> int:
+    """The lowest id that could have been minted at this time."""
+
+def parse_phone(text: str) -> int | None:
+    """Digits of a North American number in E.164 form; None when it is none."""
+
+def consent_event(kind: str, recipient: int, at_us: int) -> bytes:
+    """An event OPT_OUT, OPT_OUT_EFFECTIVE or OPT_IN as the log keeps it. Raises ValueError for another kind."""
+
+def segment(text: str) -> tuple[str, int, int, list[str]]:
+    """(encoding, segments, units, characters that cost it GSM-7). Lone surrogates raise UnicodeEncodeError."""
+
+def split(text: str, wide_reference: bool = False) -> list[tuple[str, int]]:
+    """The parts of a text and their units, with an 8- or 16-bit reference. ValueError past 255 parts."""
+
+def smart_encode(text: str) -> str | None:
+    """The text with look-alikes in place of what costs GSM-7, when that makes all of it GSM-7."""
+
+def message_bytes(row: _Row, campaign: str, provider: str) -> bytes:
+    """A `Message` of a view row (see `engine.stores.sql`). Raises ValueError for a damaged record."""
+
+def get_response(row: _Row, campaign: str, provider: str) -> bytes:
+    """A `GetMessageResponse` of a view row, timeline included."""
+
+def list_response(messages: Sequence[bytes], next_page_token: str) -> bytes:
+    """A `ListMessagesResponse` of encoded messages."""
+
+def record_reference(record: bytes) -> str:
+    """The client_reference in a stored record."""
+
+def record_request_id(record: bytes) -> str:
+    """The request_id in a stored record."""
+
+def watch_response(events: Sequence[bytes], cursor: str, campaigns: Sequence[str]) -> bytes:
+    """A `WatchEventsResponse` of log rows; with campaigns, only their events."""
+
+def admit_counts(admission: Admission) -> list[tuple[int, int, int]]:
+    """(campaign key or 0, verdict, messages) of an admission, for metrics."""
+
+@final
+class Registry:
+    """A frozen picture of who may send what from where."""
+
+    def __new__(
+        cls,
+        version: int,
+        tenants: Sequence[tuple[int, bool]],
+        campaigns: Sequence[tuple[int, int, int, str, int, int, str, Sequence[int]]],
+        quotas: Sequence[tuple[int, int, int, int, int, int, int, int, int, int]],
+    ) -> Self:
+        """Take the rows.
+
+        Tenants (key, active); campaigns (key, tenant, brand, id, state, on_unknown, profile, numbers); quotas (key,
+        scope, subject, carrier, unit, amount, window_us, burst, reserved_percent, reserved_class).
+        """
+    @property
+    def version(self) -> int: ...
+    def campaign_id(self, key: int) -> str | None:
+        """The campaign's id, without `campaigns/`."""
+    def campaign_key(self, tenant: int, campaign_id: str) -> int | None:
+        """The key of a tenant's campaign."""
+    def tenant_of_number(self, number: int) -> int | None:
+        """Whose number it is."""
+
+@final
+class Consent:
+    """Who may not be written to; it only ever forbids."""
+
+    def __new__(cls, pairs: Sequence[tuple[int, int]]) -> Self: ...
+    def insert(self, tenant: int, recipient: int) -> None: ...
+    def remove(self, tenant: int, recipient: int) -> None: ...
+    def __len__(self) -> int: ...
+
+@final
+class Admitter:
+    """The limits of the door and the mint of ids."""
+
+    def __new__(cls, limits: dict[str, int], node: int, last_id: int) -> Self:
+        """Names of `limits` as in the core's `Limits`; an unknown one raises ValueError."""
+    def mint(self, now_us: int) -> int:
+        """A new id, above all before."""
+    def admit(
+        self,
+        calls: Sequence[tuple[int, int, bytes]],
+        registry: Registry,
+        consent: Consent,
+        now_us: int,
+        room: int,
+    ) -> Admission:
+        """Judge calls of (kind 1 unary 2 batch 3 stream, tenant key, request bytes), `room` messages at most."""
+
+@final
+class Admission:
+    """A group that was judged: what is to be stored, and the answers."""
+
+    @property
+    def accepted(self) -> int: ...
+    @property
+    def total(self) -> int:
+        """Submissions in all calls."""
+    @property
+    def needs_store(self) -> bool:
+        """Whether anything is to be stored or looked up before the answers are known."""
+    def refused_lookups(self) -> bool:
+        """Whether a refused submission may have been stored before."""
+    def lookups(self) -> list[tuple[int, str]]:
+        """(tenant, request_id) of what may have been stored before."""
+    def request_rows(self) -> list[tuple[int, str, int, bytes]]: ...
+    def message_rows(self, start: int, end: int) -> list[_Row]: ...
+    def body_rows(self, start: int, end: int) -> list[tuple[int, bytes]]: ...
+    def event_rows(self) -> list[tuple[int, bytes]]: ...
+    def resolve(self, rows: Sequence[_Row]) -> None:
+        """Rows (tenant, request_id, id, content_hash, segments, encoding) that were stored before."""
+    def refuse(self, position: int, verdict: int, detail: str) -> None:
+        """Take the accepted message at this position out again."""
+    def refuse_all(self, verdict: int, detail: str, retry_delay_us: int) -> None:
+        """Refuse every accepted message: nothing was stored."""
+    def replies(self) -> list[tuple[int, bytes, str, str, int]]:
+        """For each call (verdict, response bytes, field, detail, retry_delay_us); bytes are empty when refused."""
+    def ids(self) -> list[int]:
+        """Ids accepted."""
+
+@final
+class Facts:
+    """Things that are known of messages, on their way to `Settler.settle`."""
+
+    def __len__(self) -> int: ...
+    def ids(self) -> list[int]: ...
+    def provider_ids(self) -> list[tuple[int, str]]:
+        """(id, provider's id) of those just taken."""
+    def outcome_counts(self) -> list[tuple[str, int]]: ...
+    @staticmethod
+    def outcomes(exchanges: Sequence[tuple[Request, int, int, int | None, bytes]]) -> Facts:
+        """(request, phase, HTTP status, retry-after µs, body)."""
+    @staticmethod
+    def lookups(exchanges: Sequence[tuple[int, int, int, int, bytes]]) -> Facts:
+        """(id, generation, phase, HTTP status, body); answers that say nothing are left out."""
+    @staticmethod
+    def recovered(ids: Sequence[int]) -> Facts: ...
+    @staticmethod
+    def due(ids: Sequence[int]) -> Facts: ...
+    @staticmethod
+    def cancel(ids: Sequence[int]) -> Facts: ...
+    @staticmethod
+    def crashed(ids: Sequence[int]) -> Facts: ...
+    @staticmethod
+    def gates(gates: Sequence[tuple[int, int]]) -> Facts:
+        """(id, 1 expired | 2 opted out | 3 campaign stopped)."""
+
+@final
+class Settler:
+    """The numbers by which facts are settled."""
+
+    def __new__(cls, policy: dict[str, int]) -> Self:
+        """Names as in the core's `Policy`; an unknown one raises ValueError."""
+    def set_resets(self, day_reset_us: int, spend_reset_us: int) -> None:
+        """Next midnight of the carriers' and of the provider's day."""
+    def settle(
+        self,
+        rows: Sequence[_Row],
+        facts: Facts,
+        early: Sequence[tuple[int, bytes]],
+        registry: Registry,
+        now_us: int,
+        seed: int,
+    ) -> Settlement:
+        """Decide. Rows as `engine.stores.sql.SELECT_ROWS`; raises ValueError for a row that cannot be."""
+
+@final
+class Settlement:
+    """What a batch of facts changes."""
+
+    def update_rows(self) -> list[_Row]: ...
+    def quiet_rows(self) -> list[_Row]: ...
+    def event_rows(self, registry: Registry) -> list[tuple[int, bytes]]: ...
+    def keep_rows(self) -> list[tuple[int, str, bytes]]: ...
+    def joined(self) -> list[int]: ...
+    def requeue(self) -> list[int]: ...
+    def lookups(self) -> list[tuple[int, str, int]]: ...
+    def opt_outs(self) -> list[tuple[int, int, str]]: ...
+    def learned(self) -> list[tuple[int, int]]: ...
+    def parks(self) -> list[str]:
+        """`rate` or `cap`, one for each hold that a provider's answer asks for."""
+    def too_late(self) -> list[int]: ...
+    def counts(self) -> list[tuple[int, int, int]]:
+        """(campaign key, state entered, messages)."""
+    def conflicts(self) -> int: ...
+
+@final
+class Webhooks:
+    """A batch of webhooks, read."""
+
+    @staticmethod
+    def read(items: Sequence[tuple[bytes, bytes, bytes, bytes]], keys: WebhookKeys, now_us: int) -> Webhooks:
+        """Items of (query, signature, timestamp, body)."""
+    def verdicts(self) -> list[str]:
+        """receipt, inbound, other, wrong_mac, bad_signature, stale or garbage, one each."""
+    def good(self) -> list[int]:
+        """Positions whose event is to be remembered."""
+    def event_ids(self, positions: Sequence[int]) -> list[str]: ...
+    def provider_only(self, positions: Sequence[int]) -> list[tuple[int, str]]:
+        """Receipts known by the provider's id alone."""
+    def early_rows(self, positions: Sequence[int]) -> list[tuple[str, bytes]]: ...
+    def facts(self, positions: Sequence[int], resolved: dict[int, int]) -> Facts: ...
+    def others(self, positions: Sequence[int]) -> list[tuple[int, str]]: ...
+    def inbounds(self, positions: Sequence[int], registry: Registry) -> list[Inbound]: ...
+
+@final
+class WebhookKeys:
+    """Public keys of the provider and our MAC keys."""
+
+    def __new__(cls, public: Sequence[str], mac: Sequence[tuple[str, bytes]], window_us: int) -> Self:
+        """ValueError says which public key is wrong."""
+
+@final
+class Inbound:
+    """A text from a handset."""
+
+    @property
+    def tenant(self) -> int: ...
+    @property
+    def sender(self) -> int: ...
+    @property
+    def recipient(self) -> int: ...
+    @property
+    def provider_id(self) -> str: ...
+    @property
+    def occurred_us(self) -> int: ...
+    @property
+    def keyword(self) -> str:
+        """STOP, START or empty."""
+    @property
+    def record(self) -> bytes: ...
+    def event(self, identity: int, now_us: int) -> bytes: ...
+
+@final
+class Scheduler:
+    """Lanes, quotas, order: which message may leave now."""
+
+    def __new__(cls, config: dict[str, int], registry: Registry, mono_us: int) -> Self:
+        """Settings held_messages_max and provider (its key); an unknown one raises ValueError."""
+    def __len__(self) -> int: ...
+    @property
+    def room(self) -> int: ...
+    def push(self, admission: Admission, now_us: int) -> None:
+        """Take over what was just stored."""
+    def load(self, rows: Sequence[_Row], now_us: int) -> int:
+        """Take over rows of the store (`SELECT_HELD`); returns how many were new. ValueError for a damaged one."""
+    def pop(self, now_us: int, mono_us: int, room: int) -> tuple[Dispatch, list[int], list[int], int]:
+        """(what may leave, ids expired, ids whose campaign stopped, µs until it is worth asking again or -1)."""
+    def apply(self, settlement: Settlement, now_us: int, mono_us: int) -> None:
+        """Follow what was settled and stored: copies dropped, keys released, ledgers, carriers, parks."""
+    def unpop(self, dispatch: Dispatch) -> list[int]:
+        """Forget a popped batch that was not written down; returns its ids, to be loaded again."""
+    def dropped(self, ids: Sequence[int]) -> None:
+        """These popped messages were refused by the intent's guard: their reservations are given back."""
+    def hold_keys(self, rows: Sequence[_Row]) -> None:
+        """Rows (id, tenant, campaign, record) with an ordering key whose outcome is open."""
+    def remove(self, ids: Sequence[int]) -> int: ...
+    def remove_recipient(self, tenant: int, recipient: int) -> list[int]: ...
+    def outstanding_to(self, tenant: int, recipient: int) -> int:
+        """Attempts to this recipient that are written down or about to be, without outcome."""
+    @property
+    def outstanding(self) -> int: ...
+    def set_registry(self, registry: Registry, mono_us: int) -> None: ...
+    def set_days(self, days: Sequence[tuple[int, int, int]]) -> None:
+        """(quota key, day, µs at which it ends)."""
+    def restore_ledgers(self, rows: Sequence[tuple[int, int, int, int]]) -> None: ...
+    def ledger_changes(self) -> list[tuple[int, int, int, int]]:
+        """(quota, day, spent, reserved) changed since the last call."""
+    def learn(self, rows: Sequence[tuple[int, int]]) -> None:
+        """(recipient, carrier)."""
+    def waiting(self) -> list[tuple[str, int]]:
+        """(what they wait for, messages)."""
+    def waiting_by_class(self) -> list[tuple[str, int]]:
+        """(class, messages)."""
+
+@final
+class Dispatch:
+    """A batch that may leave."""
+
+    def __len__(self) -> int: ...
+    def ids(self) -> list[int]: ...
+    def intent_rows(self, now_us: int, epoch: int, provider: int, recipe: int, send_us: int) -> list[_Row]: ...
+    def drop(self, ids: Sequence[int]) -> None: ...
+    def event_rows(self, registry: Registry, now_us: int) -> list[tuple[int, bytes]]: ...
+    def requests(
+        self,
+        registry: Registry,
+        recipes: dict[int, tuple[str, str, bytes]],
+        config: tuple[str, str, str],
+        ids: Sequence[int] | None,
+    ) -> list[Request]:
+        """Rendered sends of these ids (None: all); ValueError for a damaged record.
+
+        Recipes by key (callback base, MAC key name, MAC key); config (path prefix, host, API key).
+        """
+
+@final
+class Request:
+    """One send, opaque but for its bytes."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def data(self) -> bytes: ...
+
+def render_lookup(provider_id: str, config: tuple[str, str, str]) -> bytes:
+    """The whole request that asks Telnyx what became of a message."""

@@ -1,0 +1,211 @@
+"""Append: many calls become one group, judged in one native call, stored in one durable transaction, then answered.
+
+It knows no transport and no table. It holds calls only between their arrival and the group they join.
+
+Invariants: a call is answered after the COMMIT that holds its messages, or told that nothing was stored, or told that
+nobody knows; what was stored is handed to the scheduler before the answer leaves; a call whose deadline passed or whose
+caller is gone leaves before it is judged, never after.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NamedTuple
+
+from engine import _core, failpoints
+from engine.clock import Clock
+from engine.errors import NotReady, Refused, Verdict
+from engine.history import History
+from engine.meter import Meter
+from engine.rights import Rights
+from engine.stores import sqlite
+from engine.stores.writer import Writer
+
+UNARY: Final = 1
+BATCH: Final = 2
+STREAM: Final = 3
+# Two groups on their way: one in the transaction, one judged and waiting for it. A third would only wait longer.
+GROUPS_IN_FLIGHT_MAX: Final = 2
+# Calls of a group before they are judged; a unary call is one message, a batch up to batch_messages_max.
+GROUP_CALLS_MAX: Final = 5000
+# Request bytes waiting to be judged: 64 batches of 4 MiB.
+WAITING_BYTES_MAX: Final = 256 * 1024 * 1024
+RETRY_US: Final = 1_000_000
+
+
+class Reply(NamedTuple):
+    """The answer to one call."""
+
+    verdict: int
+    """ACCEPTED (then `response` holds the encoded answer) or why the whole call was refused."""
+    response: bytes
+    field: str
+    detail: str
+    retry_delay_us: int
+
+
+@dataclass(slots=True)
+class _Waiting:
+    kind: int
+    tenant: int
+    request: bytes
+    deadline_us: int
+    future: asyncio.Future[Reply]
+
+
+class Append:
+    """The only way in."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        admitter: _core.Admitter,
+        rights: Rights,
+        scheduler: _core.Scheduler,
+        clock: Clock,
+        meter: Meter,
+        history: History,
+        *,
+        linger_s: float,
+        group_messages_max: int,
+        on_stored: Callable[[], None],
+    ) -> None:
+        """`on_stored` is called after each commit, when messages are with the scheduler."""
+        self._writer = writer
+        self._admitter = admitter
+        self._rights = rights
+        self._scheduler = scheduler
+        self._clock = clock
+        self._meter = meter
+        self._history = history
+        self._linger_s = linger_s
+        self._group_messages_max = group_messages_max
+        self._on_stored = on_stored
+        self._waiting: list[_Waiting] = []
+        self._waiting_bytes = 0
+        self._timer: asyncio.Handle | None = None
+        self._groups_in_flight = 0
+        self._unpushed = 0
+        self._closed_because: str | None = "the server is starting"
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def open(self) -> None:
+        """Take calls from now on."""
+        self._closed_because = None
+
+    def close(self, because: str) -> None:
+        """Refuse calls from now on with NOT_READY; what was taken up is finished."""
+        self._closed_because = because
+
+    async def drained(self) -> None:
+        """Wait until every call taken up is answered."""
+        await self._idle.wait()
+
+    @property
+    def waiting(self) -> int:
+        """Calls taken up and not answered."""
+        return len(self._waiting) + self._groups_in_flight
+
+    def submit(self, kind: int, tenant: int, request: bytes, deadline_us: int) -> asyncio.Future[Reply]:
+        """Hand in one call (UNARY, BATCH or STREAM) of a tenant; `deadline_us` is on the boot clock.
+
+        The future raises NotReady (definitely not stored) or StoreUnavailable (unknown: retry with the same ids).
+        """
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        if self._closed_because is not None:
+            future.set_exception(NotReady(f"{self._closed_because}; nothing was stored"))
+        elif self._waiting_bytes + len(request) > WAITING_BYTES_MAX:
+            detail = "too many bytes wait to be judged; nothing was stored"
+            future.set_result(Reply(Verdict.TOO_MANY_CALLS, b"", "", detail, RETRY_US))
+        else:
+            self._waiting.append(_Waiting(kind, tenant, request, deadline_us, future))
+            self._waiting_bytes += len(request)
+            self._idle.clear()
+            self._arm(self._linger_s)
+        return future
+
+    def _arm(self, linger_s: float) -> None:
+        if self._timer is None and self._waiting and self._groups_in_flight < GROUPS_IN_FLIGHT_MAX:
+            self._timer = asyncio.get_running_loop().call_later(linger_s, self._flush)
+
+    def _take(self) -> list[_Waiting]:
+        taken, messages = 0, 0
+        while taken < min(len(self._waiting), GROUP_CALLS_MAX) and messages < self._group_messages_max:
+            # A submission with its framing is hardly ever under 64 bytes: an estimate that errs on the small side.
+            messages += 1 if self._waiting[taken].kind == UNARY else 1 + len(self._waiting[taken].request) // 64
+            taken += 1
+        group, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        self._waiting_bytes -= sum(len(call.request) for call in group)
+        mono_us = self._clock.mono_us()
+        alive: list[_Waiting] = []
+        for call in group:
+            if call.future.done():
+                continue
+            if call.deadline_us <= mono_us:
+                detail = "the deadline passed before the message was taken up; nothing was stored"
+                call.future.set_result(Reply(Verdict.DEADLINE_PASSED, b"", "", detail, 0))
+            else:
+                alive.append(call)
+        return alive
+
+    def _flush(self) -> None:
+        self._timer = None
+        group = self._take()
+        if group:
+            began_us = self._clock.mono_us()
+            now_us = self._clock.now_us()
+            room = max(0, self._scheduler.room - self._unpushed)
+            calls = [(call.kind, call.tenant, call.request) for call in group]
+            admission = self._admitter.admit(calls, self._rights.registry, self._rights.consent, now_us, room)
+            self._meter.stage("admit", admission.total, (self._clock.mono_us() - began_us) / 1e6)
+            if admission.needs_store:
+                self._groups_in_flight += 1
+                self._unpushed += admission.accepted
+                job = partial(sqlite.append, admission=admission, now_us=now_us)
+                stored = self._writer.submit("append", job, weight=admission.accepted, new_work=True)
+                stored.add_done_callback(partial(self._stored, admission, group, admission.accepted, began_us))
+            else:
+                self._answer(admission, group)
+        self._settle_idle()
+        self._arm(0)
+
+    def _stored(
+        self,
+        admission: _core.Admission,
+        group: list[_Waiting],
+        counted: int,
+        began_us: int,
+        stored: asyncio.Future[None],
+    ) -> None:
+        self._groups_in_flight -= 1
+        self._unpushed -= counted
+        error = stored.exception()
+        if error is None:
+            if self._history.on:
+                self._history.note("accepted", ids=admission.ids())
+            self._scheduler.push(admission, self._clock.now_us())
+            self._meter.stage("append", admission.accepted, (self._clock.mono_us() - began_us) / 1e6)
+            self._answer(admission, group)
+            failpoints.passing("append.after_reply")
+            self._on_stored()
+        elif isinstance(error, Refused) and error.verdict is not Verdict.STORE_UNAVAILABLE:
+            admission.refuse_all(int(error.verdict), error.detail, error.retry_delay_us)
+            self._answer(admission, group)
+        else:
+            for call in group:
+                if not call.future.done():
+                    call.future.set_exception(error)
+        self._settle_idle()
+        self._arm(0)
+
+    def _answer(self, admission: _core.Admission, group: list[_Waiting]) -> None:
+        for call, reply in zip(group, admission.replies(), strict=True):
+            if not call.future.done():
+                call.future.set_result(Reply(*reply))
+        self._meter.admitted(_core.admit_counts(admission), self._rights.registry.campaign_id)
+
+    def _settle_idle(self) -> None:
+        if not self._waiting and not self._groups_in_flight:
+            self._idle.set()

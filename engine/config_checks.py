@@ -1,0 +1,191 @@
+"""What may not be combined in one set of settings, each with the sentence that says what to change.
+
+It knows no bounds of single values (`engine/config.py` has them) and touches no file or socket.
+"""
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from engine.errors import ConfigError
+from engine.stores.connection import store_path
+
+if TYPE_CHECKING:
+    from engine.config import Settings
+
+PORT_MAX: Final = 65535
+
+
+def contradictions(settings: "Settings") -> list[str]:
+    """Every contradiction, empty when there is none."""
+    return [*_store(settings), *_limits(settings), *_times(settings), *_addresses(settings), *_provider(settings)]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this host name or address never leaves the machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host (without brackets) and port of `host:port` or `[v6]:port`. Raises ValueError with a sentence."""
+    host, mark, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if bracketed else host
+    if not mark or not bare or not port.isascii() or not port.isdigit() or int(port) > PORT_MAX:
+        message = f"is {address!r}: write host:port, such as 127.0.0.1:50051"
+        raise ValueError(message)
+    if not bracketed and ":" in bare:
+        message = f"is {address!r}: write an IPv6 address in brackets, such as [::1]:50051"
+        raise ValueError(message)
+    return bare, int(port)
+
+
+def _store(settings: "Settings") -> Iterator[str]:
+    try:
+        store_path(settings.store_url)
+    except ConfigError as error:
+        yield from error.problems
+
+
+def _limits(settings: "Settings") -> Iterator[str]:
+    if settings.batch_messages_max > settings.held_messages_max:
+        yield (
+            f"LONGWAVE_BATCH_MESSAGES_MAX ({settings.batch_messages_max}) is above LONGWAVE_HELD_MESSAGES_MAX "
+            f"({settings.held_messages_max}): a full batch could never be accepted; lower the one or raise the other"
+        )
+    if settings.batch_messages_max > settings.group_messages_max:
+        yield (
+            f"LONGWAVE_BATCH_MESSAGES_MAX ({settings.batch_messages_max}) is above LONGWAVE_GROUP_MESSAGES_MAX "
+            f"({settings.group_messages_max}): a batch is committed in one group; lower the one or raise the other"
+        )
+    if settings.stream_credit_messages < settings.batch_messages_max:
+        yield (
+            f"LONGWAVE_STREAM_CREDIT_MESSAGES ({settings.stream_credit_messages}) is below LONGWAVE_BATCH_MESSAGES_MAX "
+            f"({settings.batch_messages_max}): no stream could carry a full batch; raise the one or lower the other"
+        )
+    if settings.in_flight_max > settings.connections_max:
+        yield (
+            f"LONGWAVE_IN_FLIGHT_MAX ({settings.in_flight_max}) is above LONGWAVE_CONNECTIONS_MAX "
+            f"({settings.connections_max}): each attempt needs its own connection; lower the one or raise the other"
+        )
+
+
+def _times(settings: "Settings") -> Iterator[str]:
+    spent_s = settings.heartbeat_s + settings.send_s + settings.margin_s
+    if spent_s >= settings.lease_s:
+        yield (
+            f"LONGWAVE_HEARTBEAT_S + LONGWAVE_SEND_S + LONGWAVE_MARGIN_S ({spent_s:g} s) is not below LONGWAVE_LEASE_S "
+            f"({settings.lease_s:g} s): an attempt could outlive its owner's lease; raise the lease or lower the rest"
+        )
+    if settings.connect_s >= settings.send_s:
+        yield (
+            f"LONGWAVE_CONNECT_S ({settings.connect_s:g} s) is not below LONGWAVE_SEND_S ({settings.send_s:g} s), "
+            "which includes it: lower the one or raise the other"
+        )
+    if settings.reconcile_wait_s < settings.send_s:
+        yield (
+            f"LONGWAVE_RECONCILE_WAIT_S ({settings.reconcile_wait_s:g} s) is below LONGWAVE_SEND_S "
+            f"({settings.send_s:g} s): policy would decide before the answer; raise the one or lower the other"
+        )
+    if settings.backoff_base_ms > settings.backoff_cap_s * 1000:
+        yield (
+            f"LONGWAVE_BACKOFF_BASE_MS ({settings.backoff_base_ms} ms) is above LONGWAVE_BACKOFF_CAP_S "
+            f"({settings.backoff_cap_s:g} s): lower the one or raise the other"
+        )
+    if settings.lookup_after_min >= settings.no_receipt_after_h * 60:
+        yield (
+            f"LONGWAVE_LOOKUP_AFTER_MIN ({settings.lookup_after_min:g} min) is not below LONGWAVE_NO_RECEIPT_AFTER_H "
+            f"({settings.no_receipt_after_h:g} h): nothing would ever be looked up; lower the one or raise the other"
+        )
+    if settings.early_receipt_retention_h < settings.no_receipt_after_h:
+        yield (
+            f"LONGWAVE_EARLY_RECEIPT_RETENTION_H ({settings.early_receipt_retention_h:g} h) is below "
+            f"LONGWAVE_NO_RECEIPT_AFTER_H ({settings.no_receipt_after_h:g} h): a receipt could be dropped while its "
+            "message still waits for it; raise the one or lower the other"
+        )
+    if settings.drain_s < settings.send_s:
+        yield (
+            f"LONGWAVE_DRAIN_S ({settings.drain_s:g} s) is below LONGWAVE_SEND_S ({settings.send_s:g} s): a stop would "
+            "cut attempts off and make them UNKNOWN; raise the one or lower the other"
+        )
+
+
+def _addresses(settings: "Settings") -> Iterator[str]:
+    taken: dict[str, str] = {}
+    hosts: dict[str, str] = {}
+    for name in ("grpc_address", "http_address", "webhook_address"):
+        variable = f"LONGWAVE_{name.upper()}"
+        address: str = getattr(settings, name)
+        try:
+            hosts[name], port = split_address(address)
+        except ValueError as error:
+            yield f"{variable} {error}"
+            continue
+        if port and address in taken:
+            yield f"{variable} and {taken[address]} are both {address}: give each a port of its own"
+        taken[address] = variable
+    cert, key = settings.grpc_tls_cert_file, settings.grpc_tls_key_file
+    if (cert is None) != (key is None):
+        given, absent = ("CERT", "KEY") if key is None else ("KEY", "CERT")
+        yield f"LONGWAVE_GRPC_TLS_{given}_FILE is set without LONGWAVE_GRPC_TLS_{absent}_FILE: set both or neither"
+    if settings.grpc_tls_client_ca_file is not None and cert is None and key is None:
+        yield (
+            "LONGWAVE_GRPC_TLS_CLIENT_CA_FILE is set without a server certificate: set LONGWAVE_GRPC_TLS_CERT_FILE and "
+            "LONGWAVE_GRPC_TLS_KEY_FILE too"
+        )
+    grpc_host = hosts.get("grpc_address", "localhost")
+    if not is_loopback(grpc_host) and cert is None and key is None and not settings.insecure:
+        yield (
+            f"LONGWAVE_GRPC_ADDRESS ({settings.grpc_address}) is not loopback and has no TLS: set "
+            "LONGWAVE_GRPC_TLS_CERT_FILE and LONGWAVE_GRPC_TLS_KEY_FILE, or LONGWAVE_INSECURE=true where something in "
+            "front does TLS"
+        )
+
+
+def _provider(settings: "Settings") -> Iterator[str]:
+    provider_host, problem = _web_host("LONGWAVE_TELNYX_BASE_URL", settings.telnyx_base_url, insecure=settings.insecure)
+    if problem:
+        yield problem
+    if settings.telnyx_api_key is not None and not settings.telnyx_public_key:
+        yield (
+            "LONGWAVE_TELNYX_API_KEY is set without LONGWAVE_TELNYX_PUBLIC_KEY: receipts could not be verified; copy "
+            "the public key from the provider's portal"
+        )
+    if settings.webhook_base_url is None:
+        far = provider_host and not is_loopback(provider_host)
+        try:
+            near = is_loopback(split_address(settings.webhook_address)[0])
+        except ValueError:
+            return
+        if not near or (far and settings.telnyx_api_key is not None):
+            yield (
+                "LONGWAVE_WEBHOOK_BASE_URL is not set, and the carrier cannot reach "
+                f"http://{settings.webhook_address}: set it to the URL under which the internet reaches that address"
+            )
+        return
+    _, problem = _web_host("LONGWAVE_WEBHOOK_BASE_URL", settings.webhook_base_url, insecure=settings.insecure)
+    if problem:
+        yield problem
+
+
+def _web_host(variable: str, url: str, *, insecure: bool) -> tuple[str, str]:
+    """Host of an http(s) URL, and a problem or nothing. The URL is shown without user, query and fragment."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "", f"{variable} is not a URL: write https://host/path"
+    shown = f"{parts.scheme}://{host}{parts.path}"
+    if parts.scheme not in {"http", "https"} or not host:
+        return "", f"{variable} is not an http(s) URL: write https://host/path"
+    if parts.username or parts.password or parts.query or parts.fragment:
+        return host, f"{variable} ({shown}) carries a user, query or fragment: write https://host/path only"
+    if parts.scheme == "http" and not is_loopback(host) and not insecure:
+        return host, f"{variable} ({shown}) is plain http beyond this machine: use https, or LONGWAVE_INSECURE=true"
+    return host, ""

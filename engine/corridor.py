@@ -1,0 +1,491 @@
+"""The whole way on one screen: stages in order, started in order, stopped in reverse.
+
+It holds the stages and what they share; what a stage does is in its own file. All methods belong to the loop's thread.
+
+Invariants: nothing is accepted before recovery is done and the store's durability was found good; the first fatal error
+of the store closes the door for good and is told by `broken`.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+
+import sqlalchemy as sa
+import structlog
+
+from engine import _core, failpoints
+from engine.append import Append, Reply
+from engine.breaker import Breaker, RetryBudget
+from engine.clock import Clock
+from engine.config import Settings
+from engine.dispatch import Dispatch
+from engine.errors import ConfigError, StoreBroken
+from engine.history import History
+from engine.http_client import Exchange, HttpPool
+from engine.lease import Lease
+from engine.look_up import ListQuery, LookUp
+from engine.meter import Meter
+from engine.metrics import Metrics
+from engine.providers.telnyx import link
+from engine.record import Inbound, Record
+from engine.registry.days import DEFAULT_TIME_ZONE, day_of
+from engine.registry.snapshot import RegistryRows, ensure_provider, snapshot
+from engine.registry.version import VERSION_SQL
+from engine.rights import Rights
+from engine.secrets import Secrets
+from engine.stores import sql, sqlite
+from engine.stores.connection import Connection, Reserve, StoreLock, check, engine_over, open_writer
+from engine.stores.migrate import migrate
+from engine.stores.writer import GroupStats, Writer
+from engine.sweep import Sweep
+
+_log = structlog.get_logger("longwave.corridor")
+
+T = TypeVar("T")
+
+US: Final = 1_000_000
+MIB: Final = 1024 * 1024
+NODE: Final = 1
+QUEUED_STATE: Final = 1
+DISPATCHING_STATE: Final = 2
+# 50 look-ups a second are little beside a provider's API limit, and 90,000 messages in half an hour.
+LOOKUP_SPREAD_US: Final = 20_000
+CARRIERS_LOADED_MAX: Final = 1_000_000
+
+
+class RegistryListener(Protocol):
+    """Whoever wants to know that the registry changed, such as the authenticator."""
+
+    def __call__(self, rows: RegistryRows, control: sa.Connection) -> Callable[[], None]:
+        """Read on the writer's thread what is needed; the result is called on the loop's thread."""
+        ...
+
+
+class Corridor:
+    """One engine over one embedded store."""
+
+    def __init__(self, settings: Settings, secrets: Secrets, metrics: Metrics, clock: Clock | None = None) -> None:
+        """Nothing is opened before `start`."""
+        self.settings = settings
+        self.metrics = metrics
+        self.clock = clock or Clock(settings.clock_offset_ms)
+        self._secrets = secrets
+        self._meter = Meter(metrics)
+        self._listeners: list[RegistryListener] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._not_ready: str | None = "starting"
+        self._closing = contextlib.AsyncExitStack()
+        self._registry_changing = asyncio.Lock()
+        self._registry_rows: RegistryRows | None = None
+        self.broken: asyncio.Future[StoreBroken] = asyncio.get_event_loop().create_future()
+        self.started_us = self.clock.mono_us()
+        self.provider_name = settings.provider
+
+    def on_registry(self, listener: RegistryListener) -> None:
+        """Tell `listener` of the registry now and at every change; call before `start`."""
+        self._listeners.append(listener)
+
+    # Start and stop.
+
+    async def start(self) -> None:
+        """Open, migrate, recover, then open the door.
+
+        Raises ConfigError, StoreLocked, StoreTooNew or the driver's errors.
+        """
+        settings, path = self.settings, self.settings.store_file
+        failpoints.arm(settings.failpoint)
+        self.history = History(settings.history_file, self.clock)
+        self._closing.callback(self.history.close)
+        lock = StoreLock(path)
+        self._closing.callback(lock.release)
+        connection = open_writer(path)
+        self._closing.callback(connection.close)
+        findings = check(connection)
+        if not all(finding.ok for finding in findings):
+            raise ConfigError([f"{path}: {f.name} is {f.found}, needs {f.wanted}" for f in findings if not f.ok])
+        self.store_name = f"sqlite {findings[0].found}"
+        for line in migrate(connection, path, now_us=self.clock.now_us()):
+            _log.info("migrated", revision=line)
+        reserve = Reserve(path, settings.reserve_file_mib * MIB)
+        await asyncio.to_thread(reserve.create)
+        self._control = engine_over(connection)
+        self.writer = Writer(
+            connection,
+            reserve,
+            linger_s=0,
+            group_weight_max=settings.group_messages_max,
+            on_fatal=self._on_fatal,
+            on_group=self._on_group,
+            on_full=self._on_full,
+        )
+        self.writer.start()
+        self._closing.push_async_callback(self.writer.close)
+        self.look_up = LookUp(path, self.provider_name)
+        self._closing.push_async_callback(self.look_up.close)
+        await self._assemble()
+        await self._recover()
+        self._start_tasks()
+        self.dispatch.start()
+        self.append.open()
+        self._not_ready = None
+        self.metrics.store_durable.set(1)
+
+    async def _assemble(self) -> None:
+        settings, clock = self.settings, self.clock
+        last_id: int = await self.writer.submit("recover", sqlite.last_id)
+        epoch: int = await self.writer.submit("recover", sqlite.raise_epoch)
+        provider: int = await self.run_control_quietly(partial(ensure_provider, provider=self.provider_name))
+        rows: RegistryRows = await self.run_control_quietly(self._read_registry)
+        self.rights = Rights(registry_of(rows), _core.Consent([]))
+        self.admitter = _core.Admitter({"batch_messages_max": settings.batch_messages_max}, NODE, last_id)
+        config = {"held_messages_max": settings.held_messages_max, "provider": provider}
+        self.scheduler = _core.Scheduler(config, self.rights.registry, clock.mono_us())
+        self.settler = _core.Settler(
+            {
+                "attempts_max": settings.attempts_max,
+                "reconcile_wait_us": int(settings.reconcile_wait_s * US),
+                "no_receipt_after_us": int(settings.no_receipt_after_h * 3600 * US),
+                "lookup_after_us": int(settings.lookup_after_min * 60 * US),
+                "backoff_base_us": settings.backoff_base_ms * 1000,
+                "backoff_cap_us": int(settings.backoff_cap_s * US),
+                "honours_keys": int(settings.telnyx_honours_keys),
+                "key_window_us": link.KEY_WINDOW_US,
+            }
+        )
+        self._set_days(rows)
+        budget = RetryBudget(percent=settings.retry_budget_percent)
+        self.record = Record(
+            self.writer,
+            self.rights,
+            self.scheduler,
+            self.settler,
+            self.admitter,
+            clock,
+            self._meter,
+            self.history,
+            budget,
+            provider=provider,
+            provider_name=self.provider_name,
+            on_recorded=self._moved,
+        )
+        self.record.webhook_keys = link.webhook_keys(settings, self._secrets)
+        self.link = await link.open_link(settings, self._secrets, provider, self.writer, self.look_up)
+        self.dispatch = Dispatch(
+            self.writer,
+            self.record,
+            self.rights,
+            self.scheduler,
+            self.settler,
+            clock,
+            self._meter,
+            self.history,
+            Breaker(
+                window_s=settings.breaker_window_s,
+                attempts_min=settings.breaker_attempts_min,
+                failure_percent=settings.breaker_failure_percent,
+                open_s=settings.breaker_open_s,
+            ),
+            budget,
+            self.link,
+            epoch=epoch,
+            in_flight_max=settings.in_flight_max,
+            send_us=int(settings.send_s * US),
+        )
+        self.append = Append(
+            self.writer,
+            self.admitter,
+            self.rights,
+            self.scheduler,
+            clock,
+            self._meter,
+            self.history,
+            linger_s=settings.group_linger_ms / 1000,
+            group_messages_max=settings.group_messages_max,
+            on_stored=self._moved,
+        )
+        self.lease = Lease(
+            settings.store_file,
+            epoch,
+            clock,
+            lease_s=settings.lease_s,
+            heartbeat_s=settings.heartbeat_s,
+            send_s=settings.send_s,
+            margin_s=settings.margin_s,
+            on_lost=self._lost_from_thread(),
+        )
+        self.lease.start()
+        self._closing.callback(self.lease.stop)
+        if settings.telnyx_api_key is not None:
+            self.dispatch.connect(self._make_pool)
+        else:
+            _log.warning("LONGWAVE_TELNYX_API_KEY is not set: messages are held, not sent")
+        self.sweep = Sweep(self)
+
+    def _make_pool(self, on_results: Callable[[list[Exchange]], None]) -> HttpPool:
+        self.pool = link.make_pool(self.settings, self.clock, self.lease.may_send, on_results)
+        return self.pool
+
+    async def _recover(self) -> None:
+        began = time.monotonic()
+        pairs = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_ALL_OPT_OUTS).fetchall())
+        self.rights.consent = _core.Consent(pairs)
+        carriers = await self.look_up.read(
+            lambda connection: connection.execute(sql.SELECT_CARRIERS, (CARRIERS_LOADED_MAX,)).fetchall()
+        )
+        self.scheduler.learn(carriers)
+        ledgers = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_LEDGERS).fetchall())
+        self.scheduler.restore_ledgers(ledgers)
+        early = await self.look_up.read(lambda connection: connection.execute(sql.COUNT_EARLY).fetchone()[0])
+        self.record.start(early)
+        open_attempts = await self.look_up.read(partial(sqlite.in_state, state=DISPATCHING_STATE))
+        for start in range(0, len(open_attempts), sqlite.RECOVER_ROWS):
+            chunk = open_attempts[start : start + sqlite.RECOVER_ROWS]
+            await self.record.settle(_core.Facts.recovered(chunk), "recover")
+        from_us = self.clock.now_us() + int(self.settings.lookup_after_restart_s * US)
+        hasten = partial(sqlite.hasten_lookups, from_us=from_us, spread_us=LOOKUP_SPREAD_US)
+        taken = await self.writer.submit("recover", hasten)
+        holders = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_KEY_HOLDERS).fetchall())
+        self.scheduler.hold_keys(holders)
+        waiting: list[int] = await self.look_up.read(partial(sqlite.in_state, state=QUEUED_STATE))
+        for start in range(0, len(waiting), sqlite.RECOVER_ROWS):
+            chunk = waiting[start : start + sqlite.RECOVER_ROWS]
+            rows = await self.look_up.read(partial(sqlite.held, ids=chunk))
+            self.scheduler.load(rows, self.clock.now_us())
+        barriers = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_BARRIERS_OPEN).fetchall())
+        if barriers:
+            # No attempt is open any more: each is UNKNOWN or settled.
+            now_us = self.clock.now_us()
+            await self.writer.submit("opt_out", partial(sqlite.mark_effective, pairs=barriers, now_us=now_us))
+        _log.info(
+            "recovered",
+            queued=len(waiting),
+            unknown=len(open_attempts),
+            taken=taken,
+            opt_outs=len(pairs),
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    def _start_tasks(self) -> None:
+        loop = asyncio.get_running_loop()
+        for work in (
+            self._every(self.settings.registry_revalidate_ms / 1000, self._revalidate),
+            self._every(self.settings.durability_check_s, self._check_durability),
+            *self.sweep.tasks(self._every),
+        ):
+            self._tasks.append(loop.create_task(work))
+
+    async def _every(self, wait_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(wait_s)
+            try:
+                await work()
+            except Exception:  # noqa: BLE001 - logged; the next round tries again
+                _log.exception("periodic work failed")
+
+    def drain(self, because: str = "the server drains") -> None:
+        """Refuse new work from now on; what was taken up goes on."""
+        self._not_ready = because
+        if hasattr(self, "append"):
+            self.append.close(because)
+
+    async def stop(self, grace_s: float) -> None:
+        """Finish what was taken up, then close everything. Safe to call after a failed start."""
+        self.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if hasattr(self, "append") and not self.broken.done():
+            await self.append.drained()
+            await self.dispatch.stop(grace_s)
+            await self.record.drained(grace_s)
+            await self.sweep.write_ledgers()
+        await self._closing.aclose()
+
+    def not_ready(self) -> str | None:
+        """Why no work is taken; None when it is."""
+        return self._not_ready
+
+    # What the transports call.
+
+    def submit(self, kind: int, tenant: int, request: bytes, deadline_us: int) -> asyncio.Future[Reply]:
+        """See `Append.submit`."""
+        return self.append.submit(kind, tenant, request, deadline_us)
+
+    async def get_message(self, tenant: int, identity: int) -> bytes | None:
+        """The encoded GetMessageResponse; None for what is not this tenant's."""
+        return await self.look_up.get(self.rights.registry, tenant, identity)
+
+    async def list_messages(self, tenant: int, query: ListQuery) -> bytes:
+        """The encoded ListMessagesResponse."""
+        return await self.look_up.page(self.rights.registry, tenant, query)
+
+    async def cancel_message(self, tenant: int, identity: int) -> tuple[bytes | None, bool]:
+        """(the encoded Message after it, whether it came too late); None for what is not this tenant's."""
+
+        def view(connection: Connection) -> Any:
+            return connection.execute(sql.SELECT_VIEW, (identity, tenant)).fetchone()
+
+        if await self.look_up.read(view) is None:
+            return None, False
+        row, too_late = await self.record.cancel(identity, view)
+        campaign = self.rights.registry.campaign_id(row[2]) or ""
+        return _core.message_bytes(row, campaign, self.provider_name), too_late
+
+    async def add_opt_out(self, tenant: int, recipient: int) -> tuple[int, int]:
+        """See `Record.add_opt_out`."""
+        return await self.record.add_opt_out(tenant, recipient)
+
+    async def remove_opt_out(self, tenant: int, recipient: int) -> bool:
+        """See `Record.remove_opt_out`."""
+        return await self.record.remove_opt_out(tenant, recipient)
+
+    async def list_opt_outs(self, tenant: int, after: int, rows_max: int) -> list[tuple[int, int, int]]:
+        """(recipient, source, since) by number."""
+        rows: list[tuple[int, int, int]] = await self.look_up.read(
+            lambda connection: connection.execute(sql.SELECT_OPT_OUTS, (tenant, after, rows_max)).fetchall()
+        )
+        return rows
+
+    async def read_events(self, tenant: int, after_position: int, rows_max: int) -> tuple[list[bytes], int]:
+        """See `LookUp.events`."""
+        began_us = self.clock.mono_us()
+        rows, reached = await self.look_up.events(tenant, after_position, rows_max)
+        self._meter.stage("notify", len(rows), (self.clock.mono_us() - began_us) / US)
+        return rows, reached
+
+    async def event_bounds(self) -> tuple[int, int]:
+        """See `LookUp.event_bounds`."""
+        return await self.look_up.event_bounds()
+
+    async def wait_for_events(self, after_position: int, wait_s: float) -> None:
+        """See `LookUp.wait_for_events`."""
+        await self.look_up.wait_for_events(after_position, wait_s)
+
+    async def receive(self, batch: Sequence[Inbound]) -> list[int]:
+        """See `Record.receive`."""
+        return await self.record.receive(batch)
+
+    async def run_control(self, function: Callable[[sa.Connection], T]) -> T:
+        """Run a control-plane function in its own transaction on the writer; the registry is current afterwards."""
+        result = await self.run_control_quietly(function)
+        await self.reload()
+        return result
+
+    async def run_control_quietly(self, function: Callable[[sa.Connection], T]) -> T:
+        """As `run_control`, for what changes no rights."""
+
+        def job(_connection: Connection) -> T:
+            with self._control.begin() as control:
+                return function(control)
+
+        result: T = await self.writer.submit("control", job, alone=True)
+        return result
+
+    def stats(self) -> dict[str, Any]:
+        """What /admin/stats shows."""
+        return {
+            "store": self.store_name,
+            "provider": self.provider_name,
+            "uptime_s": round((self.clock.mono_us() - self.started_us) / US, 1),
+            "not_ready": self._not_ready,
+            "held_messages": len(self.scheduler),
+            "waiting": dict(self.scheduler.waiting()),
+            "waiting_by_class": dict(self.scheduler.waiting_by_class()),
+            "attempts_in_flight": self.dispatch.in_flight,
+            "calls_waiting": self.append.waiting,
+            "opt_outs": len(self.rights.consent),
+            "registry_version": self.rights.registry.version,
+            "disk_full": self.writer.full,
+            "backlog": self.sweep.backlog,
+        }
+
+    # Registry.
+
+    def _read_registry(self, control: sa.Connection) -> RegistryRows:
+        rows = snapshot(control)
+        self._applies = [listener(rows, control) for listener in self._listeners]
+        return rows
+
+    async def _revalidate(self) -> None:
+        found = await self.look_up.read(lambda connection: connection.execute(VERSION_SQL).fetchone())
+        if found is not None and found[0] != self.rights.registry.version:
+            await self.reload()
+
+    async def reload(self) -> None:
+        """Take over the registry as the store has it now, for everyone who listens."""
+        async with self._registry_changing:
+            rows = await self.run_control_quietly(self._read_registry)
+            self.rights.registry = registry_of(rows)
+            self.scheduler.set_registry(self.rights.registry, self.clock.mono_us())
+            self._set_days(rows)
+        self.dispatch.wake()
+
+    def _set_days(self, rows: RegistryRows) -> None:
+        for apply in self._applies:
+            apply()
+        self._registry_rows = rows
+        now_us = self.clock.now_us()
+        self.scheduler.set_days([(quota, *day_of(zone, now_us)) for quota, zone in rows.time_zones])
+        self.settler.set_resets(day_of(DEFAULT_TIME_ZONE, now_us)[1], day_of("UTC", now_us)[1])
+
+    def roll_days(self) -> None:
+        """Begin a new day where one ended."""
+        if self._registry_rows is not None:
+            now_us = self.clock.now_us()
+            days = [(quota, *day_of(zone, now_us)) for quota, zone in self._registry_rows.time_zones]
+            self.scheduler.set_days(days)
+            self.settler.set_resets(day_of(DEFAULT_TIME_ZONE, now_us)[1], day_of("UTC", now_us)[1])
+            self.dispatch.wake()
+
+    # What the store tells.
+
+    def _moved(self) -> None:
+        self.look_up.events_moved()
+        self.dispatch.wake()
+
+    def _on_group(self, stats: GroupStats) -> None:
+        self.metrics.active_connections.set(1 + self.look_up.connections)
+        del stats
+
+    def _on_fatal(self, error: BaseException) -> None:
+        self.drain("the store failed")
+        self.metrics.store_durable.set(0)
+        if not self.broken.done():
+            self.broken.set_result(error if isinstance(error, StoreBroken) else StoreBroken(str(error)))
+
+    def _lost_from_thread(self) -> Callable[[], None]:
+        loop = asyncio.get_running_loop()
+
+        def lost() -> None:
+            loop.call_soon_threadsafe(self._on_lost)
+
+        return lost
+
+    def _on_lost(self) -> None:
+        self._on_fatal(StoreBroken("the store has another owner: this process stops"))
+
+    def _on_full(self, full: bool) -> None:  # noqa: FBT001 - the writer's callback
+        self.metrics.store_full.set(int(full))
+        (_log.error if full else _log.info)("store full" if full else "store has room again")
+
+    async def _check_durability(self) -> None:
+        if self.writer.full:
+            await self.writer.submit("control", lambda _connection: self.writer.refill(), alone=True)
+        findings = await self.writer.submit("control", check, alone=True)
+        bad = [finding for finding in findings if not finding.ok]
+        self.metrics.store_durable.set(int(not bad))
+        below = "the store is below its durability level"
+        if bad:
+            _log.error("store below durability", findings=[f"{f.name}={f.found}" for f in bad])
+            self.drain(below)
+        elif self._not_ready == below:
+            self._not_ready = None
+            self.append.open()
+
+
+def registry_of(rows: RegistryRows) -> _core.Registry:
+    """The core's picture of these rows."""
+    return _core.Registry(rows.version, rows.tenants, rows.campaigns, rows.quotas)

@@ -1,0 +1,290 @@
+"""Dispatch: pop what may leave, write the attempts down, let the bytes go, hand the outcomes to record.
+
+It chooses nothing (the scheduler does) and judges nothing (the outcome table does).
+
+Invariants: no byte leaves before the attempt's commit; attempts written down and without recorded outcome never exceed
+`in_flight_max`; what the intent's guard refused never reaches the wire; a batch that could not be written down goes
+back.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import structlog
+
+from engine import _core, failpoints
+from engine.breaker import Breaker, RetryBudget
+from engine.clock import Clock
+from engine.errors import Refused
+from engine.history import History
+from engine.http_client import Exchange, HttpPool, Phase
+from engine.meter import Meter
+from engine.record import Record
+from engine.rights import Rights
+from engine.stores import sqlite
+from engine.stores.writer import Writer
+
+EXPIRED: Final = 1
+STOPPED: Final = 3
+# With nothing due, look again this often: a clock that was set, a registry that changed.
+IDLE_S: Final = 1.0
+RETRY_S: Final = 1.0
+SERVER_ERROR: Final = 500
+ACCOUNT: Final = (401, 402, 403)
+
+_log = structlog.get_logger("longwave.dispatch")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How this provider is reached, and what its bytes depend on."""
+
+    provider: int
+    """Key of the provider's row."""
+    name: str
+    head: tuple[str, str, str]
+    """(path prefix, host, API key)."""
+    recipe: int
+    """Key of the recipe of new generations."""
+    recipes: dict[int, tuple[str, str, bytes]]
+    """Every recipe whose MAC key is still live: (callback base, key name, key)."""
+
+
+class Dispatch:
+    """Drives one provider."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        record: Record,
+        rights: Rights,
+        scheduler: _core.Scheduler,
+        settler: _core.Settler,
+        clock: Clock,
+        meter: Meter,
+        history: History,
+        breaker: Breaker,
+        budget: RetryBudget,
+        link: Link,
+        *,
+        epoch: int,
+        in_flight_max: int,
+        send_us: int,
+    ) -> None:
+        """`send_us` bounds one whole attempt; `connect` gives it a pool before `start`."""
+        self._writer = writer
+        self._record = record
+        self._rights = rights
+        self._scheduler = scheduler
+        self._settler = settler
+        self._clock = clock
+        self._meter = meter
+        self._history = history
+        self._breaker = breaker
+        self._budget = budget
+        self._link = link
+        self._epoch = epoch
+        self._in_flight_max = in_flight_max
+        self._send_us = send_us
+        self._pool: HttpPool | None = None
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._answered: list[Exchange] = []  # came in while the ones before are being recorded
+        self._recording: asyncio.Task[None] | None = None
+        self._last_intent_us = 0
+        meter.metrics.dispatch_slots.labels(link.name).set(in_flight_max)
+
+    def connect(self, make_pool: Callable[[Callable[[list[Exchange]], None]], HttpPool]) -> None:
+        """Make the pool; it reports to this dispatcher."""
+        self._pool = make_pool(self._on_results)
+
+    def start(self) -> None:
+        """Begin to pop."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="dispatch")
+
+    def wake(self) -> None:
+        """Something changed: look again."""
+        self._wake.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts written down and without recorded outcome."""
+        return self._scheduler.outstanding
+
+    async def stop(self, grace_s: float) -> None:
+        """Start nothing new, give what is on the wire `grace_s` to be answered, record all of it."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        if self._pool is not None:
+            await self._pool.close(grace_s)
+        if self._recording is not None:
+            await self._recording
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                wait_s = await self._pass()
+            except Refused as error:
+                _log.warning("dispatch pauses", stage="dispatch", verdict=error.verdict.name, detail=error.detail)
+                wait_s = RETRY_S
+            except Exception:  # noqa: BLE001 - logged; dispatch must go on
+                _log.exception("dispatch pass failed", stage="dispatch")
+                wait_s = RETRY_S
+            if wait_s > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._wake.wait()
+
+    async def _pass(self) -> float:
+        """One pop and what follows from it; seconds until the next is worth it (0: at once)."""
+        mono_us = self._clock.mono_us()
+        slots = min(self._pool.slots_free if self._pool is not None else 0, self._in_flight_max - self.in_flight)
+        room = self._breaker.room(max(0, slots), mono_us)
+        now_us = self._clock.now_us()
+        dispatch, expired, stopped, next_us = self._scheduler.pop(now_us, mono_us, room)
+        self._meter.stage("schedule", len(dispatch), (self._clock.mono_us() - mono_us) / 1e6)
+        gates = [(identity, EXPIRED) for identity in expired] + [(identity, STOPPED) for identity in stopped]
+        if gates:
+            self._record.spawn(self._close_gates(gates))
+        if len(dispatch):
+            await self._send(dispatch)
+            return 0
+        if room == 0:
+            # Woken by the next outcome; a breaker or a pool that backs off only by the clock.
+            waits = [self._breaker.wait_us(mono_us) / 1e6, self._pool.connect_wait_s if self._pool is not None else 0]
+            return max(0.01, min(IDLE_S, max(waits) or IDLE_S))
+        return IDLE_S if next_us < 0 else min(IDLE_S, max(0.001, next_us / 1e6))
+
+    async def _close_gates(self, gates: list[tuple[int, int]]) -> None:
+        await self._record.settle(_core.Facts.gates(gates))
+
+    async def _send(self, dispatch: _core.Dispatch) -> None:
+        began_us = self._clock.mono_us()
+        popped = dispatch.ids()
+        self._breaker.started(len(popped))
+        # A value of its own for each batch: with the epoch it names the batch in the store.
+        self._last_intent_us = max(self._last_intent_us + 1, self._clock.now_us())
+        intent = sqlite.Intent(self._last_intent_us, self._epoch, self._link.provider, self._link.recipe, self._send_us)
+        job = partial(
+            sqlite.intend,
+            dispatch=dispatch,
+            intent=intent,
+            ledgers=self._scheduler.ledger_changes(),
+            settler=self._settler,
+            registry=self._rights.registry,
+            seed=self._clock.seed(),
+        )
+        try:
+            written: sqlite.Written | None = await self._writer.submit("intent", job, weight=len(popped))
+        except BaseException:
+            self._breaker.nothing_started()
+            await self._put_back(self._scheduler.unpop(dispatch))
+            raise
+        if written is not None:
+            kept = set(dispatch.ids())
+            self._scheduler.dropped([identity for identity in popped if identity not in kept])
+            self._record.follow(written)
+        if not len(dispatch):
+            self._breaker.nothing_started()
+            return
+        self._budget.first_attempts(len(dispatch))
+        if self._history.on:
+            self._history.note("intended", ids=dispatch.ids(), epoch=self._epoch)
+        requests = self._render(dispatch)
+        failpoints.passing("dispatch.before_bytes")
+        pool = self._pool
+        if pool is None:
+            message = "dispatch has no pool"
+            raise RuntimeError(message)
+        for request in requests:
+            pool.submit(request, request.data)
+        failpoints.passing("dispatch.bytes_left")
+        self._meter.metrics.dispatch_in_flight.labels(self._link.name).set(self.in_flight)
+        self._meter.stage("dispatch", len(requests), (self._clock.mono_us() - began_us) / 1e6)
+
+    def _render(self, dispatch: _core.Dispatch) -> list[_core.Request]:
+        """The batch's requests; a message that cannot be rendered is recorded as such and never leaves."""
+        try:
+            failpoints.passing("render.message")
+            return dispatch.requests(self._rights.registry, self._link.recipes, self._link.head, None)
+        except Exception:  # noqa: BLE001 - logged; each message is tried alone
+            _log.exception("rendering a batch failed; trying each message alone", stage="dispatch")
+        good: list[_core.Request] = []
+        bad: list[int] = []
+        for identity in dispatch.ids():
+            try:
+                failpoints.passing("render.message")
+                good += dispatch.requests(self._rights.registry, self._link.recipes, self._link.head, [identity])
+            except Exception:  # noqa: BLE001 - logged and recorded
+                _log.exception("rendering a message failed", stage="dispatch", message=_core.short_id(identity))
+                bad.append(identity)
+        if bad:
+            self._record.spawn(self._crashed(bad))
+        return good
+
+    async def _crashed(self, ids: list[int]) -> None:
+        await self._record.settle(_core.Facts.crashed(ids))
+
+    async def _put_back(self, ids: list[int]) -> None:
+        """Load popped messages again from the store as they stand there."""
+        with contextlib.suppress(Refused):  # a broken store ends the process; recovery loads them
+            rows = await self._writer.submit("record", partial(sqlite.held, ids=ids))
+            self._scheduler.load(rows, self._clock.now_us())
+
+    # Outcomes.
+
+    def _on_results(self, exchanges: list[Exchange]) -> None:
+        mono_us = self._clock.mono_us()
+        failures = sum(1 for exchange in exchanges if _is_failure(exchange))
+        was_open = self._breaker.is_open
+        self._breaker.ended(len(exchanges), failures, mono_us)
+        if self._breaker.is_open != was_open:
+            _log.warning("breaker", stage="dispatch", provider=self._link.name, open=self._breaker.is_open)
+        self._answered += exchanges
+        if self._recording is None:
+            self._recording = asyncio.get_running_loop().create_task(self._record_answered())
+
+    async def _record_answered(self) -> None:
+        # One group at a time: what is answered meanwhile makes the next, so that groups grow with the load.
+        try:
+            while self._answered:
+                exchanges, self._answered = self._answered, []
+                await self._record_outcomes(exchanges)
+        finally:
+            self._recording = None
+
+    async def _record_outcomes(self, exchanges: list[Exchange]) -> None:
+        try:
+            await self._record.outcomes(
+                [
+                    (
+                        exchange.request,  # type: ignore[misc] # only Requests are submitted
+                        int(exchange.phase),
+                        exchange.status,
+                        None if exchange.retry_after_s is None else int(exchange.retry_after_s * 1e6),
+                        exchange.body,
+                    )
+                    for exchange in exchanges
+                ]
+            )
+        except Refused as error:
+            # The outcomes are lost to memory, not to the truth: recovery finds attempts without outcome.
+            _log.error("outcomes not recorded", stage="record", verdict=error.verdict.name, attempts=len(exchanges))
+        finally:
+            self._meter.metrics.dispatch_in_flight.labels(self._link.name).set(self.in_flight)
+            self._wake.set()
+
+
+def _is_failure(exchange: Exchange) -> bool:
+    """For reasons of the provider or the way to it, not of the message."""
+    if exchange.phase is not Phase.ANSWERED:
+        return True
+    return exchange.status >= SERVER_ERROR or exchange.status in ACCOUNT

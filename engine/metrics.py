@@ -1,0 +1,218 @@
+"""Every metric of the engine, in one registry of its own, with bounded labels.
+
+It measures nothing itself and serves nothing: stages call it, `server/ops.py` exposes it.
+
+Invariants:
+
+- Names without the prefix `longwave_` are those of the operations guide and do not change.
+- No phone number, message id or text is ever a label. A label whose values come from outside goes through `bounded`:
+  the first N distinct values keep their name until the process ends, the rest counts as `other`.
+- So the number of series is bounded by the table below, whatever callers send.
+"""
+
+from typing import Final, TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.metrics import MetricWrapperBase
+
+_M = TypeVar("_M", bound=MetricWrapperBase)
+
+OTHER: Final = "other"
+STAGES: Final = ("admit", "append", "schedule", "dispatch", "record", "notify")
+
+# The operations guide's buckets (0.1 s and up) with finer ones below: a receipt is to be answered within 0.2 s.
+_HTTP_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10)
+# One pass of a stage over a batch: from a scheduler pop (tens of µs) to a dispatch that runs into its 15 s.
+_STAGE_BUCKETS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 15)
+_GRPC_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+
+# Distinct values kept per label. Campaigns: 200 x 2 directions x 12 states = 4,800 series at the very most.
+LABEL_VALUES_MAX: Final = {
+    "campaign_id": 200,
+    "method": 64,
+    "provider": 16,
+    "reason": 32,
+    "route": 32,
+    "scope": 16,
+    "verdict": 128,
+}
+
+
+class StageMetrics:
+    """Time and messages of one stage; its children are resolved once, as every batch passes here."""
+
+    def __init__(self, seconds: Histogram, messages: Counter) -> None:
+        self._observe: Final = seconds.observe
+        self._count: Final = messages.inc
+
+    def record(self, seconds: float, messages: int) -> None:
+        """Count one pass over a batch of `messages` that took `seconds`."""
+        self._observe(seconds)
+        self._count(messages)
+
+
+class Metrics:
+    """All metrics of one process. Safe from any thread, except `bounded`, which belongs to the loop's thread."""
+
+    def __init__(self, version: str, store: str) -> None:
+        """Register everything; `version` of the build and the kind of `store` become labels of one series."""
+        disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for each counter, which nothing reads
+        self.registry: Final = CollectorRegistry(auto_describe=True)
+        self._rows: list[tuple[str, str, tuple[str, ...], str]] = []
+        self._seen: dict[str, set[str]] = {label: set() for label in LABEL_VALUES_MAX}
+        self._make_guide_metrics()
+        self._make_stage_metrics()
+        self._make_dispatch_metrics()
+        self._make_store_metrics()
+        build = self._gauge("longwave_build_info", "Always 1; what runs is in the labels.", "version", "store")
+        build.labels(version, store).set(1)
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def bounded(self, label: str, value: str) -> str:
+        """Give `value`, or `other` when the label already has its number of distinct values (`LABEL_VALUES_MAX`)."""
+        seen = self._seen[label]
+        if value in seen:
+            return value
+        if len(seen) >= LABEL_VALUES_MAX[label]:
+            return OTHER
+        seen.add(value)
+        return value
+
+    def count_processed(self, direction: str, status: str, campaign_id: str, messages: int = 1) -> None:
+        """Count messages that reached `status`; `direction` is `outbound` or `inbound`."""
+        self.messages_processed.labels(direction, status, self.bounded("campaign_id", campaign_id)).inc(messages)
+
+    def count_verdict(self, verdict: str, messages: int = 1) -> None:
+        """Count verdicts of admit by name."""
+        self.admit_verdicts.labels(self.bounded("verdict", verdict)).inc(messages)
+
+    def count_attempts(self, provider: str, outcome: str, attempts: int = 1) -> None:
+        """Count ended attempts by outcome, a word of the outcome table."""
+        self.attempts.labels(self.bounded("provider", provider), outcome).inc(attempts)
+
+    def count_http(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one HTTP request; `route` is a template, never a path."""
+        route = self.bounded("route", route)
+        self.http_requests.labels(method, route, str(status)).inc()
+        self.http_request_seconds.labels(method, route).observe(seconds)
+
+    def count_grpc(self, method: str, code: str, seconds: float) -> None:
+        """Count one gRPC call; `method` is the full method name, `code` the status by name."""
+        method = self.bounded("method", method)
+        self.grpc_requests.labels(method, code).inc()
+        self.grpc_request_seconds.labels(method).observe(seconds)
+
+    def describe(self) -> str:
+        """Render the table of docs/METRICS.md: one row a metric, sorted by name, process metrics last."""
+        lines = ["| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
+        for name, kind, labels, text in sorted(self._rows):
+            shown = ", ".join(f"`{label}`" for label in labels)
+            lines.append(f"| `{name}` | {kind} | {shown} | {text} |")
+        lines.append("| `process_*` | counter, gauge | | The process: CPU, memory, open files, start time. |")
+        lines.append("| `python_gc_*` | counter | `generation` | The garbage collector of the interpreter. |")
+        return "\n".join(lines) + "\n"
+
+    def _make_guide_metrics(self) -> None:
+        self.messages_processed = self._counter(
+            "messages_processed_total",
+            "Messages by direction, the state they reached and campaign (the first 200 campaigns by name).",
+            "direction",
+            "status",
+            "campaign_id",
+        )
+        self.message_queue = self._gauge(
+            "message_queue_length", "Messages accepted and not yet final: the whole backlog, in memory or not."
+        )
+        self.active_connections = self._gauge("active_connections", "Open database connections.")
+        self.http_requests = self._counter(
+            "http_requests_total", "HTTP requests answered.", "method", "route", "status_code"
+        )
+        self.http_request_seconds = self._histogram(
+            "http_request_duration_seconds",
+            "Time from the last byte of an HTTP request to its answer.",
+            _HTTP_BUCKETS_S,
+            "method",
+            "route",
+        )
+
+    def _make_stage_metrics(self) -> None:
+        made = {}
+        for stage in STAGES:
+            seconds = self._histogram(
+                f"longwave_{stage}_seconds", f"Time of one pass of the stage {stage} over a batch.", _STAGE_BUCKETS_S
+            )
+            messages = self._counter(f"longwave_{stage}_messages_total", f"Messages that passed the stage {stage}.")
+            made[stage] = StageMetrics(seconds, messages)
+        self.stages = made
+        self.admit_verdicts = self._counter(
+            "longwave_admit_verdicts_total", "Verdicts given at the door, by name.", "verdict"
+        )
+        self.schedule_waiting = self._gauge(
+            "longwave_schedule_waiting_messages", "Messages that wait, by what they wait for.", "reason"
+        )
+        self.grpc_requests = self._counter(
+            "longwave_grpc_requests_total", "gRPC calls ended, by method and status code.", "method", "code"
+        )
+        self.grpc_request_seconds = self._histogram(
+            "longwave_grpc_request_duration_seconds", "Time of one gRPC call.", _GRPC_BUCKETS_S, "method"
+        )
+
+    def _make_dispatch_metrics(self) -> None:
+        self.attempts = self._counter(
+            "longwave_attempts_total", "Attempts ended, by provider and outcome.", "provider", "outcome"
+        )
+        self.unknown_attempts = self._counter(
+            "longwave_unknown_attempts_total", "Attempts of which nobody knows whether the provider took them."
+        )
+        self.dispatch_in_flight = self._gauge(
+            "longwave_dispatch_in_flight", "Attempts sent and not yet answered.", "provider"
+        )
+        self.dispatch_slots = self._gauge("longwave_dispatch_slots", "Attempts the link may hold at once.", "provider")
+        self.quota_parks = self._counter(
+            "longwave_quota_parks_total", "Holds because a provider reported a limit, by kind: rate or cap.", "kind"
+        )
+        self.receipts = self._counter(
+            "longwave_receipts_total",
+            "Webhooks of carriers: stored (duplicates included), bad_signature, garbage, not_stored, shed; wrong_mac "
+            "counts those among the stored that change nothing.",
+            "provider",
+            "result",
+        )
+
+    def _make_store_metrics(self) -> None:
+        self.store_durable = self._gauge(
+            "longwave_store_durable", "1 while the store keeps its durability level, else 0 and nothing is accepted."
+        )
+        self.store_full = self._gauge("longwave_store_full", "1 while the store's disk is full, else 0.")
+        self.event_log_position = self._gauge(
+            "longwave_event_log_position", "Newest position of the event log, summed over shards."
+        )
+        self.event_log_oldest_seconds = self._gauge(
+            "longwave_event_log_oldest_seconds", "Age of the oldest event still kept."
+        )
+        self.event_log_subscribers = self._gauge(
+            "longwave_event_log_subscribers", "Open event subscriptions (WatchEvents)."
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return self._note(name, "counter", text, labels, Counter(name, text, labels, registry=self.registry))
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return self._note(name, "gauge", text, labels, Gauge(name, text, labels, registry=self.registry))
+
+    def _histogram(self, name: str, text: str, buckets_s: tuple[float, ...], *labels: str) -> Histogram:
+        made = Histogram(name, text, labels, registry=self.registry, buckets=buckets_s)
+        return self._note(name, "histogram", text, labels, made)
+
+    def _note(self, name: str, kind: str, text: str, labels: tuple[str, ...], metric: _M) -> _M:
+        self._rows.append((name, kind, labels, text))
+        return metric

@@ -1,0 +1,357 @@
+"""Record: facts about messages (outcomes, receipts, timers, cancellations) become one guarded write, with its events.
+
+It decides nothing (`rust_core/src/settle.rs` does) and sends nothing. After each commit memory follows the store:
+copies are dropped, retries go back to schedule, consent forbids, waiting barriers are looked at again.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+import structlog
+
+from engine import _core, failpoints
+from engine.breaker import RetryBudget
+from engine.clock import Clock
+from engine.errors import NotReady
+from engine.history import History
+from engine.meter import Meter
+from engine.rights import Rights
+from engine.stores import sqlite
+from engine.stores.connection import Connection
+from engine.stores.writer import Writer
+
+# Where `due_us` stands in a row of SELECT_HELD.
+HELD_DUE: Final = 14
+OK: Final = 200
+UNAUTHORIZED: Final = 401
+BAD_REQUEST: Final = 400
+UNAVAILABLE: Final = 503
+
+_STATUS_OF: Final = {
+    "receipt": OK,
+    "inbound": OK,
+    "other": OK,
+    # Signed by the provider, so a retry would bring the same: taken note of, changes nothing.
+    "wrong_mac": OK,
+    "bad_signature": UNAUTHORIZED,
+    "stale": UNAUTHORIZED,
+    "garbage": BAD_REQUEST,
+}
+
+_log = structlog.get_logger("longwave.record")
+
+
+class Inbound(Protocol):
+    """One webhook as the HTTP edge hands it over."""
+
+    @property
+    def query(self) -> bytes:
+        """Raw query string of the callback URL."""
+        ...
+
+    @property
+    def signature(self) -> bytes:
+        """As the header has it."""
+        ...
+
+    @property
+    def timestamp(self) -> bytes:
+        """As the header has it."""
+        ...
+
+    @property
+    def body(self) -> bytes:
+        """Raw."""
+        ...
+
+
+@dataclass(slots=True)
+class _Barrier:
+    tenant: int
+    recipient: int
+    passed: asyncio.Future[None]
+
+
+class Record:
+    """The only place, beside append and the intent, from which messages are written."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        rights: Rights,
+        scheduler: _core.Scheduler,
+        settler: _core.Settler,
+        admitter: _core.Admitter,
+        clock: Clock,
+        meter: Meter,
+        history: History,
+        budget: RetryBudget,
+        *,
+        provider: int,
+        provider_name: str,
+        on_recorded: Callable[[], None],
+    ) -> None:
+        """`on_recorded` is called after each commit, when memory has followed."""
+        self._writer = writer
+        self._rights = rights
+        self._scheduler = scheduler
+        self._settler = settler
+        self._admitter = admitter
+        self._clock = clock
+        self._meter = meter
+        self._history = history
+        self._budget = budget
+        self._provider = provider
+        self._provider_name = provider_name
+        self._on_recorded = on_recorded
+        self._barriers: list[_Barrier] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._arrived: list[tuple[Sequence[Inbound], asyncio.Future[list[int]]]] = []
+        self._receiving = False
+        self._early_kept = 1  # receipts waiting for their attempt, never too low; exact from `start` on
+        self.webhook_keys: _core.WebhookKeys | None = None
+
+    def start(self, early_kept: int) -> None:
+        """Say how many early receipts the store holds."""
+        self._early_kept = early_kept
+
+    async def settle(self, facts: _core.Facts, stage: str = "record") -> sqlite.Written:
+        """Record facts; returns after the commit, with memory following."""
+        began_us = self._clock.mono_us()
+        job = partial(
+            sqlite.settle,
+            facts=facts,
+            settler=self._settler,
+            registry=self._rights.registry,
+            now_us=self._clock.now_us(),
+            seed=self._clock.seed(),
+            provider=self._provider,
+            early_kept=self._early_kept > 0,
+        )
+        written: sqlite.Written = await self._writer.submit(stage, job, weight=len(facts))
+        self._meter.stage("record", len(facts), (self._clock.mono_us() - began_us) / 1e6)
+        self.follow(written)
+        return written
+
+    def follow(self, written: sqlite.Written) -> None:
+        """Let memory follow what was committed."""
+        now_us, mono_us = self._clock.now_us(), self._clock.mono_us()
+        settlement = written.settlement
+        self._scheduler.apply(settlement, now_us, mono_us)
+        self._early_kept += len(settlement.keep_rows())
+        if written.load:
+            # Only what is tried again costs the budget, not what was put back because its campaign was paused.
+            retries = len(settlement.requeue())
+            wait_us = self._budget.retries_wait_us(retries, mono_us) if retries else 0
+            rows: Sequence[tuple[Any, ...]] = written.load
+            if wait_us:
+                later = now_us + wait_us
+                rows = [(*row[:HELD_DUE], max(row[HELD_DUE], later), *row[HELD_DUE + 1 :]) for row in rows]
+            self._scheduler.load(rows, now_us)
+        for tenant, recipient in written.opt_outs:
+            self._forbid(tenant, recipient)
+            self.spawn(self.take_effect(tenant, recipient))
+        self._meter.parked(settlement.parks())
+        self._meter.settled(settlement.counts(), settlement.conflicts(), self._rights.registry.campaign_id)
+        if self._history.on:
+            self._history.note("recorded", changes=settlement.counts(), conflicts=settlement.conflicts())
+        self.look_at_barriers()
+        self._on_recorded()
+
+    # Webhooks.
+
+    async def receive(self, batch: Sequence[Inbound]) -> list[int]:
+        """Record webhooks; the HTTP status of each. Anything that raises means: not stored, to be sent again.
+
+        One group is recorded at a time: what arrives meanwhile makes the next, so that groups grow with the load.
+        """
+        answered: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self._arrived.append((batch, answered))
+        if not self._receiving:
+            self._receiving = True
+            self.spawn(self._receive_arrived())
+        return await answered
+
+    async def _receive_arrived(self) -> None:
+        try:
+            while self._arrived:
+                group, self._arrived = self._arrived, []
+                await self._receive_group(group)
+        finally:
+            self._receiving = False
+
+    async def _receive_group(self, group: list[tuple[Sequence[Inbound], asyncio.Future[list[int]]]]) -> None:
+        try:
+            statuses = await self._receive([item for batch, _ in group for item in batch])
+        except BaseException as error:
+            for _, answered in group:
+                if not answered.done():
+                    answered.set_exception(error if isinstance(error, Exception) else NotReady())
+            if not isinstance(error, Exception):
+                raise
+            return
+        start = 0
+        for batch, answered in group:
+            if not answered.done():
+                answered.set_result(statuses[start : start + len(batch)])
+            start += len(batch)
+
+    async def _receive(self, batch: Sequence[Inbound]) -> list[int]:
+        keys = self.webhook_keys
+        if keys is None:
+            return [UNAVAILABLE] * len(batch)
+        began_us = self._clock.mono_us()
+        items = [(item.query, item.signature, item.timestamp, item.body) for item in batch]
+        now_us = self._clock.now_us()
+        # Signatures are checked with the GIL released, on a thread: the loop goes on.
+        webhooks = await asyncio.to_thread(_core.Webhooks.read, items, keys, now_us)
+        verdicts = webhooks.verdicts()
+        self._meter.forged(self._provider_name, verdicts.count("wrong_mac"))
+        if webhooks.good():
+            job = partial(
+                sqlite.receive,
+                webhooks=webhooks,
+                bodies=[item.body for item in batch],
+                provider=self._provider,
+                settler=self._settler,
+                registry=self._rights.registry,
+                mint=self._admitter,
+                now_us=now_us,
+                seed=self._clock.seed(),
+            )
+            # Counted before it is handed in: an outcome that follows in the same group must look for what this keeps.
+            self._early_kept += len(items)
+            received: sqlite.Received = await self._writer.submit("receipts", job, weight=len(items))
+            self._early_kept += received.kept_early - len(items)
+            if received.written is not None:
+                self.follow(received.written)
+            for tenant, recipient in received.opt_ins:
+                self._rights.consent.remove(tenant, recipient)
+            for tenant, recipient in received.opt_outs:
+                self._forbid(tenant, recipient)
+                self.spawn(self.take_effect(tenant, recipient))
+            self._meter.inbound(received.inbound)
+            self._on_recorded()
+        self._meter.stage("record", len(items), (self._clock.mono_us() - began_us) / 1e6)
+        return [_STATUS_OF[verdict] for verdict in verdicts]
+
+    # Consent.
+
+    async def add_opt_out(self, tenant: int, recipient: int) -> tuple[int, int]:
+        """Forbid a recipient; returns (source, since) when nothing to it starts or is on the wire any more."""
+        now_us = self._clock.now_us()
+        job = partial(
+            sqlite.add_opt_out,
+            tenant=tenant,
+            recipient=recipient,
+            source=sqlite.OPT_OUT_API,
+            now_us=now_us,
+            evidence="api",
+        )
+        source, since_us, new = await self._writer.submit("opt_out", job)
+        self._forbid(tenant, recipient)
+        if new:
+            await self.take_effect(tenant, recipient)
+        else:
+            await self._passed(tenant, recipient)
+        return source, since_us
+
+    async def remove_opt_out(self, tenant: int, recipient: int) -> bool:
+        """Lift an opt-out; False when there was none."""
+        now_us = self._clock.now_us()
+        job = partial(
+            sqlite.remove_opt_out,
+            tenant=tenant,
+            recipient=recipient,
+            source=sqlite.OPT_OUT_API,
+            now_us=now_us,
+            occurred_us=now_us,
+        )
+        removed: bool = await self._writer.submit("opt_out", job)
+        if removed:
+            self._rights.consent.remove(tenant, recipient)
+            self._on_recorded()
+        return removed
+
+    def _forbid(self, tenant: int, recipient: int) -> None:
+        self._rights.consent.insert(tenant, recipient)
+        waiting = self._scheduler.remove_recipient(tenant, recipient)
+        if waiting:
+            self.spawn(self._block(waiting))
+
+    async def _block(self, ids: list[int]) -> None:
+        await self.settle(_core.Facts.gates([(identity, 2) for identity in ids]))
+
+    async def take_effect(self, tenant: int, recipient: int) -> None:
+        """Wait for attempts that were written down before the opt-out, then say that it is in effect."""
+        await self._passed(tenant, recipient)
+        now_us = self._clock.now_us()
+        await self._writer.submit("opt_out", partial(sqlite.mark_effective, pairs=[(tenant, recipient)], now_us=now_us))
+        if self._history.on:
+            self._history.note("opt_out_effective", tenant=tenant)
+        self._on_recorded()
+
+    async def _passed(self, tenant: int, recipient: int) -> None:
+        passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._barriers.append(_Barrier(tenant, recipient, passed))
+        self.look_at_barriers()
+        await passed
+
+    def look_at_barriers(self) -> None:
+        """Let go of each opt-out behind which no attempt is open any more."""
+        if not self._barriers:
+            return
+        still = []
+        for barrier in self._barriers:
+            if self._scheduler.outstanding_to(barrier.tenant, barrier.recipient):
+                still.append(barrier)
+            elif not barrier.passed.done():
+                barrier.passed.set_result(None)
+        self._barriers = still
+
+    # Cancellation.
+
+    async def cancel(self, identity: int, view: Callable[[Connection], Any]) -> tuple[Any, bool]:
+        """Cancel one message of a known tenant; returns (its row after, came too late)."""
+        facts = _core.Facts.cancel([identity])
+        registry, now_us, seed = self._rights.registry, self._clock.now_us(), self._clock.seed()
+
+        def job(connection: Connection) -> tuple[sqlite.Written, Any]:
+            written = sqlite.settle(connection, facts, self._settler, registry, now_us, seed)
+            return written, view(connection)
+
+        written, row = await self._writer.submit("record", job)
+        self.follow(written)
+        return row, identity in written.settlement.too_late()
+
+    # Tasks.
+
+    def spawn(self, work: Any) -> None:
+        """Run a coroutine beside; its failure is logged, and `drained` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("record task failed", stage="record", error=type(task.exception()).__name__)
+
+    async def drained(self, wait_s: float) -> None:
+        """Wait for spawned work, at most so long; the rest is cancelled (it is taken up again after a start)."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=wait_s)
+        for task in list(self._tasks):
+            task.cancel()
+
+    # Outcomes.
+
+    async def outcomes(self, exchanges: list[tuple[_core.Request, int, int, int | None, bytes]]) -> None:
+        """Record what became of attempts."""
+        facts = _core.Facts.outcomes(exchanges)
+        self._meter.attempts(self._provider_name, facts.outcome_counts())
+        failpoints.passing("dispatch.after_bytes")
+        await self.settle(facts)

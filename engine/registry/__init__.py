@@ -1,0 +1,1 @@
+"""Tenants, keys, brands, campaigns, numbers, quotas: who may send what from where."""

@@ -1,0 +1,168 @@
+"""The secret file: named keys for API-key hashes and callback MACs, two live of each, newest first.
+
+It hashes nothing itself and knows nothing of the store; who still depends on a key is told to `rotate`.
+
+Layout (JSON): {"format": 1, "api_key": [KEY, ...], "callback": [KEY, ...]} with KEY = {"name": "k1", "secret": "64 hex
+digits", "create_us": 0}. Invariants: the file is never group- or world-readable; it is replaced as a whole, fsynced
+before its name appears; a name is never given to a second secret; no error or repr shows a secret.
+"""
+
+import json
+import os
+import secrets
+import stat
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from engine.errors import ConfigError
+
+FORMAT: Final = 1
+KEY_BYTES: Final = 32
+LIVE_MAX: Final = 2
+FILE_BYTES_MAX: Final = 64 * 1024
+OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+class Purpose(StrEnum):
+    """What a key is for; also its heading in the file."""
+
+    API_KEY = "api_key"
+    """Keyed hash of API keys."""
+    CALLBACK = "callback"
+    """MAC of callback URLs."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedKey:
+    """One key."""
+
+    name: str
+    """Such as `k2`; rows that depend on the key hold it."""
+    secret: bytes = field(repr=False)
+    """32 random bytes."""
+    create_us: int
+    """Made when, wall clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """The whole file, frozen. New work uses the first key of a purpose; what exists may depend on the second."""
+
+    api_key: tuple[NamedKey, ...]
+    """Newest first, one or two."""
+    callback: tuple[NamedKey, ...]
+    """Newest first, one or two."""
+
+    def of(self, purpose: Purpose) -> tuple[NamedKey, ...]:
+        """The live keys of a purpose, newest first."""
+        return self.api_key if purpose is Purpose.API_KEY else self.callback
+
+    def find(self, purpose: Purpose, name: str) -> bytes | None:
+        """The secret of this name; None when it is no longer live."""
+        return next((key.secret for key in self.of(purpose) if key.name == name), None)
+
+
+def read_secrets(path: Path) -> Secrets:
+    """The secrets in the file. Raises ConfigError when it is absent, readable by others, or not ours."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError([f"LONGWAVE_SECRET_FILE {path}: {error.strerror}"]) from None
+    with os.fdopen(descriptor, "rb") as file:
+        # The mode of what was opened, not of what the name meant a moment before.
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & OTHERS:
+            raise ConfigError([f"LONGWAVE_SECRET_FILE {path} has mode {mode:04o}: run chmod 600 on it"])
+        content = file.read(FILE_BYTES_MAX + 1)
+    try:
+        document = json.loads(content)
+        if document["format"] != FORMAT:
+            raise ConfigError([f"LONGWAVE_SECRET_FILE {path} has a format of a newer longwave: run that one"])
+        return Secrets(*(_keys(document[purpose.value]) for purpose in Purpose))
+    except (ValueError, KeyError, TypeError):
+        # The parser's own message could quote the content.
+        raise ConfigError([f"LONGWAVE_SECRET_FILE {path} is not a secret file: restore it from its backup"]) from None
+
+
+def open_secrets(path: Path, *, create: bool, now_us: int) -> Secrets:
+    """The secrets in the file, which is made first when `create` and it is absent. Raises ConfigError.
+
+    `create` must be false when the store holds rows that depend on a secret: a new file would shut everyone out.
+    """
+    if not path.exists():
+        if not create:
+            message = (
+                f"LONGWAVE_SECRET_FILE {path} is missing, and what the store holds depends on it: restore it from its "
+                "backup"
+            )
+            raise ConfigError([message])
+        write_secrets(path, Secrets((_new_key((), now_us),), (_new_key((), now_us),)))
+    return read_secrets(path)
+
+
+def rotate(path: Path, purpose: Purpose, *, in_use: frozenset[str], now_us: int) -> Secrets:
+    """Make a new first key of `purpose` and drop the third; returns what is live now.
+
+    `in_use` names the keys that rows of the store depend on. Raises ConfigError when one of them would be dropped.
+    Running processes take the new file up when they start.
+    """
+    live = read_secrets(path)
+    keys = (_new_key(live.of(purpose), now_us), *live.of(purpose))
+    dropped = [key.name for key in keys[LIVE_MAX:] if key.name in in_use]
+    if dropped:
+        message = (
+            f"key {dropped[0]} of {purpose.value} is still in use and would be the third: wait until what depends on "
+            "it has been used again or has expired, or revoke it, then rotate"
+        )
+        raise ConfigError([message])
+    keys = keys[:LIVE_MAX]
+    rotated = Secrets(
+        keys if purpose is Purpose.API_KEY else live.api_key, keys if purpose is Purpose.CALLBACK else live.callback
+    )
+    write_secrets(path, rotated)
+    return rotated
+
+
+def write_secrets(path: Path, live: Secrets) -> None:
+    """Replace the file as a whole, mode 0600, on disk when this returns. Raises OSError."""
+    document = {"format": FORMAT} | {
+        purpose.value: [
+            {"name": key.name, "secret": key.secret.hex(), "create_us": key.create_us} for key in live.of(purpose)
+        ]
+        for purpose in Purpose
+    }
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            json.dump(document, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.resolve().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _new_key(live: tuple[NamedKey, ...], now_us: int) -> NamedKey:
+    # The newest name plus one: older names were given out before and are never again.
+    number = int(live[0].name.removeprefix("k")) + 1 if live else 1
+    return NamedKey(f"k{number}", secrets.token_bytes(KEY_BYTES), now_us)
+
+
+def _keys(entries: Any) -> tuple[NamedKey, ...]:
+    keys = tuple(
+        NamedKey(str(entry["name"]), bytes.fromhex(entry["secret"]), int(entry["create_us"])) for entry in entries
+    )
+    numbered = all(key.name.startswith("k") and key.name[1:].isdecimal() for key in keys)
+    if not 1 <= len(keys) <= LIVE_MAX or not numbered or any(len(key.secret) != KEY_BYTES for key in keys):
+        raise ValueError
+    return keys

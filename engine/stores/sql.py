@@ -1,0 +1,267 @@
+"""The corridor's statements for SQLite, one constant each; column orders are those of the core's rows.
+
+It runs nothing. A guarded write names its guard in the WHERE clause: `seq` is the optimistic lock of a message's row.
+"""
+
+from typing import Final
+
+INSERT_REQUEST_ID: Final = "INSERT INTO request_ids (tenant, request_id, id, content_hash) VALUES (?, ?, ?, ?)"
+
+# The parameter is a JSON array of [tenant, request_id].
+SELECT_REQUEST_IDS: Final = """
+SELECT r.tenant, r.request_id, r.id, r.content_hash, m.segments, m.encoding
+FROM json_each(?1) AS asked
+JOIN request_ids AS r ON r.tenant = asked.value ->> 0 AND r.request_id = asked.value ->> 1
+JOIN messages AS m ON m.id = r.id
+"""
+
+INSERT_MESSAGE: Final = """
+INSERT INTO messages (id, tenant, campaign, sender, recipient, class, kind, encoding, segments, state, reason, seq,
+  attempt, generation, counted, flags, due_us, accept_us, expires_us, updated_us, history)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+INSERT_BODY: Final = "INSERT INTO bodies (id, record) VALUES (?, ?)"
+
+INSERT_EVENTS: Final = "INSERT INTO events (tenant, at_us, events) VALUES (?, ?, ?)"
+
+# The guard of an attempt: queued, unchanged since it was popped, still valid, not opted out, campaign active and still
+# owner of the number. What fails it never reaches the wire.
+UPDATE_INTENT: Final = """
+UPDATE messages SET state = 2, reason = 3, code = '', seq = seq + 1, attempt = attempt + 1,
+  started_us = ?, epoch = ?, provider = ?, recipe = ?, due_us = ?, updated_us = ?,
+  history = CAST(history || ? AS BLOB)
+WHERE id = ? AND seq = ? AND state = 1 AND expires_us > ?
+  AND NOT EXISTS (SELECT 1 FROM opt_outs AS o WHERE o.tenant = messages.tenant AND o.recipient = messages.recipient)
+  AND EXISTS (SELECT 1 FROM campaigns AS c WHERE c.key = messages.campaign AND c.state = 1)
+  AND EXISTS (SELECT 1 FROM numbers AS n WHERE n.number = messages.sender AND n.campaign = messages.campaign)
+"""
+
+SELECT_INTENDED: Final = """
+SELECT m.id FROM json_each(?1) AS asked JOIN messages AS m ON m.id = asked.value
+WHERE m.state = 2 AND m.started_us = ?2 AND m.epoch = ?3
+"""
+
+# Why an intent was not granted: 1 expired, 2 opted out, 3 stopped; 0: paused, or no longer the row that was popped.
+SELECT_CLOSED_GATES: Final = """
+SELECT m.id, CASE
+  WHEN m.state <> 1 THEN 0
+  WHEN m.expires_us <= ?2 THEN 1
+  WHEN EXISTS (SELECT 1 FROM opt_outs AS o WHERE o.tenant = m.tenant AND o.recipient = m.recipient) THEN 2
+  WHEN EXISTS (SELECT 1 FROM campaigns AS c WHERE c.key = m.campaign AND c.state = 2) THEN 0
+  WHEN NOT EXISTS (SELECT 1 FROM campaigns AS c WHERE c.key = m.campaign AND c.state = 1) THEN 3
+  WHEN NOT EXISTS (SELECT 1 FROM numbers AS n WHERE n.number = m.sender AND n.campaign = m.campaign) THEN 3
+  ELSE 0 END
+FROM json_each(?1) AS asked JOIN messages AS m ON m.id = asked.value
+"""
+
+SELECT_ROWS: Final = """
+SELECT m.id, m.tenant, m.campaign, m.recipient, m.class, m.segments, m.state, m.reason, m.code, m.seq, m.attempt,
+  m.generation, m.counted, m.flags, m.due_us, m.accept_us, m.expires_us, m.updated_us, m.started_us, m.provider,
+  m.provider_id, m.carrier, m.crashes,
+  EXISTS (SELECT 1 FROM opt_outs AS o WHERE o.tenant = m.tenant AND o.recipient = m.recipient)
+FROM json_each(?1) AS asked JOIN messages AS m ON m.id = asked.value
+"""
+
+UPDATE_MESSAGE: Final = """
+UPDATE messages SET state = ?, reason = ?, code = ?, seq = ?, counted = ?, flags = ?, due_us = ?,
+  recipe = CASE WHEN generation = ? THEN recipe ELSE 0 END, generation = ?,
+  updated_us = ?, provider_id = ?, carrier = ?, crashes = ?, history = CAST(history || ? AS BLOB)
+WHERE id = ? AND seq = ?
+"""
+
+UPDATE_QUIET: Final = """
+UPDATE messages SET flags = ?, due_us = ?, carrier = ?, crashes = ?, provider_id = ? WHERE id = ? AND seq = ?
+"""
+
+_HELD: Final = """
+SELECT m.id, m.tenant, m.campaign, m.sender, m.recipient, m.class, m.kind, m.encoding, m.segments, m.seq, m.attempt,
+  m.generation, m.counted, m.flags, m.due_us, m.expires_us, m.recipe, b.record
+"""
+
+SELECT_HELD: Final = _HELD + (
+    "FROM json_each(?1) AS asked JOIN messages AS m ON m.id = asked.value JOIN bodies AS b ON b.id = m.id "
+    "WHERE m.state = 1"
+)
+
+# A query may use a partial index only when the index's own condition stands in it: hence `state < 16` wherever a
+# state is looked for.
+SELECT_IN_STATE: Final = "SELECT id FROM messages WHERE state = ?1 AND state < 16 ORDER BY id"
+
+# Receipts may have been lost while nobody listened: look-ups are brought forward, spread so that they stay few a
+# second.
+HASTEN_LOOKUPS: Final = """
+UPDATE messages SET due_us = min(messages.due_us, ?1 + ranked.place * ?2)
+FROM (SELECT id, row_number() OVER (ORDER BY id) AS place FROM messages WHERE state IN (3, 4) AND state < 16) AS ranked
+WHERE messages.id = ranked.id
+"""
+
+# Messages with an ordering key whose outcome is open: what follows them waits.
+SELECT_KEY_HOLDERS: Final = """
+SELECT m.id, m.tenant, m.campaign, b.record FROM messages AS m JOIN bodies AS b ON b.id = m.id
+WHERE m.state IN (2, 5) AND m.state < 16 AND (m.flags & 1) = 1 ORDER BY m.id
+"""
+
+SELECT_DUE: Final = """
+SELECT id FROM messages WHERE state = ?1 AND state < 16 AND due_us <= ?2 ORDER BY due_us LIMIT ?3
+"""
+
+INSERT_EARLY: Final = """
+INSERT INTO early_receipts (message, provider, provider_id, received_us, fact) VALUES (?, ?, ?, ?, ?)
+"""
+
+SELECT_EARLY: Final = """
+SELECT e.message, e.fact FROM json_each(?1) AS asked JOIN early_receipts AS e ON e.message = asked.value
+WHERE e.message <> 0 ORDER BY e.position
+"""
+
+SELECT_EARLY_BY_PROVIDER_ID: Final = """
+SELECT e.position, e.provider_id, e.fact FROM json_each(?2) AS asked
+JOIN early_receipts AS e ON e.provider = ?1 AND e.provider_id = asked.value WHERE e.message = 0 ORDER BY e.position
+"""
+
+DELETE_EARLY: Final = "DELETE FROM early_receipts WHERE message <> 0 AND message IN (SELECT value FROM json_each(?1))"
+
+DELETE_EARLY_POSITIONS: Final = "DELETE FROM early_receipts WHERE position IN (SELECT value FROM json_each(?1))"
+
+COUNT_EARLY: Final = "SELECT count(*) FROM early_receipts"
+
+INSERT_WEBHOOK_EVENT: Final = "INSERT INTO webhook_events (provider, event_id, received_us) VALUES (?, ?, ?)"
+
+SELECT_BY_PROVIDER_ID: Final = """
+SELECT m.provider_id, m.id FROM json_each(?1) AS asked JOIN messages AS m ON m.provider_id = asked.value
+WHERE m.state < 16 AND m.provider_id IS NOT NULL
+"""
+
+INSERT_UNKNOWN_WEBHOOK: Final = """
+INSERT INTO unknown_webhooks (provider, event_id, received_us, body) VALUES (?, ?, ?, ?)
+"""
+
+INSERT_INBOUND: Final = """
+INSERT INTO inbound (id, tenant, sender, recipient, received_us, provider, provider_id, record)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+INSERT_OPT_OUT: Final = """
+INSERT INTO opt_outs (tenant, recipient, source, create_us, evidence) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (tenant, recipient) DO NOTHING
+"""
+
+DELETE_OPT_OUT: Final = "DELETE FROM opt_outs WHERE tenant = ?1 AND recipient = ?2"
+
+SELECT_OPT_OUT: Final = "SELECT source, create_us FROM opt_outs WHERE tenant = ?1 AND recipient = ?2"
+
+SELECT_OPT_OUTS: Final = """
+SELECT recipient, source, create_us FROM opt_outs WHERE tenant = ?1 AND recipient > ?2 ORDER BY recipient LIMIT ?3
+"""
+
+SELECT_ALL_OPT_OUTS: Final = "SELECT tenant, recipient FROM opt_outs"
+
+INSERT_CONSENT_LOG: Final = """
+INSERT INTO consent_log (tenant, recipient, action, source, at_us, occurred_us, evidence) VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+
+# Opt-outs in force whose last entry does not say that they took effect: a barrier that a crash cut short.
+SELECT_BARRIERS_OPEN: Final = """
+SELECT o.tenant, o.recipient FROM opt_outs AS o WHERE 2 <> (
+  SELECT l.action FROM consent_log AS l WHERE l.tenant = o.tenant AND l.recipient = o.recipient
+    AND l.action IN (1, 2, 3) ORDER BY l.position DESC LIMIT 1)
+"""
+
+SELECT_LAST_OPT_OUT_OCCURRED: Final = """
+SELECT max(occurred_us) FROM consent_log WHERE tenant = ?1 AND recipient = ?2 AND action IN (1, 4)
+"""
+
+UPSERT_LEDGER: Final = """
+INSERT INTO ledgers (quota, day, spent, reserved) VALUES (?, ?, ?, ?)
+ON CONFLICT (quota, day) DO UPDATE SET spent = excluded.spent, reserved = excluded.reserved
+"""
+
+# After a crash every reservation belongs to an attempt without outcome: it counts as spent.
+SETTLE_LEDGERS: Final = "UPDATE ledgers SET spent = spent + reserved, reserved = 0 WHERE reserved <> 0"
+
+SELECT_LEDGERS: Final = "SELECT quota, day, spent, reserved FROM ledgers"
+
+UPSERT_CARRIER: Final = """
+INSERT INTO carriers (recipient, carrier, learned_us) VALUES (?, ?, ?)
+ON CONFLICT (recipient) DO UPDATE SET carrier = excluded.carrier, learned_us = excluded.learned_us
+"""
+
+SELECT_CARRIERS: Final = "SELECT recipient, carrier FROM carriers ORDER BY learned_us DESC LIMIT ?1"
+
+INSERT_RECIPE: Final = """
+INSERT INTO recipes (provider, callback_base, mac_key, renderer) VALUES (?, ?, ?, ?)
+ON CONFLICT (provider, callback_base, mac_key, renderer) DO UPDATE SET renderer = excluded.renderer RETURNING key
+"""
+
+SELECT_RECIPES: Final = "SELECT key, callback_base, mac_key FROM recipes WHERE provider = ?1 AND renderer = ?2"
+
+RAISE_EPOCH: Final = """
+INSERT INTO facts (name, value) VALUES ('epoch', 1)
+ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value
+"""
+
+SELECT_FACT: Final = "SELECT value FROM facts WHERE name = ?1"
+
+SELECT_LAST_ID: Final = """
+SELECT max((SELECT coalesce(max(id), 0) FROM messages), (SELECT coalesce(max(id), 0) FROM inbound))
+"""
+
+_VIEW: Final = """
+SELECT m.id, m.tenant, m.campaign, m.sender, m.recipient, m.class, m.kind, m.encoding, m.segments, m.state, m.reason,
+  m.code, m.seq, m.attempt, m.generation, m.flags, m.due_us, m.accept_us, m.expires_us, m.updated_us, m.provider,
+  m.provider_id, m.carrier, m.history, b.record
+"""
+
+SELECT_VIEW: Final = _VIEW + "FROM messages AS m JOIN bodies AS b ON b.id = m.id WHERE m.id = ?1 AND m.tenant = ?2"
+
+# One stretch of the tenant's messages, newest first, before any filter: the caller filters and pages on.
+SELECT_VIEWS_BEFORE: Final = _VIEW + (
+    "FROM messages AS m JOIN bodies AS b ON b.id = m.id WHERE m.tenant = ? AND m.id < ? AND m.id >= ? "
+    "{filters} ORDER BY m.id DESC LIMIT ?"
+)
+
+SELECT_EVENTS_AFTER: Final = """
+SELECT position, events FROM events WHERE tenant = ?1 AND position > ?2 AND position <= ?3 ORDER BY position LIMIT ?4
+"""
+
+# Two look-ups at the ends; asked for together, SQLite would read the whole table.
+SELECT_EVENT_BOUNDS: Final = """
+SELECT coalesce((SELECT min(position) FROM events), 0), coalesce((SELECT max(position) FROM events), 0)
+"""
+
+SELECT_OLDEST_EVENT: Final = "SELECT at_us FROM events ORDER BY position LIMIT 1"
+
+# Rows come in by time, so only the oldest few are looked at. The newest row always stays, so that positions never
+# start over.
+DELETE_EVENTS: Final = """
+DELETE FROM events WHERE position IN (
+  SELECT position FROM (SELECT position, at_us FROM events ORDER BY position LIMIT ?2)
+  WHERE at_us < ?1 AND position < (SELECT max(position) FROM events))
+"""
+
+DELETE_WEBHOOK_EVENTS: Final = """
+DELETE FROM webhook_events WHERE position IN (
+  SELECT position FROM (SELECT position, received_us FROM webhook_events ORDER BY position LIMIT ?2)
+  WHERE received_us < ?1)
+"""
+
+DELETE_EARLY_RECEIPTS: Final = """
+DELETE FROM early_receipts WHERE position IN (
+  SELECT position FROM (SELECT position, received_us FROM early_receipts ORDER BY position LIMIT ?2)
+  WHERE received_us < ?1)
+"""
+
+# Request ids whose message is older than the retention: found through the time-ordered ids, not by a scan.
+SELECT_REQUEST_IDS_TO_PRUNE: Final = """
+SELECT b.id, m.tenant, b.record FROM bodies AS b JOIN messages AS m ON m.id = b.id
+WHERE b.id > ?1 AND b.id < ?2 ORDER BY b.id LIMIT ?3
+"""
+
+DELETE_REQUEST_ID: Final = "DELETE FROM request_ids WHERE tenant = ? AND request_id = ? AND id = ?"
+
+UPSERT_FACT: Final = """
+INSERT INTO facts (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value
+"""
+
+COUNT_BY_STATE: Final = "SELECT state, count(*) FROM messages WHERE state < 16 GROUP BY state"

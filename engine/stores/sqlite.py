@@ -1,0 +1,407 @@
+"""The embedded store's part of each stage: functions of the writer's connection, each run inside one group transaction.
+
+It decides nothing about a message: the core's rows come in, its changes go out. Python loops only over what is rare
+(a gate that closed, a duplicate webhook), never over the messages of a batch.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from engine import _core
+from engine.errors import NotReady, Verdict
+from engine.stores import sql
+from engine.stores.connection import Connection, Fault, classify
+
+# A chunk of recovery: 5,000 rows with bodies are some 2 MiB.
+RECOVER_ROWS: Final = 5000
+OPT_OUT_API: Final = 1
+OPT_OUT_KEYWORD: Final = 2
+OPT_OUT_PROVIDER: Final = 3
+CONSENT_OPT_OUT: Final = 1
+CONSENT_EFFECTIVE: Final = 2
+CONSENT_OPT_IN: Final = 3
+CONSENT_REPEATED: Final = 4
+
+
+@dataclass(slots=True)
+class Written:
+    """What a settled batch of facts left for memory to follow."""
+
+    settlement: _core.Settlement
+    load: list[tuple[Any, ...]] = field(default_factory=list)
+    """Rows to load into the scheduler."""
+    opt_outs: list[tuple[int, int]] = field(default_factory=list)
+    """(tenant, recipient) newly opted out."""
+
+
+def _ids(ids: Iterable[int]) -> str:
+    return orjson.dumps(list(ids)).decode()
+
+
+def _insert_events(connection: Connection, rows: Sequence[tuple[int, bytes]], now_us: int) -> None:
+    connection.executemany(sql.INSERT_EVENTS, [(tenant, now_us, events) for tenant, events in rows])
+
+
+def append(connection: Connection, admission: _core.Admission, now_us: int) -> None:
+    """Store what was admitted; request ids that came before are resolved in the same transaction.
+
+    A data error refuses the one message at fault, found by bisection, and stores the others.
+    """
+    if admission.refused_lookups():
+        # Something was refused for a reason that may have come after its first try was stored: ask first.
+        _resolve(connection, admission)
+    request_rows = admission.request_rows()
+    if request_rows:
+        connection.execute("SAVEPOINT request_ids")
+        try:
+            connection.executemany(sql.INSERT_REQUEST_ID, request_rows)
+        except Exception as error:
+            if classify(error) is not Fault.DATA:
+                raise
+            connection.execute("ROLLBACK TO request_ids")
+            _resolve(connection, admission)
+            connection.executemany(sql.INSERT_REQUEST_ID, admission.request_rows())
+        connection.execute("RELEASE request_ids")
+    if admission.accepted:
+        _insert_messages(connection, admission, 0, admission.accepted)
+        _insert_events(connection, admission.event_rows(), now_us)
+
+
+def _resolve(connection: Connection, admission: _core.Admission) -> None:
+    asked = orjson.dumps(admission.lookups()).decode()
+    admission.resolve(connection.execute(sql.SELECT_REQUEST_IDS, (asked,)).fetchall())
+
+
+def _insert_messages(connection: Connection, admission: _core.Admission, start: int, end: int) -> None:
+    connection.execute("SAVEPOINT messages")
+    try:
+        connection.executemany(sql.INSERT_MESSAGE, admission.message_rows(start, end))
+        connection.executemany(sql.INSERT_BODY, admission.body_rows(start, end))
+    except Exception as error:
+        if classify(error) is not Fault.DATA:
+            raise
+        connection.execute("ROLLBACK TO messages")
+        if end - start == 1:
+            admission.refuse(start, int(Verdict.INTERNAL), "the store refused this message")
+        else:
+            middle = (start + end) // 2
+            # The later half first: refusing in it leaves the earlier positions as they are.
+            _insert_messages(connection, admission, middle, end)
+            _insert_messages(connection, admission, start, middle)
+    connection.execute("RELEASE messages")
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What an attempt is written down with."""
+
+    now_us: int
+    epoch: int
+    provider: int
+    recipe: int
+    send_us: int
+    """How long the whole send may take; the row is due for recovery after it."""
+
+
+def intend(
+    connection: Connection,
+    dispatch: _core.Dispatch,
+    intent: Intent,
+    ledgers: list[tuple[int, int, int, int]],
+    settler: _core.Settler,
+    registry: _core.Registry,
+    seed: int,
+) -> Written | None:
+    """Write down the attempts of a batch before a byte of them leaves; what the guard refuses leaves the batch here.
+
+    Returns what became of the refused ones, or None when all were granted.
+    """
+    owner = connection.execute(sql.SELECT_FACT, ("epoch",)).fetchone()
+    if owner is None or owner[0] != intent.epoch:
+        message = "the store has another owner; no attempt is written down"
+        raise NotReady(message)
+    rows = dispatch.intent_rows(intent.now_us, intent.epoch, intent.provider, intent.recipe, intent.send_us)
+    granted = connection.executemany(sql.UPDATE_INTENT, rows).rowcount
+    connection.executemany(sql.UPSERT_LEDGER, ledgers)
+    written = None
+    if granted != len(rows):
+        asked = _ids(dispatch.ids())
+        intended = {row[0] for row in connection.execute(sql.SELECT_INTENDED, (asked, intent.now_us, intent.epoch))}
+        refused = [identity for identity in dispatch.ids() if identity not in intended]
+        dispatch.drop(refused)
+        gates = connection.execute(sql.SELECT_CLOSED_GATES, (_ids(refused), intent.now_us)).fetchall()
+        facts = _core.Facts.gates([gate for gate in gates if gate[1] != 0])
+        written = settle(connection, facts, settler, registry, intent.now_us, seed)
+        # Queued still (paused meanwhile, or moved on): back into the scheduler as the row stands now.
+        again = [identity for identity, gate in gates if gate == 0]
+        written.load += connection.execute(sql.SELECT_HELD, (_ids(again),)).fetchall()
+    _insert_events(connection, dispatch.event_rows(registry, intent.now_us), intent.now_us)
+    return written
+
+
+def settle(
+    connection: Connection,
+    facts: _core.Facts,
+    settler: _core.Settler,
+    registry: _core.Registry,
+    now_us: int,
+    seed: int,
+    *,
+    provider: int = 0,
+    early_kept: bool = True,
+) -> Written:
+    """Read the rows that `facts` concern, let the core decide, write what it decided: one guarded write a row.
+
+    `early_kept` False says that no receipt waits for its attempt, so none is looked for.
+    """
+    asked = _ids(facts.ids())
+    rows = connection.execute(sql.SELECT_ROWS, (asked,)).fetchall()
+    early: list[tuple[int, bytes]] = []
+    if early_kept:
+        early = _join_early(connection, facts, asked, provider)
+    settlement = settler.settle(rows, facts, early, registry, now_us, seed)
+    return _write(connection, settlement, registry, now_us, provider)
+
+
+def _join_early(connection: Connection, facts: _core.Facts, asked: str, provider: int) -> list[tuple[int, bytes]]:
+    early = [(message, fact) for message, fact in connection.execute(sql.SELECT_EARLY, (asked,))]
+    ids_of = {provider_id: message for message, provider_id in facts.provider_ids()}
+    if ids_of:
+        wanted = orjson.dumps(list(ids_of)).decode()
+        found = connection.execute(sql.SELECT_EARLY_BY_PROVIDER_ID, (provider, wanted)).fetchall()
+        early += [(ids_of[provider_id], fact) for _, provider_id, fact in found]
+        connection.execute(sql.DELETE_EARLY_POSITIONS, (_ids(row[0] for row in found),))
+    return early
+
+
+def _write(
+    connection: Connection, settlement: _core.Settlement, registry: _core.Registry, now_us: int, provider: int
+) -> Written:
+    updates = settlement.update_rows()
+    if updates and connection.executemany(sql.UPDATE_MESSAGE, updates).rowcount != len(updates):
+        message = "a row moved inside the transaction that had read it"
+        raise RuntimeError(message)
+    quiet = settlement.quiet_rows()
+    if quiet:
+        connection.executemany(sql.UPDATE_QUIET, quiet)
+    written = Written(settlement)
+    opt_outs = settlement.opt_outs()
+    events = settlement.event_rows(registry)
+    for tenant, recipient, code in opt_outs:
+        if _insert_opt_out(connection, tenant, recipient, OPT_OUT_PROVIDER, now_us, now_us, f"provider code {code}"):
+            written.opt_outs.append((tenant, recipient))
+            events.append((tenant, _core.consent_event("OPT_OUT", recipient, now_us)))
+    _insert_events(connection, events, now_us)
+    keep = settlement.keep_rows()
+    if keep:
+        connection.executemany(
+            sql.INSERT_EARLY, [(message, provider, provider_id, now_us, fact) for message, provider_id, fact in keep]
+        )
+    joined = settlement.joined()
+    if joined:
+        connection.execute(sql.DELETE_EARLY, (_ids(joined),))
+    learned = settlement.learned()
+    if learned:
+        connection.executemany(sql.UPSERT_CARRIER, [(recipient, carrier, now_us) for recipient, carrier in learned])
+    requeue = settlement.requeue()
+    if requeue:
+        written.load = connection.execute(sql.SELECT_HELD, (_ids(requeue),)).fetchall()
+    return written
+
+
+def _insert_opt_out(
+    connection: Connection, tenant: int, recipient: int, source: int, now_us: int, occurred_us: int, evidence: str
+) -> bool:
+    new = connection.execute(sql.INSERT_OPT_OUT, (tenant, recipient, source, now_us, evidence)).rowcount == 1
+    log = (tenant, recipient, CONSENT_OPT_OUT, source, now_us, occurred_us, evidence)
+    if new:
+        connection.execute(sql.INSERT_CONSENT_LOG, log)
+    return new
+
+
+def add_opt_out(
+    connection: Connection, tenant: int, recipient: int, source: int, now_us: int, evidence: str
+) -> tuple[int, int, bool]:
+    """Forbid a recipient; returns (source, since, whether it is new). Effective only after the barrier."""
+    new = _insert_opt_out(connection, tenant, recipient, source, now_us, now_us, evidence)
+    if new:
+        _insert_events(connection, [(tenant, _core.consent_event("OPT_OUT", recipient, now_us))], now_us)
+    found, since = connection.execute(sql.SELECT_OPT_OUT, (tenant, recipient)).fetchone()
+    return found, since, new
+
+
+def mark_effective(connection: Connection, pairs: Sequence[tuple[int, int]], now_us: int) -> None:
+    """Say that from here on nothing to these (tenant, recipient) starts or is on the wire."""
+    for tenant, recipient in pairs:
+        log = (tenant, recipient, CONSENT_EFFECTIVE, 0, now_us, now_us, "")
+        connection.execute(sql.INSERT_CONSENT_LOG, log)
+        _insert_events(connection, [(tenant, _core.consent_event("OPT_OUT_EFFECTIVE", recipient, now_us))], now_us)
+
+
+def remove_opt_out(
+    connection: Connection, tenant: int, recipient: int, source: int, now_us: int, occurred_us: int
+) -> bool:
+    """Lift an opt-out; a START that happened before the last STOP lifts nothing. False when nothing was lifted."""
+    if source == OPT_OUT_KEYWORD:
+        last = connection.execute(sql.SELECT_LAST_OPT_OUT_OCCURRED, (tenant, recipient)).fetchone()[0]
+        if last is not None and occurred_us <= last:
+            return False
+    if connection.execute(sql.DELETE_OPT_OUT, (tenant, recipient)).rowcount == 0:
+        return False
+    log = (tenant, recipient, CONSENT_OPT_IN, source, now_us, occurred_us, "")
+    connection.execute(sql.INSERT_CONSENT_LOG, log)
+    _insert_events(connection, [(tenant, _core.consent_event("OPT_IN", recipient, now_us))], now_us)
+    return True
+
+
+@dataclass(slots=True)
+class Received:
+    """What a batch of webhooks left for memory to follow."""
+
+    written: Written | None = None
+    duplicates: int = 0
+    kept_early: int = 0
+    opt_outs: list[tuple[int, int]] = field(default_factory=list)
+    opt_ins: list[tuple[int, int]] = field(default_factory=list)
+    inbound: int = 0
+
+
+def receive(
+    connection: Connection,
+    webhooks: _core.Webhooks,
+    bodies: Sequence[bytes],
+    provider: int,
+    settler: _core.Settler,
+    registry: _core.Registry,
+    mint: _core.Admitter,
+    now_us: int,
+    seed: int,
+) -> Received:
+    """Store webhooks of good standing: deduplicate, settle receipts, keep early ones, store inbound messages."""
+    fresh = _fresh(connection, webhooks, provider, now_us)
+    received = Received(duplicates=len(webhooks.good()) - len(fresh))
+    if not fresh:
+        return received
+    wanted = webhooks.provider_only(fresh)
+    resolved: dict[int, int] = {}
+    if wanted:
+        asked = orjson.dumps([provider_id for _, provider_id in wanted]).decode()
+        found = dict(connection.execute(sql.SELECT_BY_PROVIDER_ID, (asked,)).fetchall())
+        resolved = {index: found[provider_id] for index, provider_id in wanted if provider_id in found}
+        early = webhooks.early_rows([index for index, _ in wanted if index not in resolved])
+        connection.executemany(
+            sql.INSERT_EARLY, [(0, provider, provider_id, now_us, fact) for provider_id, fact in early]
+        )
+        received.kept_early = len(early)
+    facts = webhooks.facts(fresh, resolved)
+    if len(facts):
+        received.written = settle(connection, facts, settler, registry, now_us, seed, provider=provider)
+        received.kept_early += len(received.written.settlement.keep_rows())
+    for index, event_id in webhooks.others(fresh):
+        connection.execute(sql.INSERT_UNKNOWN_WEBHOOK, (provider, event_id, now_us, bodies[index]))
+    for inbound in webhooks.inbounds(fresh, registry):
+        _store_inbound(connection, inbound, mint.mint(now_us), provider, now_us, received)
+    return received
+
+
+def _fresh(connection: Connection, webhooks: _core.Webhooks, provider: int, now_us: int) -> list[int]:
+    good = webhooks.good()
+    rows = [(provider, event_id, now_us) for event_id in webhooks.event_ids(good)]
+    connection.execute("SAVEPOINT webhook_events")
+    fresh = good
+    try:
+        connection.executemany(sql.INSERT_WEBHOOK_EVENT, rows)
+    except Exception as error:
+        if classify(error) is not Fault.DATA:
+            raise
+        connection.execute("ROLLBACK TO webhook_events")
+        # Duplicates are rare: only then is each row asked alone.
+        statement = sql.INSERT_WEBHOOK_EVENT + " ON CONFLICT (provider, event_id) DO NOTHING"
+        fresh = [
+            index for index, row in zip(good, rows, strict=True) if connection.execute(statement, row).rowcount == 1
+        ]
+    connection.execute("RELEASE webhook_events")
+    return fresh
+
+
+def _store_inbound(
+    connection: Connection,
+    inbound: _core.Inbound,
+    identity: int,
+    provider: int,
+    now_us: int,
+    received: Received,
+) -> None:
+    row = (identity, inbound.tenant, inbound.sender, inbound.recipient, now_us, provider, inbound.provider_id)
+    connection.execute(sql.INSERT_INBOUND, (*row, inbound.record))
+    received.inbound += 1
+    if inbound.tenant == 0:
+        return  # to a number of nobody: kept, told to nobody
+    _insert_events(connection, [(inbound.tenant, inbound.event(identity, now_us))], now_us)
+    occurred_us = inbound.occurred_us or now_us
+    if inbound.keyword == "STOP":
+        new = _insert_opt_out(
+            connection, inbound.tenant, inbound.sender, OPT_OUT_KEYWORD, now_us, occurred_us, inbound.provider_id
+        )
+        if new:
+            event = _core.consent_event("OPT_OUT", inbound.sender, now_us)
+            _insert_events(connection, [(inbound.tenant, event)], now_us)
+            received.opt_outs.append((inbound.tenant, inbound.sender))
+        else:
+            # Already out: remember the later STOP, so that a START from before it lifts nothing.
+            log = (inbound.tenant, inbound.sender, CONSENT_REPEATED, OPT_OUT_KEYWORD, now_us, occurred_us, "")
+            connection.execute(sql.INSERT_CONSENT_LOG, log)
+    elif inbound.keyword == "START" and remove_opt_out(
+        connection, inbound.tenant, inbound.sender, OPT_OUT_KEYWORD, now_us, occurred_us
+    ):
+        received.opt_ins.append((inbound.tenant, inbound.sender))
+
+
+def recipe_key(connection: Connection, provider: int, callback_base: str, mac_key: str, renderer: int) -> int:
+    """The key of the recipe with these parts, made if there was none."""
+    key: int = connection.execute(sql.INSERT_RECIPE, (provider, callback_base, mac_key, renderer)).fetchone()[0]
+    return key
+
+
+def raise_epoch(connection: Connection) -> int:
+    """The epoch of this owner: higher than any before."""
+    epoch: int = connection.execute(sql.RAISE_EPOCH).fetchone()[0]
+    connection.execute(sql.SETTLE_LEDGERS)
+    return epoch
+
+
+def write_ledgers(connection: Connection, rows: Sequence[tuple[int, int, int, int]]) -> None:
+    """Store (quota, day, spent, reserved) as they stand in memory."""
+    connection.executemany(sql.UPSERT_LEDGER, rows)
+
+
+def hasten_lookups(connection: Connection, from_us: int, spread_us: int) -> int:
+    """Bring the look-ups of taken messages forward to `from_us` on, one each `spread_us`; returns how many wait."""
+    hastened: int = connection.execute(sql.HASTEN_LOOKUPS, (from_us, spread_us)).rowcount
+    return hastened
+
+
+def last_id(connection: Connection) -> int:
+    """The highest id in use; 0 in an empty store."""
+    identity: int = connection.execute(sql.SELECT_LAST_ID).fetchone()[0]
+    return identity
+
+
+def in_state(connection: Connection, state: int) -> list[int]:
+    """Ids of all messages in a non-terminal state."""
+    return [row[0] for row in connection.execute(sql.SELECT_IN_STATE, (state,))]
+
+
+def held(connection: Connection, ids: Sequence[int]) -> list[tuple[Any, ...]]:
+    """Waiting messages among these ids, with their bodies, as `SELECT_HELD` gives them."""
+    return connection.execute(sql.SELECT_HELD, (_ids(ids),)).fetchall()
+
+
+def due(connection: Connection, states: Sequence[int], now_us: int, rows_max: int) -> list[int]:
+    """Ids of messages whose timer ran out, earliest first within a state."""
+    return [
+        row[0] for state in states for row in connection.execute(sql.SELECT_DUE, (state, now_us, rows_max)).fetchall()
+    ]
