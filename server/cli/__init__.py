@@ -1,0 +1,7 @@
+"""The command line, one file for each group of commands."""
+
+import os
+
+# Read by gRPC when it is first imported: what matters of a connection comes as an exception, and its notes about peers
+# that restart would stand between our lines.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

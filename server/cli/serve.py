@@ -1,0 +1,51 @@
+"""`longwave serve`: the engine in the foreground, until SIGTERM or Ctrl-C.
+
+It prepares the store (bootstrap on a terminal, migration with a backup) and hands over to `server.app`.
+"""
+
+import sys
+
+import typer
+
+from engine.clock import Clock
+from engine.config import Settings, load_settings
+from engine.stores import migrate as schema
+from server import app
+from server.cli import output, store
+from server.cli.failure import usage
+
+
+def serve() -> None:
+    """Run the engine until SIGTERM or Ctrl-C.
+
+    Settings come from the environment: `longwave config` lists them, `longwave doctor` checks them.
+    """
+    settings = load_settings()
+    prepare(settings)
+    try:
+        code = app.run(settings, announce=output.say)
+    except OSError as error:
+        raise usage(
+            f"{error.strerror or error}\n"
+            "if an address is in use, stop what uses it or set another one: `longwave doctor` says which"
+        ) from None
+    raise typer.Exit(code)
+
+
+def prepare(settings: Settings) -> None:
+    """Make sure that there is a store with a key and the schema of this version.
+
+    Raises CliFailure for a store without keys where nobody would read a new one, StoreTooNew, StoreLocked.
+    """
+    path = settings.store_file
+    with store.explained(path):
+        if not store.exists(path) or not store.has_keys(path):
+            if not (sys.stdin.isatty() and sys.stdout.isatty()):
+                raise usage(
+                    f"the store {path} is empty: run `longwave bootstrap` first, which makes it and prints an admin key"
+                )
+            made = store.make_store(settings)
+            if made is not None:
+                store.announce(made)
+        elif store.missing(path):
+            schema.migrate_store(path, now_us=Clock().now_us(), progress=output.say)

@@ -1,0 +1,162 @@
+"""`longwave bootstrap` and `longwave migrate`: make the embedded store and its first key, bring its schema up to date.
+
+It works on a store that nothing serves: both take the store's lock. Serving is `serve.py`'s.
+
+Invariants: a key is committed before it is shown, and shown once; a secret file is made only for a store without keys.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from engine.clock import Clock
+from engine.config import Settings, load_settings
+from engine.registry.api_keys import create_api_key, has_any_key, has_live_admin
+from engine.registry.records import Role
+from engine.secrets import open_secrets
+from engine.stores import migrate as schema
+from engine.stores.connection import Connection, StoreLock, engine_over, open_reader, open_writer
+from server.cli import output
+from server.cli.failure import EXIT_FAILED, CliFailure, usage
+from server.cli.output import Json
+
+HOW_TO_ADD_A_KEY: Final = "to make another: set LONGWAVE_API_KEY to an admin key and run `longwave key create --admin`"
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrapped:
+    """What `bootstrap` made."""
+
+    key: str
+    """The admin key: a secret, shown once."""
+    store: Path
+    secret_file: Path
+
+
+def exists(path: Path) -> bool:
+    """Whether a store is there; an empty file is none."""
+    return path.exists() and path.stat().st_size > 0
+
+
+def has_keys(path: Path) -> bool:
+    """Whether an existing store holds any API key; one without its schema holds none. Raises StoreTooNew."""
+    connection = open_reader(path)
+    try:
+        if schema.current(connection) is None:
+            return False
+        with engine_over(connection).begin() as control:
+            return has_any_key(control)
+    finally:
+        connection.close()
+
+
+def make_store(settings: Settings) -> Bootstrapped | None:
+    """Make or complete the store, its secret file and one admin key; None when an admin key works already.
+
+    Raises ConfigError, StoreLocked, StoreTooNew and OSError.
+    """
+    path = settings.store_file
+    now_us = Clock().now_us()
+    with _held(path) as connection:
+        schema.migrate(connection, path, now_us=now_us)
+        with engine_over(connection).begin() as control:
+            if has_live_admin(control, now_us=now_us):
+                return None
+            secrets = open_secrets(settings.secrets_path, create=not has_any_key(control), now_us=now_us)
+            _, token = create_api_key(
+                control,
+                secrets,
+                role=Role.ADMIN,
+                tenant=None,
+                display_name="made by longwave bootstrap",
+                expire_us=None,
+                now_us=now_us,
+            )
+    return Bootstrapped(token.text, path, settings.secrets_path)
+
+
+def announce(made: Bootstrapped, *, as_json: bool = False) -> None:
+    """Show the key; nothing shows it again."""
+    if as_json:
+        output.json_line({"api_key": made.key, "store": str(made.store), "secret_file": str(made.secret_file)})
+        return
+    output.say(f"made {made.store} and {made.secret_file}: back both up together, neither is of use alone")
+    output.line(f"export LONGWAVE_API_KEY={made.key}")
+    output.say("This is an admin key, and the only time it is shown: keep it where secrets are kept.")
+
+
+def bootstrap(*, as_json: Json = False) -> None:
+    """Make the store, its secret file and one admin key, which is printed once."""
+    settings = load_settings()
+    with explained(settings.store_file):
+        made = make_store(settings)
+    if made is None:
+        raise CliFailure(f"{settings.store_file} has an admin key already, shown when it was made\n{HOW_TO_ADD_A_KEY}")
+    announce(made, as_json=as_json)
+
+
+def migrate(
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what is missing; exit code 1 when anything is.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring the store's schema up to date, with a backup first; a newer store is refused."""
+    path = load_settings().store_file
+    if not exists(path):
+        raise usage(f"there is no store at {path}\nmake one with `longwave bootstrap`, or set LONGWAVE_STORE_URL")
+    with explained(path):
+        if check:
+            absent = missing(path)
+            _report({"missing": list(absent)}, f"missing: {', '.join(absent) or 'nothing'}", as_json=as_json)
+            if absent:
+                raise typer.Exit(EXIT_FAILED)
+            return
+        applied = schema.migrate_store(path, now_us=Clock().now_us(), progress=output.say)
+    _report({"applied": applied}, f"applied: {', '.join(applied) or 'nothing'}", as_json=as_json)
+
+
+def missing(path: Path) -> tuple[str, ...]:
+    """Revisions that an existing store lacks. Raises StoreTooNew."""
+    connection = open_reader(path)
+    try:
+        return schema.missing(connection)
+    finally:
+        connection.close()
+
+
+def _report(values: dict[str, list[str]], text: str, *, as_json: bool) -> None:
+    if as_json:
+        output.json_line(values)
+    else:
+        output.line(text)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[Connection]:
+    lock = StoreLock(path)
+    try:
+        connection = open_writer(path)
+        try:
+            yield connection
+        finally:
+            connection.close()
+    finally:
+        lock.release()
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the file system says about the store's place into a failure with advice."""
+    try:
+        yield
+    except OSError as error:
+        raise usage(
+            f"{error.filename or path}: {error.strerror}\n"
+            "set LONGWAVE_STORE_URL to a file in a folder that this user may write"
+        ) from None

@@ -1,0 +1,221 @@
+"""The receipts edge: takes carriers' webhooks by HTTP/1.1, hands them over in batches, answers after they are stored.
+
+It checks no signature and reads no body: `handle` does, off the loop, and gives a status for each item.
+
+Invariants:
+
+- 200 leaves only after `handle` returned it for that very item; whatever goes wrong there is 503: the carrier retries.
+- Bounded: connections, requests in flight, and the bodies of all of them together.
+- What a batch holds is given back when its handling ends, not when its answers leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter as Tally
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from server.webhook_connection import ROUTE, TELNYX_HEADERS, Connection, Inbound, SignatureHeaders, Slot, WebhookLimits
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from engine.metrics import Metrics
+
+__all__ = ["TELNYX_HEADERS", "Inbound", "SignatureHeaders", "WebhookLimits", "WebhookServer"]
+
+_log = structlog.stdlib.get_logger(__name__)
+
+_HANDLED: Final = frozenset({200, 400, 401, 503})
+# What `longwave_receipts_total` counts each status as; 400 is garbage.
+_RESULTS: Final = {200: "stored", 401: "bad_signature", 503: "not_stored"}
+
+
+class WebhookServer:
+    """Listens on the one address that is exposed to the internet. All methods belong to the loop's thread."""
+
+    def __init__(
+        self,
+        handle: Callable[[list[Inbound]], Coroutine[Any, Any, list[int]]],
+        providers: Mapping[str, SignatureHeaders],
+        metrics: Metrics,
+        *,
+        limits: WebhookLimits | None = None,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        """Prepare; `handle` gives 200 (stored or seen before), 400, 401 or 503 for each item, in order."""
+        self.limits: Final = limits or WebhookLimits()
+        self.metrics: Final = metrics
+        self.providers: Final = {name.encode("ascii"): (name, headers) for name, headers in providers.items()}
+        self.watched: Final = frozenset(
+            {b"host", b"content-length", b"expect"} | {name for headers in providers.values() for name in headers}
+        )
+        self.now_us: Final = now_us
+        self.draining = False
+        self.held_bytes = 0  # written by connections and by `_hand_over`, all on the loop
+        self._handle = handle
+        self._connections: set[Connection] = set()
+        self._batch: list[tuple[Inbound, Slot]] = []
+        self._batch_timer: asyncio.TimerHandle | None = None
+        self._handling: set[asyncio.Task[None]] = set()
+        self._works: set[asyncio.Task[list[int]]] = set()  # keeps what outlives its answer from being collected
+        self._in_flight = 0
+        self._server: asyncio.Server | None = None
+        self._tick: asyncio.TimerHandle | None = None
+        self._empty: asyncio.Event = asyncio.Event()
+
+    @property
+    def port(self) -> int:
+        """The port in use; raises RuntimeError before `start`."""
+        if self._server is None:
+            raise RuntimeError("not started")
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return len(self._connections)
+
+    async def start(self, host: str, port: int, *, ssl_context: ssl.SSLContext | None = None) -> None:
+        """Listen. Raises OSError with the address in its text when the address cannot be used."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._server = await self._loop.create_server(
+                lambda: Connection(self),
+                host,
+                port,
+                backlog=self.limits.backlog,
+                ssl=ssl_context,
+                ssl_handshake_timeout=self.limits.head_s if ssl_context else None,
+            )
+        except OSError as error:
+            message = (
+                f"cannot listen for webhooks on {host}:{port}: {error.strerror or error} (LONGWAVE_WEBHOOK_ADDRESS)"
+            )
+            raise OSError(error.errno, message) from error
+        self._start_tick()
+
+    async def drain(self, grace_s: float) -> int:
+        """Stop accepting, answer what is in, close. Returns how many connections had to be cut after `grace_s`."""
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self._connections):
+            connection.close_if_idle()
+        if self._connections:
+            self._empty.clear()
+            try:
+                async with asyncio.timeout(grace_s):
+                    await self._empty.wait()
+            except TimeoutError:
+                _log.warning("webhooks.connections_cut", connections=len(self._connections))
+        cut = len(self._connections)
+        for connection in tuple(self._connections):
+            connection.abort()
+        if self._batch:
+            self._hand_over()
+        if self._handling:  # each ends within handle_s
+            await asyncio.wait(self._handling)
+        if self._tick is not None:
+            self._tick.cancel()
+        return cut
+
+    # Called by connections.
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection in; False when there are too many."""
+        if self.draining or len(self._connections) >= self.limits.connections_max:
+            return False
+        self._connections.add(connection)
+        return True
+
+    def leave(self, connection: Connection) -> None:
+        """Count a connection out."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    def enqueue(self, inbound: Inbound, slot: Slot) -> bool:
+        """Put one request into the next batch; False when too many are in flight."""
+        if self._in_flight >= self.limits.in_flight_max:
+            return False
+        self._in_flight += 1
+        self._batch.append((inbound, slot))
+        if len(self._batch) >= self.limits.batch_max:
+            self._hand_over()
+        elif self._batch_timer is None:
+            self._batch_timer = self._loop.call_later(self.limits.batch_wait_s, self._hand_over)
+        return True
+
+    def count(self, provider: str, result: str) -> None:
+        """Count one request that never reached `handle`."""
+        self.metrics.receipts.labels(provider, result).inc()
+
+    def _hand_over(self) -> None:
+        if self._batch_timer is not None:
+            self._batch_timer.cancel()
+            self._batch_timer = None
+        batch, self._batch = self._batch, []
+        if batch:
+            task = self._loop.create_task(self._answer(batch))
+            self._handling.add(task)
+            task.add_done_callback(self._handling.discard)
+
+    async def _answer(self, batch: list[tuple[Inbound, Slot]]) -> None:
+        work = self._loop.create_task(self._handle([inbound for inbound, _ in batch]))
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
+        work.add_done_callback(lambda _: self._settle(batch))
+        done, _ = await asyncio.wait([work], timeout=self.limits.handle_s)
+        statuses = [503] * len(batch)
+        if not done:
+            _log.error("webhooks.handle_late", messages=len(batch), wait_s=self.limits.handle_s)
+            work.add_done_callback(_see_failure)
+        elif work.cancelled() or (error := work.exception()) is not None:
+            _log.error("webhooks.handle_failed", messages=len(batch), exc_info=None if work.cancelled() else error)
+        elif len(given := work.result()) == len(batch) and _HANDLED.issuperset(given):
+            statuses = given
+        else:
+            _log.error("webhooks.handle_wrong_statuses", messages=len(batch))
+        self._count(batch, statuses)
+        connections = set()
+        for (_, slot), status in zip(batch, statuses, strict=True):
+            slot.status = status
+            connections.add(slot.connection)
+        for connection in connections:
+            connection.flush()
+
+    def _settle(self, batch: list[tuple[Inbound, Slot]]) -> None:
+        """Give back what a batch held, when its handling ended, not when its answers left."""
+        self._in_flight -= len(batch)
+        self.held_bytes -= sum(len(inbound.body) for inbound, _ in batch)
+
+    def _count(self, batch: list[tuple[Inbound, Slot]], statuses: list[int]) -> None:
+        now_us = self.now_us()
+        seconds = self.metrics.http_request_seconds.labels("POST", ROUTE)
+        for inbound, _ in batch:
+            seconds.observe((now_us - inbound.received_us) / 1_000_000)
+        for status, requests in Tally(statuses).items():
+            self.metrics.http_requests.labels("POST", ROUTE, str(status)).inc(requests)
+        providers = [inbound.provider for inbound, _ in batch]
+        for (provider, status), requests in Tally(zip(providers, statuses, strict=True)).items():
+            self.metrics.receipts.labels(provider, _RESULTS.get(status, "garbage")).inc(requests)
+
+    def _start_tick(self) -> None:
+        self._tick = self._loop.call_later(self.limits.tick_s, self._on_tick)
+
+    def _on_tick(self) -> None:
+        """Expire by one pass: 1024 connections at 4 passes a second."""
+        now_s = self._loop.time()
+        for connection in tuple(self._connections):
+            connection.expire(now_s)
+        self._start_tick()
+
+
+def _see_failure(work: asyncio.Future[list[int]]) -> None:
+    if not work.cancelled() and (error := work.exception()) is not None:
+        _log.error("webhooks.handle_failed_late", exc_info=error)
