@@ -1,0 +1,1 @@
+"""Load generation and the simulated carrier; the engine never imports it."""

@@ -1,0 +1,167 @@
+"""Runs the benchmarks: `python -m loadtest.benchmarks [--quick]`, from the root of a checkout.
+
+Each run takes every measurement once, each beside its ceiling, and ends what it started before the next begins. Nothing
+leaves this machine. A core that was not built for release is refused.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from loadtest.benchmarks import (
+    accept_batches,
+    accept_sdk,
+    accept_unary,
+    core_speed,
+    delivery,
+    machine,
+    report,
+    restart,
+    urgent,
+)
+from loadtest.benchmarks.children import BenchmarkError
+from loadtest.benchmarks.figures import Sheet
+from loadtest.benchmarks.plan import Plan
+
+Measure = Callable[[Plan, Path, Sheet], None]
+
+CORE: Final = "core"
+# In this order; the engine is new for each of them.
+MEASUREMENTS: Final[dict[str, tuple[str, Measure]]] = {
+    "accept-batches": (accept_batches.METHOD, accept_batches.measure),
+    "accept-unary": (accept_unary.METHOD, accept_unary.measure),
+    "accept-sdk": (accept_sdk.METHOD, accept_sdk.measure),
+    "delivery": (delivery.METHOD, delivery.measure),
+    "urgent": (urgent.METHOD, urgent.measure),
+    "restart": (restart.METHOD, restart.measure),
+    CORE: (core_speed.METHOD, core_speed.measure),
+}
+RESULTS: Final = Path("loadtest/results")
+# Ignored by version control; a folder in the system's temporary place may be memory, where an fsync proves nothing.
+SCRATCH: Final = Path("var")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write; returns the exit code: 0 measured, 1 something failed, 2 cannot be measured here."""
+    options = _options(arguments)
+    plan = _plan(options)
+    # Building the core's examples takes minutes, once; quick is to stay quick.
+    chosen = options.only or [name for name in MEASUREMENTS if not (options.quick and name == CORE)]
+    root = Path.cwd()
+    try:
+        _check(plan, root)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.folder) as scratch:
+            done = _measure(plan, chosen, root, Path(scratch), command(plan, chosen, quick=options.quick))
+    except BenchmarkError as error:
+        _say(f"benchmarks: {error}")
+        return 2
+    except (OSError, ValueError, subprocess.TimeoutExpired, ExceptionGroup) as error:
+        _say(f"benchmarks: {type(error).__name__}: {error}")
+        return 1
+    sys.stdout.write("\n".join(report.table(done.figures)) + "\n")
+    results = options.results or (None if options.quick else RESULTS)
+    if results is not None:
+        _say(f"written: {report.write(done, results, options.machine or machine_name(done)).name}")
+    return 0
+
+
+def machine_name(done: report.Report) -> str:
+    """A name that tells a machine's kind, never which one it is."""
+    return f"{done.hardware['cores']}-core"
+
+
+def _measure(plan: Plan, chosen: Sequence[str], root: Path, scratch: Path, again: str) -> report.Report:
+    if CORE in chosen:
+        _say("building the core's examples")
+        core_speed.build(root)
+    began, load_before, sheet = datetime.now(UTC), machine.load_average(), Sheet()
+    hardware, source = machine.hardware(scratch), machine.source(root)
+    if hardware["file_system"] in machine.VOLATILE:
+        raise BenchmarkError(f"the scratch folder is on {hardware['file_system']}: give --folder one on a real disk")
+    for run in range(1, plan.runs + 1):
+        # Every other run backwards, so that what comes late in a run does not always come late.
+        for name in chosen if run % 2 else reversed(chosen):
+            _say(f"run {run} of {plan.runs}: {name}")
+            MEASUREMENTS[name][1](plan, root if name == CORE else scratch, sheet)
+    return report.Report(
+        began=began,
+        ended=datetime.now(UTC),
+        command=again,
+        source=source,
+        hardware=hardware,
+        versions=machine.versions(),
+        plan=asdict(plan),
+        methods={name: MEASUREMENTS[name][0] for name in chosen},
+        load_before=load_before,
+        load_after=machine.load_average(),
+        figures=sheet.figures(),
+    )
+
+
+def command(plan: Plan, chosen: Sequence[str], *, quick: bool) -> str:
+    """How to measure the same again, without the folders of this machine."""
+    parts = ["python -m loadtest.benchmarks", *(["--quick"] if quick else []), f"--runs {plan.runs}"]
+    if list(chosen) != [name for name in MEASUREMENTS if not (quick and name == CORE)]:
+        parts += [f"--only {name}" for name in chosen]
+    usual = Plan.quick() if quick else Plan()
+    if plan.backlog_messages != usual.backlog_messages:
+        parts.append(f"--backlog {plan.backlog_messages}")
+    if plan.restart_messages != usual.restart_messages:
+        parts.append(f"--waiting {plan.restart_messages}")
+    return " ".join(parts)
+
+
+def _check(plan: Plan, root: Path) -> None:
+    problems = plan.problems()
+    if not (root / "rust_core" / "Cargo.toml").is_file():
+        problems.append("run it from the root of a checkout")
+    if problems:
+        raise BenchmarkError("; ".join(problems))
+    profile = machine.core_profile()
+    if profile != "release":
+        raise BenchmarkError(f"the core was built for {profile}, whose figures mean nothing: run make setup")
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    plan = Plan.quick() if options.quick else Plan()
+    given = {"runs": options.runs, "backlog_messages": options.backlog, "restart_messages": options.waiting}
+    return replace(plan, **{name: value for name, value in given.items() if value is not None})
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.benchmarks", description="Measure Longwave on this machine."
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small counts, one run, without the core: shows that it works"
+    )
+    parser.add_argument("--runs", type=int, help="how often everything is measured (default: 3)")
+    parser.add_argument(
+        "--only", action="append", choices=list(MEASUREMENTS), help="measure this; may be given several times"
+    )
+    parser.add_argument("--backlog", type=int, help="BULK messages before the one-time passwords (default: 20,000)")
+    parser.add_argument("--waiting", type=int, help="messages waiting at the restart (default: 20,000)")
+    parser.add_argument("--machine", help="the machine's kind in the folder's name (default: its cores)")
+    parser.add_argument(
+        "--results", type=Path, help=f"where results are written (default: {RESULTS}; --quick: nowhere)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=SCRATCH, help="where stores lie meanwhile (default: %(default)s)"
+    )
+    return parser.parse_args(arguments)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
