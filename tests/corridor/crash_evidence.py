@@ -1,0 +1,328 @@
+"""Reads what a run with crashes left behind: the client's log, the store, the carrier's record, the engine's history.
+
+It judges nothing (`crash_checker.py` does) and imports nothing of the engine: ids, events and timelines are decoded
+once more here, from the contract and the documented layouts, so that a fault of the engine cannot hide itself.
+
+Invariants: the store is only read; every list is in the order in which things happened.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote
+
+from longwave.v1 import messaging_pb2 as pb
+
+if TYPE_CHECKING:
+    import sqlite3 as dbapi
+else:
+    # The library with the WAL-reset fix, as the engine's: an older one may not read beside a writer.
+    from pysqlite3 import dbapi2 as dbapi
+
+ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+HISTORY_HEAD_BYTES: Final = 15
+US: Final = 1_000_000
+
+
+def sha256(text: str) -> str:
+    """The hash by which client, store and carrier are compared."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def id_of(short: str) -> int:
+    """The id of thirteen characters of Crockford's alphabet."""
+    identity = 0
+    for character in short:
+        identity = identity << 5 | ALPHABET.index(character)
+    return identity
+
+
+def short_of(identity: int) -> str:
+    """Thirteen characters of Crockford's alphabet."""
+    return "".join(ALPHABET[identity >> shift & 31] for shift in range(60, -1, -5))
+
+
+class Change(NamedTuple):
+    """A state change, as the event log tells it."""
+
+    position: int
+    message: int
+    seq: int
+    previous: int
+    state: int
+    reason: int
+    at_us: int
+    attempt: int
+    generation: int
+    code: str
+
+
+class Consent(NamedTuple):
+    """A consent event."""
+
+    position: int
+    kind: int
+    recipient: str
+    at_us: int
+
+
+class Entry(NamedTuple):
+    """A step of a message's own timeline."""
+
+    state: int
+    reason: int
+    at_us: int
+    attempt: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A message as the store has it."""
+
+    id: int
+    campaign: int
+    sender: str
+    recipient: str
+    message_class: int
+    segments: int
+    state: int
+    seq: int
+    attempt: int
+    epoch: int
+    code: str
+    timeline: tuple[Entry, ...]
+    request_id: str
+    text_sha256: str
+    ordering_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to send, as the carrier got it."""
+
+    at_us: int
+    message: int
+    generation: int
+    sender: str
+    recipient: str
+    text_sha256: str
+    body_sha256: str
+    taken: bool
+    final: str
+    """What the network said in the end, such as `delivered` or `delivery_failed/40008`; empty when it was not taken."""
+    receipt_faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A rate limit as the store has it: `scope` is the contract's number, `subject` its key or a number's digits."""
+
+    scope: int
+    subject: int
+    carrier: int
+    unit: int
+    amount: int
+    window_us: int
+
+
+@dataclass
+class Evidence:
+    """All of it."""
+
+    client: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of the client's log; `crash_client.py` says what they hold."""
+    rows: list[Row] = field(default_factory=list)
+    bodies: int = 0
+    """How many the store holds."""
+    request_ids: dict[str, int] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    conflicts: list[Change] = field(default_factory=list)
+    consents: list[Consent] = field(default_factory=list)
+    opted_out: set[str] = field(default_factory=set)
+    policies: dict[int, int] = field(default_factory=dict)
+    """`on_unknown` of each campaign."""
+    quotas: list[Quota] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of the engine's history."""
+
+    def of_kind(self, *kinds: str) -> list[dict[str, Any]]:
+        """Lines of the client's log of these kinds."""
+        return [line for line in self.client if line["kind"] in kinds]
+
+    @cached_property
+    def row_of(self) -> dict[int, Row]:
+        """By id."""
+        return {row.id: row for row in self.rows}
+
+    @cached_property
+    def changes_of(self) -> dict[int, list[Change]]:
+        """By id, in the log's order."""
+        found: dict[int, list[Change]] = defaultdict(list)
+        for change in self.changes:
+            found[change.message].append(change)
+        return found
+
+    @cached_property
+    def requests_of(self) -> dict[int, list[Request]]:
+        """By id, in order of arrival."""
+        found: dict[int, list[Request]] = defaultdict(list)
+        for request in self.requests:
+            found[request.message].append(request)
+        return found
+
+
+def read_evidence(*, client: Path, store: Path, carrier: Path, history: Path) -> Evidence:
+    """Read everything. The engine must have ended."""
+    evidence = Evidence(client=read_lines(client), notes=read_lines(history), requests=read_requests(carrier))
+    _read_store(store, evidence)
+    return evidence
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON lines; none when the file was never made."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def read_requests(carrier: Path) -> list[Request]:
+    """The carrier's record of requests to send."""
+    found = []
+    for line in read_lines(carrier):
+        short, _, generation = (line["idempotency_key"] or "").partition(":")
+        found.append(
+            Request(
+                at_us=line["taken_at_us"],
+                message=id_of(short),
+                generation=int(generation),
+                sender=line["from"],
+                recipient=line["to"],
+                text_sha256=line["text_sha256"] or "",
+                body_sha256=line["body_sha256"],
+                taken=line["taken"],
+                final=line["final"] or "",
+                receipt_faults=tuple(line["receipt_faults"]),
+            )
+        )
+    return found
+
+
+def open_store(path: Path) -> "dbapi.Connection":
+    """A reader that changes nothing, not even by a checkpoint."""
+    connection = dbapi.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def unfinished(path: Path) -> dict[int, int]:
+    """How many messages are in each state that is not final."""
+    return _count(path, "state < 16")
+
+
+def untried(path: Path) -> dict[int, int]:
+    """How many messages wait for their first attempt."""
+    return _count(path, "state = 1 AND attempt = 0")
+
+
+def _count(path: Path, which: str) -> dict[int, int]:
+    connection = open_store(path)
+    try:
+        statement = f"SELECT state, count(*) FROM messages WHERE {which} GROUP BY state"  # noqa: S608 - two constants
+        return dict(connection.execute(statement))
+    finally:
+        connection.close()
+
+
+def timeline(history: bytes) -> tuple[Entry, ...]:
+    """Decode the `history` column: state 1, reason 1, attempt 2, generation 2, time 8, bytes of the code 1, code."""
+    entries = []
+    while history:
+        entries.append(
+            Entry(
+                state=history[0],
+                reason=history[1],
+                at_us=int.from_bytes(history[6:14], "little"),
+                attempt=int.from_bytes(history[2:4], "little"),
+                generation=int.from_bytes(history[4:6], "little"),
+            )
+        )
+        history = history[HISTORY_HEAD_BYTES + history[14] :]
+    return tuple(entries)
+
+
+def _read_store(path: Path, evidence: Evidence) -> None:
+    connection = open_store(path)
+    try:
+        [verdict] = connection.execute("PRAGMA integrity_check").fetchone()
+        if verdict != "ok":
+            raise AssertionError(f"the store is damaged: {verdict}")
+        evidence.rows = [_row(*columns) for columns in connection.execute(_SELECT_ROWS)]
+        [evidence.bodies] = connection.execute("SELECT count(*) FROM bodies").fetchone()
+        evidence.request_ids = dict(connection.execute("SELECT request_id, id FROM request_ids"))
+        evidence.opted_out = {f"+{number}" for [number] in connection.execute("SELECT recipient FROM opt_outs")}
+        evidence.policies = dict(connection.execute("SELECT key, on_unknown FROM campaigns"))
+        quotas = "SELECT scope, subject, carrier, unit, amount, window_us FROM quotas WHERE time_zone = ''"
+        evidence.quotas = [Quota(*columns) for columns in connection.execute(quotas)]
+        add_events(evidence, connection.execute("SELECT position, events FROM events ORDER BY position"))
+    finally:
+        connection.close()
+
+
+_SELECT_ROWS: Final = """
+SELECT m.id, m.campaign, m.sender, m.recipient, m.class, m.segments, m.state, m.seq, m.attempt, m.epoch, m.code,
+  m.history, b.record
+FROM messages AS m LEFT JOIN bodies AS b ON b.id = m.id ORDER BY m.id
+"""
+
+
+def _row(*columns: Any) -> Row:
+    *numbers, code, history, record = columns
+    identity, campaign, sender, recipient, message_class, segments, state, seq, attempt, epoch = numbers
+    body = pb.Submission.FromString(record or b"")
+    return Row(
+        id=identity,
+        campaign=campaign,
+        sender=f"+{sender}",
+        recipient=f"+{recipient}",
+        message_class=message_class,
+        segments=segments,
+        state=state,
+        seq=seq,
+        attempt=attempt,
+        epoch=epoch,
+        code=code,
+        timeline=timeline(history),
+        request_id=body.request_id,
+        text_sha256=sha256(body.text),
+        ordering_key=body.ordering_key,
+    )
+
+
+def add_events(evidence: Evidence, rows: Iterable[Sequence[Any]]) -> None:
+    """Decode rows (position, events) of the event log."""
+    for position, encoded in rows:
+        for event in pb.WatchEventsResponse.FromString(encoded).events:
+            at_us = event.event_time.ToMicroseconds()
+            if event.kind in {pb.Event.KIND_MESSAGE, pb.Event.KIND_STATUS_CONFLICT}:
+                change = Change(
+                    position=position,
+                    message=id_of(event.message.removeprefix("messages/")),
+                    seq=event.seq,
+                    previous=event.previous_state,
+                    state=event.state,
+                    reason=event.reason,
+                    at_us=at_us,
+                    attempt=event.attempt,
+                    generation=event.generation,
+                    code=event.code,
+                )
+                (evidence.changes if event.kind == pb.Event.KIND_MESSAGE else evidence.conflicts).append(change)
+            elif event.kind != pb.Event.KIND_INBOUND:
+                evidence.consents.append(Consent(position, event.kind, event.recipient, at_us))

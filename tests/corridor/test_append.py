@@ -1,0 +1,203 @@
+"""The way in: one durable answer for each submission, the same one whenever it is asked again."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from engine.append import BATCH, UNARY
+from engine.errors import NotReady, Verdict
+from engine.registry.records import CampaignState, Scope, TenantState
+from engine.registry.tenants import set_tenant_state
+from longwave.v1 import messaging_pb2 as pb
+from tests.corridor.carrier_process import Carrier
+from tests.corridor.conftest import StartEngine
+from tests.corridor.engine_fixture import SENDER, US, WAIT_S, CallRefused, Engine, recipient, submission
+
+
+async def stored(engine: Engine) -> int:
+    """Messages in the store."""
+    [(count,)] = await engine.rows("SELECT count(*) FROM messages")
+    return int(count)
+
+
+async def test_the_same_id_gives_the_same_answer_through_a_crash(engine: Engine) -> None:
+    """I3."""
+    wanted = [submission(index, text="é" * 80, request_id=f"r{index}") for index in range(50)]
+    first = await engine.call(wanted)
+    again = await engine.call(wanted)
+    await engine.crash()
+    await engine.start()
+    after = await engine.call(wanted)
+    assert [one.result for one in first] == [one.result for one in again] == [one.result for one in after]
+    assert {(one.verdict, one.result.retry_safe) for one in first} == {("ACCEPTED", True)}
+    assert await stored(engine) == 50
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"text": "other"}, {"recipient": recipient(1)}, {"client_reference": "x"}, {"message_class": 1},
+     {"validity": {"seconds": 60}}, {"labels": {"a": "b"}}, {"ordering_key": "k"}],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+async def test_the_same_id_with_other_content_is_refused(engine: Engine, change: dict[str, Any]) -> None:
+    """I4."""
+    await engine.submit(submission(0, request_id="r"))
+    other = pb.Submission()
+    other.MergeFrom(submission(0, request_id="r"))
+    other.MergeFrom(pb.Submission(**change))
+    [refused] = await engine.call([other])
+    assert (refused.verdict, refused.result.message) == ("REQUEST_ID_REUSED", "")
+    assert await stored(engine) == 1
+
+
+async def test_an_id_belongs_to_its_tenant(engine: Engine) -> None:
+    other = await engine.make_tenant("other", SENDER + 50)
+    [ours] = await engine.call([submission(0, request_id="r")])
+    [theirs] = await engine.call([submission(1, request_id="r", text="theirs")], other.key)
+    assert theirs.verdict == ours.verdict == "ACCEPTED"
+    assert theirs.id != ours.id
+
+
+async def test_duplicates_inside_a_batch_and_across_calls_at_once(engine: Engine) -> None:
+    same = submission(0, request_id="r")
+    other = submission(0, request_id="r", text="other")
+    answers = await engine.call([same, same, other, same])
+    assert [one.verdict for one in answers] == ["ACCEPTED", "ACCEPTED", "REQUEST_ID_REUSED", "ACCEPTED"]
+    assert len({one.id for one in answers if one.id}) == 1
+    again = submission(1, request_id="q")
+    at_once = await asyncio.gather(*(engine.call([again]) for _ in range(50)))
+    assert len({one.id for [one] in at_once}) == 1
+    assert await stored(engine) == 2
+
+
+async def test_a_retry_gets_its_answer_though_nothing_more_is_taken(start_engine: StartEngine) -> None:
+    engine = await start_engine("http://127.0.0.1:9/v2", held_messages_max=4, batch_messages_max=4)
+    await engine.set_campaign(CampaignState.PAUSED)
+    await engine.submit(submission(100))
+    wanted = [submission(index, request_id=f"r{index}") for index in range(4)]
+    first = await engine.call(wanted)
+    assert [one.verdict for one in first] == ["ACCEPTED"] * 3 + ["QUEUE_FULL"]
+    again = await engine.call(wanted)
+    assert [one.id for one in again] == [one.id for one in first]
+    assert [one.verdict for one in again] == ["ACCEPTED"] * 3 + ["QUEUE_FULL"]
+    assert again[3].result.retry_delay.ToMicroseconds() > 0
+    # Refused for who may send, and yet the answer of the first try stands.
+    await engine.corridor.add_opt_out(engine.tenant_key, int(recipient(0)[1:]))
+    await engine.set_campaign(CampaignState.STOPPED)
+    assert [one.id for one in await engine.call(wanted[:3])] == [one.id for one in first[:3]]
+
+
+async def test_a_message_above_what_a_quota_ever_passes_is_refused(engine: Engine) -> None:
+    await engine.set_quota(Scope.CAMPAIGN, "campaigns/notices", 4, window_ms=1000, burst=2)
+    long, short = await engine.call([submission(0, text="x" * 400), submission(1)])
+    assert (long.verdict, short.verdict) == ("EXCEEDS_QUOTA", "ACCEPTED")
+
+
+@pytest.mark.parametrize(
+    ("fields", "verdict", "field"),
+    [
+        ({"recipient": "12025550123"}, "INVALID_RECIPIENT", "recipient"),
+        ({"recipient": "+442079460000"}, "INVALID_RECIPIENT", "recipient"),
+        ({"sender": "nobody"}, "INVALID_SENDER", "sender"),
+        ({"sender": "+12025550199"}, "SENDER_NOT_IN_CAMPAIGN", "sender"),
+        ({"text": ""}, "EMPTY_CONTENT", "text"),
+        ({"text": "a\0b"}, "INVALID_TEXT", "text"),
+        ({"text": "x" * 20_000}, "TEXT_TOO_LONG", "text"),
+        ({"media_urls": ["ftp://example/a"]}, "INVALID_MEDIA", "media_urls[0]"),
+        ({"media_urls": ["https://example/a"] * 11}, "INVALID_MEDIA", "media_urls"),
+        ({"subject": "no media"}, "INVALID_MEDIA", "subject"),
+        ({"schedule_time": {"seconds": 4_000_000_000}}, "INVALID_SCHEDULE_TIME", "schedule_time"),
+        ({"validity": {"seconds": 0}}, "INVALID_VALIDITY", "validity"),
+        ({"validity": {"seconds": 15 * 86_400}}, "INVALID_VALIDITY", "validity"),
+        ({"request_id": "x" * 65}, "INVALID_REQUEST_ID", "request_id"),
+        ({"request_id": "naïve"}, "INVALID_REQUEST_ID", "request_id"),
+        ({"ordering_key": "k" * 65}, "INVALID_ORDERING_KEY", "ordering_key"),
+        ({"client_reference": "c" * 129}, "INVALID_CLIENT_REFERENCE", "client_reference"),
+        ({"labels": {f"k{index}": "v" for index in range(17)}}, "INVALID_LABELS", "labels"),
+        ({"message_class": 9}, "INVALID_ENUM", "message_class"),
+        ({"campaign": "campaigns/nobody-has-it"}, "CAMPAIGN_NOT_FOUND", "campaign"),
+    ],
+)
+async def test_what_is_wrong_is_refused_alone(engine: Engine, fields: dict[str, Any], verdict: str, field: str) -> None:
+    """I5: the neighbours in the batch are taken, the refused one never reaches the store."""
+    good, bad, also_good = await engine.call(
+        [submission(0), submission(**({"to": fields.pop("recipient", recipient(1))} | fields)), submission(2)]
+    )
+    assert (good.verdict, also_good.verdict) == ("ACCEPTED", "ACCEPTED")
+    assert (bad.verdict, bad.result.field, bad.id) == (verdict, field, 0)
+    assert bad.result.detail
+    assert await stored(engine) == 2
+
+
+async def test_a_suspended_tenant_is_refused(engine: Engine) -> None:
+    tenant = engine.tenant
+    assert tenant is not None
+    await engine.corridor.run_control(lambda control: set_tenant_state(control, tenant, TenantState.SUSPENDED))
+    with pytest.raises(CallRefused, match="TENANT_SUSPENDED"):
+        await engine.call([submission()])
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+async def test_a_batch_of_none_or_too_many_is_refused_whole(engine: Engine, count: int) -> None:
+    with pytest.raises(CallRefused) as refused:
+        await engine.call([submission()] * count)
+    assert refused.value.verdict is Verdict.INVALID_BATCH
+    assert await stored(engine) == 0
+
+
+@pytest.mark.parametrize("request_bytes", [b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x04\x12\x02\xff\xfe"])
+async def test_bytes_that_are_no_request_hurt_nobody_else(engine: Engine, request_bytes: bytes) -> None:
+    deadline_us = engine.clock.mono_us() + WAIT_S * US
+    bad = engine.corridor.submit(BATCH, engine.tenant_key, request_bytes, deadline_us)
+    good = await engine.call([submission()])
+    reply = await bad
+    results = pb.SubmitMessagesResponse.FromString(reply.response).results
+    assert Verdict.UNDECODABLE in {reply.verdict, *(result.verdict for result in results)}
+    assert [one.verdict for one in good] == ["ACCEPTED"]
+
+
+async def test_a_deadline_that_passed_is_told_and_nothing_stored(engine: Engine) -> None:
+    request = pb.SubmitMessageRequest(submission=submission()).SerializeToString()
+    reply = await engine.corridor.submit(UNARY, engine.tenant_key, request, engine.clock.mono_us() - 1)
+    assert reply.verdict == Verdict.DEADLINE_PASSED
+    assert await stored(engine) == 0
+
+
+async def test_a_caller_that_is_gone_leaves_nothing(engine: Engine) -> None:
+    request = pb.SubmitMessageRequest(submission=submission(text="gone")).SerializeToString()
+    future = engine.corridor.submit(UNARY, engine.tenant_key, request, engine.clock.mono_us() + WAIT_S * US)
+    future.cancel()
+    await engine.submit(submission(1))
+    assert await stored(engine) == 1
+
+
+async def test_a_draining_engine_takes_nothing_and_finishes(engine: Engine, carrier: Carrier) -> None:
+    await carrier.set(latency_min_ms=200, latency_mean_ms=200, latency_max_ms=200)
+    await engine.submit(*(submission(index) for index in range(20)))
+    await carrier.until_requests(20)
+    engine.corridor.drain()
+    with pytest.raises(NotReady):
+        await engine.call([submission(30)])
+    assert engine.corridor.not_ready() is not None
+    corridor = engine.corridor
+    await corridor.dispatch.stop(5)
+    # I24: an orderly stop makes nothing unknown.
+    assert "UNKNOWN" not in await engine.states()
+    assert "DISPATCHING" not in await engine.states()
+    await engine.crash()
+    await engine.start()
+    assert await stored(engine) == 20
+
+
+async def test_ten_thousand_calls_at_once_share_few_commits(engine: Engine) -> None:
+    await engine.set_campaign(CampaignState.PAUSED)
+    deadline_us = engine.clock.mono_us() + WAIT_S * US
+    requests = [pb.SubmitMessageRequest(submission=submission(index)).SerializeToString() for index in range(10_000)]
+    replies = await asyncio.gather(
+        *(engine.corridor.submit(UNARY, engine.tenant_key, request, deadline_us) for request in requests)
+    )
+    assert {reply.verdict for reply in replies} == {Verdict.ACCEPTED}
+    assert await stored(engine) == 10_000
+    [(log_rows,)] = await engine.rows("SELECT count(*) FROM events")
+    assert log_rows < 1000

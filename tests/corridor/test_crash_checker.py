@@ -1,0 +1,434 @@
+"""The checker proves something only if it can fail: each invariant is broken once, on purpose, and must be named."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from longwave.v1 import messaging_pb2 as pb
+from longwave.v1 import registry_pb2 as registry
+from tests.corridor import crash_checker
+from tests.corridor.crash_checker import FORGED_CODE, Promises, check
+from tests.corridor.crash_evidence import (
+    Change,
+    Consent,
+    Entry,
+    Evidence,
+    Quota,
+    Request,
+    Row,
+    add_events,
+    id_of,
+    short_of,
+    timeline,
+)
+
+QUEUED, DISPATCHING, SUBMITTED, UNKNOWN = 1, 2, 3, 5
+DELIVERED, UNDELIVERED, CANCELLED = 16, 17, 21
+S = 1_000_000
+TO, SENDER, CAMPAIGN = "+12025550123", "+12025550190", 1
+Break = Callable[[Evidence], None]
+
+
+def change(message: int, seq: int, previous: int, state: int, at_us: int, attempt: int = 1, **more: Any) -> Change:
+    values: dict[str, Any] = {"position": at_us, "reason": 3, "generation": 1, "code": ""} | more
+    return Change(message=message, seq=seq, previous=previous, state=state, at_us=at_us, attempt=attempt, **values)
+
+
+def steps(message: int, *states: int) -> list[Change]:
+    """Events one second apart; the id is also the second in which it begins."""
+    found, attempt = [], 0
+    for seq, (previous, state) in enumerate(zip((0, *states), states, strict=False), 1):
+        attempt += state == DISPATCHING
+        found.append(change(message, seq, previous, state, (10 * message + seq) * S, attempt))
+    return found
+
+
+def row_of(changes: list[Change], **more: Any) -> Row:
+    last = changes[-1]
+    entries = tuple(Entry(c.state, c.reason, c.at_us, c.attempt, c.generation) for c in changes)
+    values: dict[str, Any] = {
+        "id": last.message, "campaign": CAMPAIGN, "sender": SENDER, "recipient": TO, "message_class": 2, "segments": 1,
+        "state": last.state, "seq": last.seq, "attempt": last.attempt, "epoch": 1, "code": "", "timeline": entries,
+        "request_id": f"r{last.message}", "text_sha256": f"t{last.message}", "ordering_key": "",
+    }  # fmt: skip
+    return Row(**values | more)
+
+
+def request(message: int, at_us: int, **more: Any) -> Request:
+    values: dict[str, Any] = {
+        "generation": 1, "sender": SENDER, "recipient": TO, "text_sha256": f"t{message}", "body_sha256": "b",
+        "taken": True, "final": "delivered", "receipt_faults": (),
+    }  # fmt: skip
+    return Request(at_us=at_us, message=message, **values | more)
+
+
+def good() -> Evidence:
+    """Message 1 sent twice after an unknown outcome, message 2 at once; everything as promised."""
+    first = steps(1, QUEUED, DISPATCHING, UNKNOWN, QUEUED, DISPATCHING, SUBMITTED, DELIVERED)
+    second = steps(2, QUEUED, DISPATCHING, SUBMITTED, DELIVERED)
+    evidence = Evidence(
+        rows=[row_of(first), row_of(second)],
+        bodies=2,
+        request_ids={"r1": 1, "r2": 2},
+        changes=first + second,
+        policies={CAMPAIGN: registry.ON_UNKNOWN_RESEND},
+        quotas=[Quota(registry.QUOTA_SCOPE_NUMBER, int(SENDER[1:]), 0, registry.QUOTA_UNIT_MESSAGES, 2, 20 * S)],
+        requests=[request(1, 12 * S + 9), request(1, 15 * S + 9), request(2, 22 * S + 9)],
+        notes=[
+            {"kind": "intended", "at_us": 12 * S + 5, "ids": [1], "epoch": 1},
+            {"kind": "intended", "at_us": 15 * S + 5, "ids": [1], "epoch": 1},
+            {"kind": "intended", "at_us": 22 * S + 5, "ids": [2], "epoch": 1},
+        ],
+        client=[{"kind": "life", "at_us": 0, "after": "new", "failpoint": ""}],
+    )
+    # Two starts within 20 s and the third 7 s after the second: the quota allows three.
+    evidence.quotas = [replace(evidence.quotas[0], amount=3)]
+    for number in (1, 2):
+        line = {"request_id": f"r{number}", "text_sha256": f"t{number}", "recipient": TO, "at_us": number}
+        evidence.client += [line | {"kind": "handed_in"}, line | {"kind": "acked", "message": number}]
+    return evidence
+
+
+def note(evidence: Evidence, kind: str, **fields: Any) -> None:
+    evidence.client.append({"kind": kind, "at_us": 0} | fields)
+
+
+def opt_out(evidence: Evidence, at_us: int, *, effective: bool = True, by: str = "stop") -> None:
+    """An opt-out that is acknowledged, stored and effective at this time."""
+    evidence.opted_out.add(TO)
+    evidence.consents.append(Consent(at_us, pb.Event.KIND_OPT_OUT, TO, at_us))
+    if effective:
+        evidence.consents.append(Consent(at_us + 1, pb.Event.KIND_OPT_OUT_EFFECTIVE, TO, at_us + 1))
+    note(evidence, "opt_out_acked", recipient=TO, by=by, at_us=at_us + 2)
+
+
+def rewrite(evidence: Evidence, number: int, changes: list[Change], **more: Any) -> None:
+    """Another history of a message, told consistently."""
+    evidence.changes = [c for c in evidence.changes if c.message != number] + changes
+    evidence.rows[number - 1] = row_of(changes, **more)
+
+
+def lose_a_message(evidence: Evidence) -> None:
+    del evidence.rows[1]
+    evidence.bodies = 1
+
+
+def lose_a_body(evidence: Evidence) -> None:
+    evidence.bodies = 1
+
+
+def alter_a_body(evidence: Evidence) -> None:
+    evidence.rows[1] = replace(evidence.rows[1], text_sha256="other")
+
+
+def lose_an_opt_out(evidence: Evidence) -> None:
+    opt_out(evidence, 50 * S)
+    evidence.opted_out.clear()
+
+
+def never_end(evidence: Evidence) -> None:
+    rewrite(evidence, 2, steps(2, QUEUED, DISPATCHING, SUBMITTED))
+
+
+def accept_twice(evidence: Evidence) -> None:
+    evidence.rows[1] = replace(evidence.rows[1], request_id="r1")
+
+
+def answer_differently(evidence: Evidence) -> None:
+    note(evidence, "acked", request_id="r1", text_sha256="t2", recipient=TO, message=2)
+
+
+def forget_a_request_id(evidence: Evidence) -> None:
+    del evidence.request_ids["r2"]
+
+
+def accept_other_content(evidence: Evidence) -> None:
+    note(evidence, "reused", request_id="r1", accepted=True)
+
+
+def store_what_nobody_sent(evidence: Evidence) -> None:
+    evidence.client = [line for line in evidence.client if line.get("request_id") != "r2"]
+
+
+def send_what_was_refused(evidence: Evidence) -> None:
+    note(evidence, "refused", request_id="no", text_sha256="t2", verdict="INVALID")
+
+
+def keep_what_was_refused(evidence: Evidence) -> None:
+    note(evidence, "refused", request_id="no", text_sha256="no", verdict="INVALID")
+    evidence.request_ids["no"] = 3
+
+
+def refuse_what_was_accepted(evidence: Evidence) -> None:
+    note(evidence, "refused", request_id="r2", text_sha256="t2", verdict="OPTED_OUT")
+
+
+def send_a_phantom(evidence: Evidence) -> None:
+    evidence.requests.append(request(3, 40 * S))
+
+
+def send_another_text(evidence: Evidence) -> None:
+    evidence.requests[2] = request(2, 22 * S + 9, text_sha256="other")
+
+
+def send_before_the_intent(evidence: Evidence) -> None:
+    evidence.requests[2] = request(2, 22 * S + 4)
+
+
+def send_without_a_second_intent(evidence: Evidence) -> None:
+    evidence.requests.append(request(2, 23 * S, taken=False))
+
+
+def lose_an_intent(evidence: Evidence) -> None:
+    evidence.notes.append({"kind": "intended", "at_us": 25 * S, "ids": [2], "epoch": 1})
+
+
+def lose_an_epoch(evidence: Evidence) -> None:
+    evidence.notes[2]["epoch"] = 2
+
+
+def send_again_without_doubt(evidence: Evidence) -> None:
+    changes = steps(2, QUEUED, DISPATCHING, QUEUED, DISPATCHING, SUBMITTED, DELIVERED)
+    rewrite(evidence, 2, changes)
+    evidence.notes.append({"kind": "intended", "at_us": 24 * S + 5, "ids": [2], "epoch": 1})
+    evidence.requests.append(request(2, 24 * S + 9))
+
+
+def resend_against_the_policy(evidence: Evidence) -> None:
+    evidence.policies = {CAMPAIGN: registry.ON_UNKNOWN_UNRESOLVED}
+
+
+def change_bytes_under_a_key(evidence: Evidence) -> None:
+    evidence.requests[1] = request(1, 15 * S + 9, body_sha256="other")
+
+
+def raise_a_generation_unasked(evidence: Evidence) -> None:
+    changes = [
+        c._replace(generation=2) if c.seq >= 3 else c
+        for c in steps(2, QUEUED, DISPATCHING, QUEUED, DISPATCHING, DELIVERED)
+    ]
+    rewrite(evidence, 2, changes)
+
+
+def keep_the_epoch_over_a_restart(evidence: Evidence) -> None:
+    note(evidence, "life", after="kill", failpoint="", at_us=20 * S)
+
+
+def change_the_epoch_within_a_life(evidence: Evidence) -> None:
+    evidence.notes[0]["epoch"] = 0
+
+
+def leave_a_terminal_state(evidence: Evidence) -> None:
+    rewrite(evidence, 2, steps(2, QUEUED, DISPATCHING, SUBMITTED, DELIVERED, UNDELIVERED))
+
+
+def start_after_the_end(evidence: Evidence) -> None:
+    rewrite(evidence, 2, steps(2, QUEUED, CANCELLED, DISPATCHING, DELIVERED))
+
+
+def start_after_an_opt_out(evidence: Evidence) -> None:
+    opt_out(evidence, 14 * S)
+
+
+def send_after_an_opt_out(evidence: Evidence) -> None:
+    """The intents came before, the bytes long after it was effective."""
+    opt_out(evidence, 24 * S)
+    evidence.requests[2] = request(2, 26 * S)
+
+
+def send_after_an_answered_opt_out(evidence: Evidence) -> None:
+    opt_out(evidence, 24 * S, effective=False, by="api")
+    evidence.requests[2] = request(2, 26 * S)
+
+
+def forget_a_stop(evidence: Evidence) -> None:
+    note(evidence, "opt_out_acked", recipient=TO, by="stop", at_us=50 * S)
+
+
+def leave_a_barrier_open(evidence: Evidence) -> None:
+    opt_out(evidence, 50 * S, effective=False)
+
+
+def start_after_a_stop(evidence: Evidence) -> None:
+    opt_out(evidence, 14 * S)
+
+
+def start_too_many(evidence: Evidence) -> None:
+    evidence.quotas = [replace(evidence.quotas[0], amount=2)]
+
+
+def arrive_too_many(evidence: Evidence) -> None:
+    """The starts are spread, the requests are not: more left than was started."""
+    evidence.quotas = [replace(evidence.quotas[0], amount=1, window_us=S)]
+    evidence.requests.append(request(2, 22 * S + 10, taken=False))
+
+
+def start_out_of_order(evidence: Evidence) -> None:
+    evidence.rows = [replace(row, ordering_key="k") for row in evidence.rows]
+    second = [c._replace(position=c.position - 9 * S) for c in evidence.changes if c.message == 2]
+    evidence.changes = sorted(second + [c for c in evidence.changes if c.message == 1])
+
+
+def lose_an_event(evidence: Evidence) -> None:
+    evidence.changes = [c for c in evidence.changes if (c.message, c.seq) != (2, 3)]
+
+
+def swap_events(evidence: Evidence) -> None:
+    evidence.changes[-1], evidence.changes[-2] = evidence.changes[-2], evidence.changes[-1]
+
+
+def jump_over_a_state(evidence: Evidence) -> None:
+    evidence.changes[-1] = evidence.changes[-1]._replace(previous=QUEUED)
+
+
+def change_without_an_event(evidence: Evidence) -> None:
+    evidence.rows[1] = replace(evidence.rows[1], state=UNDELIVERED)
+
+
+def step_without_an_event(evidence: Evidence) -> None:
+    entry = evidence.rows[1].timeline[-1]
+    evidence.rows[1] = replace(evidence.rows[1], timeline=(*evidence.rows[1].timeline, entry))
+
+
+def tell_of_nobody(evidence: Evidence) -> None:
+    evidence.changes += steps(3, QUEUED)
+
+
+def believe_the_later_receipt(evidence: Evidence) -> None:
+    rewrite(evidence, 2, steps(2, QUEUED, DISPATCHING, SUBMITTED, UNDELIVERED))
+
+
+def miss_a_failure(evidence: Evidence) -> None:
+    rewrite(evidence, 2, steps(2, QUEUED, DISPATCHING, SUBMITTED, 18))
+    evidence.requests[2] = request(2, 22 * S + 9, final="delivery_failed/40008")
+
+
+def believe_a_forged_code(evidence: Evidence) -> None:
+    evidence.conflicts.append(change(2, 0, 0, DELIVERED, 27 * S, code=FORGED_CODE))
+
+
+def deliver_what_was_not(evidence: Evidence) -> None:
+    evidence.requests[2] = request(2, 22 * S + 9, final="delivery_failed/40008")
+
+
+def fail_what_did_not(evidence: Evidence) -> None:
+    rewrite(evidence, 2, steps(2, QUEUED, DISPATCHING, SUBMITTED, UNDELIVERED, DELIVERED))
+
+
+def answer_a_forger(evidence: Evidence) -> None:
+    note(evidence, "webhook_probe", what="stale", status=200, wanted=401)
+
+
+def drain_with_an_error(evidence: Evidence) -> None:
+    note(evidence, "drained", from_us=40 * S, to_us=41 * S, exit_code=1, faultless=True)
+
+
+def lose_an_outcome_in_a_drain(evidence: Evidence) -> None:
+    note(evidence, "drained", from_us=13 * S, to_us=14 * S, exit_code=0, faultless=True)
+
+
+def leave_an_attempt_open_in_a_drain(evidence: Evidence) -> None:
+    note(evidence, "life", after="drain", failpoint="", at_us=13 * S - 1)
+    evidence.changes[2] = evidence.changes[2]._replace(reason=pb.REASON_RECOVERED)
+    evidence.rows[0] = row_of([c for c in evidence.changes if c.message == 1], epoch=2)
+    for line in evidence.notes[1:]:
+        line["epoch"] = 2
+
+
+BREAKS: list[tuple[str, Break]] = [
+    ("I1", lose_a_message),
+    ("I1", lose_a_body),
+    ("I1", alter_a_body),
+    ("I1", lose_an_opt_out),
+    ("I2", never_end),
+    ("I3", accept_twice),
+    ("I3", answer_differently),
+    ("I3", forget_a_request_id),
+    ("I4", accept_other_content),
+    ("I5", store_what_nobody_sent),
+    ("I5", send_what_was_refused),
+    ("I5", keep_what_was_refused),
+    ("I5", refuse_what_was_accepted),
+    ("I5", send_a_phantom),
+    ("I5", send_another_text),
+    ("I6", send_before_the_intent),
+    ("I6", send_without_a_second_intent),
+    ("I6", lose_an_intent),
+    ("I6", lose_an_epoch),
+    ("I7", send_again_without_doubt),
+    ("I7", resend_against_the_policy),
+    ("I7", change_bytes_under_a_key),
+    ("I7", raise_a_generation_unasked),
+    ("I8", keep_the_epoch_over_a_restart),
+    ("I8", change_the_epoch_within_a_life),
+    ("I9", leave_a_terminal_state),
+    ("I10", start_after_the_end),
+    ("I10", start_after_an_opt_out),
+    ("I10", send_after_an_opt_out),
+    ("I10", send_after_an_answered_opt_out),
+    ("I11", forget_a_stop),
+    ("I11", leave_a_barrier_open),
+    ("I11", start_after_a_stop),
+    ("I12", start_too_many),
+    ("I12", arrive_too_many),
+    ("I13", start_out_of_order),
+    ("I14", lose_an_event),
+    ("I14", swap_events),
+    ("I14", jump_over_a_state),
+    ("I15", change_without_an_event),
+    ("I15", step_without_an_event),
+    ("I15", tell_of_nobody),
+    ("I16", believe_the_later_receipt),
+    ("I16", miss_a_failure),
+    ("I17", believe_a_forged_code),
+    ("I17", deliver_what_was_not),
+    ("I17", fail_what_did_not),
+    ("I17", answer_a_forger),
+    ("I24", drain_with_an_error),
+    ("I24", lose_an_outcome_in_a_drain),
+    ("I24", leave_an_attempt_open_in_a_drain),
+]
+
+
+def test_a_good_history_breaks_nothing() -> None:
+    assert check(good(), Promises()) == []
+
+
+@pytest.mark.parametrize(("invariant", "breaks"), BREAKS, ids=[f"{name}-{act.__name__}" for name, act in BREAKS])
+def test_a_broken_history_is_named(invariant: str, breaks: Break) -> None:
+    evidence = good()
+    breaks(evidence)
+    found = check(evidence, Promises())
+    assert invariant in {violation.invariant for violation in found}, found
+
+
+def test_copies_are_not_excused_where_keys_are_honoured() -> None:
+    assert {violation.invariant for violation in check(good(), Promises(honours_keys=True))} == {"I7"}
+
+
+def test_every_rule_is_broken_once() -> None:
+    """Each rule alone finds something in one of the broken histories."""
+    silent = set(crash_checker.RULES)
+    for _, breaks in BREAKS:
+        evidence = good()
+        breaks(evidence)
+        silent -= {rule for rule in silent if list(rule(evidence, Promises()))}
+    assert silent == set()
+
+
+def test_short_ids_and_layouts_are_decoded_as_documented() -> None:
+    assert id_of("0000000000001") == 1
+    assert short_of(id_of("0123456789abc")) == "0123456789abc"
+    entry = bytes([16, 11]) + (3).to_bytes(2, "little") + (2).to_bytes(2, "little") + (7).to_bytes(8, "little")
+    assert timeline(entry + b"\x0240" + entry + b"\x00") == (Entry(16, 11, 7, 3, 2), Entry(16, 11, 7, 3, 2))
+    evidence = Evidence()
+    event = pb.Event(
+        kind=pb.Event.KIND_MESSAGE, message=f"messages/{short_of(5)}", seq=1, state=pb.MESSAGE_STATE_QUEUED
+    )
+    opted = pb.Event(kind=pb.Event.KIND_OPT_OUT, recipient=TO)
+    blob = pb.WatchEventsResponse(events=[event, opted]).SerializeToString()
+    add_events(evidence, [(9, blob)])
+    assert [(c.position, c.message, c.seq, c.state) for c in evidence.changes] == [(9, 5, 1, QUEUED)]
+    assert [(c.position, c.recipient) for c in evidence.consents] == [(9, TO)]

@@ -1,0 +1,141 @@
+"""API keys as strings, and the secret file that their hashes depend on."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from engine.errors import ConfigError
+from engine.registry.keys import ALPHABET, keyed_hash, matches, mint, parse
+from engine.registry.records import Role
+from engine.secrets import Purpose, Secrets, open_secrets, read_secrets, rotate
+
+NOW_US = 1_700_000_000_000_000
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_key_is_read_back_and_carries_enough_randomness(role: Role) -> None:
+    token = mint(role)
+    assert parse(token.text) == token
+    _, letter, prefix, secret = token.text.split("_")
+    assert (letter, prefix) == (role.name[0].lower(), token.prefix)
+    assert len(secret) * 5 >= 128
+    assert set(prefix + secret) <= set(ALPHABET)
+    assert secret not in repr(token)
+
+
+def test_no_two_keys_are_alike() -> None:
+    tokens = [mint(Role.TENANT) for _ in range(1000)]
+    assert len({token.prefix for token in tokens}) == len({token.text for token in tokens}) == 1000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "lw_t_abcdefghijkl",
+        "lw_t_abcdefghijkl_" + "a" * 25,
+        "lw_x_abcdefghijkl_" + "a" * 32,
+        "lw_t_abcdefghijk1_" + "a" * 32,
+        "lw_t_abcdefghijkl_" + "A" * 32,
+        "lw_t_abcdefghijkl_" + "a" * 32 + "\n",
+        "lw_t_abcdefghijkl_" + "a" * 10_000,
+        "lw_t_abcdefghijkl_" + "\uff41" * 32,
+    ],
+)
+def test_what_has_not_the_form_is_no_key(text: str) -> None:
+    assert parse(text) is None
+
+
+def test_a_hash_needs_the_secret_and_the_whole_key() -> None:
+    token, other = mint(Role.TENANT), mint(Role.TENANT)
+    stored = keyed_hash(b"s" * 32, token)
+    assert matches(b"s" * 32, token, stored)
+    assert not matches(b"t" * 32, token, stored)
+    assert not matches(b"s" * 32, other, stored)
+    assert not matches(b"s" * 32, token, stored[:-1])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "secrets"
+
+
+def test_the_file_is_made_private_once(path: Path) -> None:
+    made = open_secrets(path, create=True, now_us=NOW_US)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert open_secrets(path, create=True, now_us=NOW_US) == read_secrets(path) == made
+    assert [key.name for key in made.api_key + made.callback] == ["k1", "k1"]
+    assert made.api_key[0].secret != made.callback[0].secret
+    assert len(made.api_key[0].secret) == 32
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_missing_file_is_not_made_anew_when_the_store_depends_on_it(path: Path) -> None:
+    with pytest.raises(ConfigError, match="restore it from its backup"):
+        open_secrets(path, create=False, now_us=NOW_US)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601])
+def test_a_file_that_others_reach_is_refused(path: Path, mode: int) -> None:
+    open_secrets(path, create=True, now_us=NOW_US)
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match=f"mode {mode:04o}: run chmod 600"):
+        read_secrets(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{",
+        '{"format": 1}',
+        '{"format": 1, "api_key": [], "callback": []}',
+        '{"format": 1, "api_key": [{"name": "k1", "secret": "abcd", "create_us": 0}], "callback": []}',
+        '{"format": 1, "api_key": [{"name": "x", "secret": "' + "ab" * 32 + '", "create_us": 0}], "callback": []}',
+    ],
+)
+def test_what_is_no_secret_file_is_refused_without_a_word_of_it(path: Path, content: str) -> None:
+    path.write_text(content)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match="is not a secret file") as refused:
+        read_secrets(path)
+    assert "abab" not in str(refused.value)
+
+
+def test_a_file_of_a_newer_format_is_refused(path: Path) -> None:
+    path.write_text('{"format": 2}')
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match="newer longwave"):
+        read_secrets(path)
+
+
+def test_rotation_keeps_two_keys_and_never_gives_a_name_twice(path: Path) -> None:
+    first = open_secrets(path, create=True, now_us=NOW_US)
+    second = rotate(path, Purpose.API_KEY, in_use=frozenset({"k1"}), now_us=NOW_US + 1)
+    assert [key.name for key in second.api_key] == ["k2", "k1"]
+    assert second.find(Purpose.API_KEY, "k1") == first.api_key[0].secret
+    assert second.callback == first.callback
+    third = rotate(path, Purpose.API_KEY, in_use=frozenset({"k2"}), now_us=NOW_US + 2)
+    assert [key.name for key in third.api_key] == ["k3", "k2"]
+    assert third.find(Purpose.API_KEY, "k1") is None
+    assert read_secrets(path) == third
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_rotation_refuses_to_drop_a_key_in_use(path: Path) -> None:
+    open_secrets(path, create=True, now_us=NOW_US)
+    before = rotate(path, Purpose.CALLBACK, in_use=frozenset(), now_us=NOW_US)
+    with pytest.raises(ConfigError, match="key k1 of callback is still in use"):
+        rotate(path, Purpose.CALLBACK, in_use=frozenset({"k1"}), now_us=NOW_US)
+    assert read_secrets(path) == before
+
+
+def test_no_repr_shows_a_secret(path: Path) -> None:
+    secrets: Secrets = open_secrets(path, create=True, now_us=NOW_US)
+    assert json.loads(path.read_text())["api_key"][0]["secret"] == secrets.api_key[0].secret.hex()
+    assert repr(secrets.api_key[0].secret) not in repr(secrets)
+    assert secrets.api_key[0].secret.hex() not in repr(secrets)

@@ -1,0 +1,210 @@
+"""The listener: health, reflection, TLS, addresses, draining."""
+
+import datetime as dt
+import socket
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from engine.errors import ConfigError
+from longwave.v1 import admin_pb2, admin_pb2_grpc, verdict_pb2
+from longwave.v1 import messaging_pb2 as pb
+from server.gate import COMPLIANCE, MESSAGING, REGISTRY, SERVER
+from tests.server.conftest import WAIT_S, Client, Server, StartServer, refused
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+NAMES = ("", MESSAGING, COMPLIANCE, REGISTRY, SERVER)
+
+
+async def healths(client: Client) -> set[int]:
+    stub: Any = health_pb2_grpc.HealthStub(client.channel)
+    return {(await stub.Check(health_pb2.HealthCheckRequest(service=n), timeout=WAIT_S)).status for n in NAMES}
+
+
+async def test_health_follows_the_server(start_server: StartServer) -> None:
+    server = await start_server(serving=False)
+    client = server.client("")
+    health: Any = health_pb2_grpc.HealthStub(client.channel)
+    watch = health.Watch(health_pb2.HealthCheckRequest(service=MESSAGING), timeout=WAIT_S)
+    assert (await watch.read()).status == NOT_SERVING
+    assert await healths(client) == {NOT_SERVING}
+    await server.grpc.serving()
+    assert (await watch.read()).status == SERVING
+    assert await healths(client) == {SERVING}
+    await server.grpc.set_ready(ready=False)
+    assert (await watch.read()).status == NOT_SERVING
+    await server.grpc.set_ready(ready=True)
+    assert (await watch.read()).status == SERVING
+    await server.grpc.drain()
+    assert (await watch.read()).status == NOT_SERVING
+    await server.grpc.set_ready(ready=True)
+    assert await healths(client) == {NOT_SERVING}
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await health.Check(health_pb2.HealthCheckRequest(service="x"), timeout=WAIT_S)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def listed(client: Client) -> list[str]:
+    channel: Any = client.channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    call = stub.ServerReflectionInfo(timeout=WAIT_S)
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    answer = await call.read()
+    await call.done_writing()
+    return [service.name for service in answer.list_services_response.service]
+
+
+async def test_reflection_lists_every_service_without_a_key(server: Server) -> None:
+    names = await listed(server.client(""))
+    assert set(names) == {*NAMES[1:], "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+
+
+async def test_reflection_can_be_turned_off(start_server: StartServer) -> None:
+    server = await start_server(reflection=False)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await listed(server.client(""))
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_method_that_does_not_exist_is_unimplemented(server: Server) -> None:
+    client = server.client()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.raw(f"/{MESSAGING}/SubmitEverything")(b"", metadata=client.headers, timeout=WAIT_S)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_taken_port_is_told(start_server: StartServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match=rf"cannot listen for gRPC on {address}: Address already in use .*_GRPC_ADDR"):
+            await start_server(grpc_address=address)
+
+
+async def test_two_servers_never_share_a_port(start_server: StartServer) -> None:
+    first = await start_server()
+    with pytest.raises(OSError, match="already in use"):
+        await start_server(grpc_address=first.target)
+
+
+async def test_after_draining_calls_in_flight_end_and_new_ones_are_refused(server: Server) -> None:
+    client = server.client()
+    await server.grpc.drain()
+    server.corridor.closed = "the server drains"
+    refusal = await refused(client.call(client.messaging.SubmitMessage, pb.SubmitMessageRequest()))
+    assert refusal.verdict == "NOT_READY"
+    server.corridor.closed = None
+    server.corridor.held = True
+    sent = client.messaging.SubmitMessage(pb.SubmitMessageRequest(), metadata=client.headers, timeout=WAIT_S)
+    await server.corridor.arrived.acquire()
+    await server.corridor.arrived.acquire()
+    server.corridor.release()
+    await server.grpc.stop(WAIT_S)
+    assert (await sent).result.verdict == verdict_pb2.VERDICT_ACCEPTED
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.call(client.messaging.SubmitMessage, pb.SubmitMessageRequest())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+class Authority:
+    """Signs certificates for localhost."""
+
+    def __init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.certificate = self.sign("authority", self.key, ca=True)
+
+    def sign(self, name: str, key: ec.EllipticCurvePrivateKey, *, ca: bool = False) -> x509.Certificate:
+        now = dt.datetime.now(dt.UTC)
+        issuer = self.certificate.subject if hasattr(self, "certificate") else _named(name)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(_named(name))
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(hours=1))
+            .not_valid_after(now + dt.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    def issue(self, name: str) -> tuple[bytes, bytes]:
+        """Key and certificate in PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return private, self.sign(name, key).public_bytes(serialization.Encoding.PEM)
+
+
+def _named(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def write(folder: Path, pair: tuple[bytes, bytes]) -> dict[str, Any]:
+    """Replace the files as a certificate manager does."""
+    names = {"grpc_tls_key_file": folder / "key.pem", "grpc_tls_cert_file": folder / "cert.pem"}
+    for path, content in zip(names.values(), pair, strict=True):
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(content)
+        fresh.replace(path)
+    return names
+
+
+async def info(server: Server, roots: bytes, pair: tuple[bytes, bytes] | None = None) -> str:
+    """Ask over TLS, on a connection of its own."""
+    credentials = grpc.ssl_channel_credentials(roots, *(pair or (None, None)))
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", "localhost")]
+    async with grpc.aio.secure_channel(server.target, credentials, options=options) as channel:
+        answer = await admin_pb2_grpc.ServerServiceStub(channel).GetServerInfo(
+            admin_pb2.GetServerInfoRequest(),
+            metadata=(("authorization", f"Bearer {server.tenant_key}"),),
+            timeout=WAIT_S,
+        )
+        return str(answer.store)
+
+
+async def test_a_replaced_certificate_is_served_to_the_next_connection(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    first, second = Authority(), Authority()
+    server = await start_server(**write(tmp_path, first.issue("localhost")))
+    assert await info(server, first.pem) == "memory 1"
+    write(tmp_path, second.issue("localhost"))
+    assert await info(server, second.pem) == "memory 1"
+    with pytest.raises(grpc.aio.AioRpcError):
+        await info(server, first.pem)
+    (tmp_path / "cert.pem").unlink()
+    assert await info(server, second.pem) == "memory 1"
+
+
+async def test_with_an_authority_clients_need_a_certificate(start_server: StartServer, tmp_path: Path) -> None:
+    authority, strange = Authority(), Authority()
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    files = write(tmp_path, authority.issue("localhost"))
+    server = await start_server(**files, grpc_tls_client_ca_file=tmp_path / "ca.pem")
+    assert await info(server, authority.pem, authority.issue("client")) == "memory 1"
+    for pair in (None, strange.issue("client")):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await info(server, authority.pem, pair)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_missing_certificate_is_told(start_server: StartServer, tmp_path: Path) -> None:
+    files = {"grpc_tls_key_file": tmp_path / "key.pem", "grpc_tls_cert_file": tmp_path / "cert.pem"}
+    with pytest.raises(ConfigError, match=r"key\.pem: No such file or directory \(LONGWAVE_GRPC_TLS_CERT_FILE"):
+        await start_server(**files)

@@ -1,0 +1,52 @@
+"""No statement of the corridor reads a table from end to end: what it costs must not grow with the store."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.stores import sql
+from engine.stores.connection import Connection, open_writer
+from engine.stores.migrate import migrate
+
+# Read once, at start, and their tables are small or needed whole: opt-outs, carriers, ledgers, kept receipts.
+AT_START = {
+    "SELECT_ALL_OPT_OUTS",
+    "SELECT_BARRIERS_OPEN",
+    "SELECT_CARRIERS",
+    "SELECT_LEDGERS",
+    "SETTLE_LEDGERS",
+    "COUNT_EARLY",
+    "HASTEN_LOOKUPS",
+}
+STATEMENTS = sorted(
+    name for name, value in vars(sql).items() if name.isupper() and not name.startswith("_") and isinstance(value, str)
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Connection:
+    connection = open_writer(tmp_path / "plans.db")
+    migrate(connection, tmp_path / "plans.db", now_us=1)
+    return connection
+
+
+@pytest.mark.parametrize("name", [name for name in STATEMENTS if name not in AT_START])
+def test_statement_never_scans_a_table(store: Connection, name: str) -> None:
+    statement = getattr(sql, name).replace("{filters}", "")
+    numbered = [int(number) for number in re.findall(r"\?(\d+)", statement)]
+    count = max(numbered) if numbered else statement.count("?")
+    values = ["[]" if f"json_each(?{place})" in statement else 1 for place in range(1, count + 1)]
+    plan = [row[3] for row in store.execute("EXPLAIN QUERY PLAN " + statement, values).fetchall()]
+    # Retention looks at the oldest rows of a table in its own order and stops after its LIMIT.
+    bounded = "ORDER BY position LIMIT" in statement
+    scans = [
+        step
+        for step in plan
+        if step.startswith("SCAN") and "VIRTUAL TABLE" not in step and "CONSTANT ROW" not in step and not bounded
+    ]
+    assert scans == [], plan
+
+
+def test_statements_at_start_exist() -> None:
+    assert set(STATEMENTS) >= AT_START
