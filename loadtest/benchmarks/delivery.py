@@ -30,6 +30,7 @@ NOT_DELIVERED: Final = tuple(
     if state not in {pb.MESSAGE_STATE_UNSPECIFIED, pb.MESSAGE_STATE_DELIVERED}
 )
 WARM_MESSAGES: Final = 200
+LOOK_S: Final = 0.01
 
 
 def measure(plan: Plan, folder: Path, sheet: Sheet) -> None:
@@ -49,16 +50,17 @@ def measure(plan: Plan, folder: Path, sheet: Sheet) -> None:
 
 
 def _deliver(running: EngineProcess, taking: CarrierProcess, prefix: str, messages: int, messages_total: int) -> float:
-    """Seconds from the first submission to the last acknowledged receipt. Raises BenchmarkError if one failed."""
+    """Seconds from the first submission until all are delivered. Raises BenchmarkError if one is not in time."""
     submissions = [submission(OPEN, prefix, place) for place in range(messages)]
     began = time.monotonic()
     run_loop(_submit(running, submissions))
     taking.wait_delivered(messages_total, began + MEASUREMENT_S_MAX)
-    elapsed_s = time.monotonic() - began
-    left = run_loop(_first_not_delivered(running))
-    if left:
-        raise BenchmarkError(f"every receipt was acknowledged, but a message is {left}")
-    return elapsed_s
+    # A receipt that overtakes its answer is acknowledged when it is stored; the answer is recorded a moment after.
+    while left := run_loop(_first_not_delivered(running)):
+        if time.monotonic() > began + MEASUREMENT_S_MAX:
+            raise BenchmarkError(f"every receipt was acknowledged, but a message is {left}")
+        time.sleep(LOOK_S)
+    return time.monotonic() - began
 
 
 async def _submit(running: EngineProcess, submissions: list[pb.Submission]) -> None:

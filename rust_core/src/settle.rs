@@ -14,6 +14,10 @@ use crate::registry::{OnUnknown, Registry};
 use crate::state::{Reason, State};
 use crate::telnyx::{CodeClass, class_of};
 
+/// What waits for one moment comes back over so long at most. The scheduler paces what comes back; a tenth of a day
+/// instead would take hours off a message's validity.
+const SPREAD_MAX_US: i64 = 60_000_000;
+
 /// What a receipt or look-up says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReceiptStatus {
@@ -374,6 +378,11 @@ impl Settling<'_> {
         i64::try_from(self.random % ceiling).unwrap_or(0)
     }
 
+    /// So much after `until_us` a message comes back: up to a tenth of its wait.
+    fn spread(&mut self, until_us: Micros) -> i64 {
+        self.jitter(((until_us - self.now_us) / 10).min(SPREAD_MAX_US))
+    }
+
     fn requeue(&mut self, due_us: Micros, reason: Reason, code: &str) {
         self.become_state(State::Queued, reason, code);
         self.row.due_us = due_us;
@@ -486,7 +495,7 @@ impl Settling<'_> {
                 (Reason::CapReached, self.capped(why))
             }
         };
-        let spread = self.jitter((until - self.now_us) / 10);
+        let spread = self.spread(until);
         self.requeue(until + spread, reason, code);
     }
 
@@ -638,7 +647,7 @@ impl Settling<'_> {
             }
         };
         // The body must change (its callback names the generation), and so must the provider's key.
-        let spread = self.jitter((until - self.now_us) / 10);
+        let spread = self.spread(until);
         self.requeue(until + spread, why, &receipt.code);
         self.row.generation += 1;
         self.row.provider_id.clear();

@@ -196,6 +196,27 @@ fn each_outcome_leads_where_the_table_says() {
 }
 
 #[test]
+fn a_days_cap_is_over_for_everyone_within_a_minute() {
+    let capped = Fact::Outcome(1, not_taken(NotTaken::CapDay));
+    let mut latest_us = 0;
+    for seed in 0..100 {
+        let changes = settle(
+            vec![row(State::Dispatching, 1)],
+            vec![(77, capped.clone())],
+            Vec::new(),
+            &policy(),
+            &registry(OnUnknown::ByClass, CampaignState::Active),
+            NOW,
+            seed,
+        );
+        let late_us = after(&changes).due_us - policy().day_reset_us;
+        assert!((0..=MINUTE).contains(&late_us), "{late_us}");
+        latest_us = latest_us.max(late_us);
+    }
+    assert!(latest_us > MINUTE / 2, "they come back spread, not at once");
+}
+
+#[test]
 fn refused_for_now_counts_and_ends_failed() {
     let mut last = row(State::Dispatching, 8);
     last.counted = 7;
