@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final
 import grpc
 import grpc.aio
 import structlog
-from grpc_health.v1 import (  # type: ignore[attr-defined] # its stubs leave the module `health` out
+from grpc_health.v1 import (
     health,
     health_pb2,
     health_pb2_grpc,
 )
-from grpc_reflection.v1alpha import reflection  # type: ignore[attr-defined] # the same
+from grpc_reflection.v1alpha import reflection
 
 from engine.config import Settings
 from engine.config_checks import split_address

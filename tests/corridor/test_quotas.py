@@ -246,7 +246,7 @@ async def test_a_cap_told_by_a_receipt_parks_that_carrier(
     engine, log = await frozen(start_engine, carrier)
     await engine.set_quota(Scope.BRAND_CARRIER_DAY, "brands/acme", 1000, carrier=Network.TMOBILE)
     # Wherever in its day the limit's zone is now, they outlast it.
-    lasting = {"validity": Duration(seconds=3 * DAY_S)}
+    lasting: dict[str, Any] = {"validity": Duration(seconds=3 * DAY_S)}
     [first] = await engine.submit(submission(0, **lasting))
     await log.step()
     await engine.deliver(engine.callback_query(first, 1), receipt_body("e1", "delivery_failed", code=code))

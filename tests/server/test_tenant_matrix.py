@@ -5,13 +5,13 @@ The registry's part of the matrix is in tests/registry/test_service.py.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import grpc
 import pytest
 import sqlalchemy as sa
 from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status  # type: ignore[attr-defined] # a module its stubs leave out
+from grpc_status import rpc_status
 
 from engine.registry import api_keys, campaigns, tenants
 from engine.registry.records import OnUnknown, Role
@@ -172,7 +172,7 @@ def answer(world: World, ask: Ask, *, foreign: bool) -> tuple[object, ...]:
     try:
         found = ask(world, foreign)
     except grpc.RpcError as error:
-        status: status_pb2.Status | None = rpc_status.from_call(error)
+        status: status_pb2.Status | None = rpc_status.from_call(cast("grpc.Call", error))
         assert status is not None
         info = error_details_pb2.ErrorInfo()
         for detail in status.details:
