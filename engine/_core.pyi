@@ -297,11 +297,23 @@ class Scheduler:
         """Settings held_messages_max and provider (its key); an unknown one raises ValueError."""
     def __len__(self) -> int: ...
     @property
-    def room(self) -> int: ...
+    def schedule_room(self) -> int:
+        """Messages for a later time that may still be accepted."""
     def push(self, admission: Admission, now_us: int) -> None:
-        """Take over what was just stored."""
+        """Take over what was just stored; what memory does not take in waits in the store alone."""
     def load(self, rows: Sequence[_Row], now_us: int) -> int:
         """Take over rows of the store (`SELECT_HELD`); returns how many were new. ValueError for a damaged one."""
+    def put_away(self, campaign: int, stream: int, from_id: int, upto_id: int) -> None:
+        """Messages of a campaign's stream wait in the store, the first and the last with these ids."""
+    @property
+    def any_away(self) -> bool:
+        """Something may wait in the store alone."""
+    def away(self) -> list[tuple[int, int, int, int]]:
+        """(campaign, stream, first id, last id) of what may wait in the store alone."""
+    def wanted(self) -> list[tuple[tuple[int, int, int, int], int]]:
+        """(a row of `away`, rows at most) to read back now, most urgent first."""
+    def read_back(self, rows: Sequence[_Row], campaign: int, stream: int, next_id: int, now_us: int) -> None:
+        """Take over rows of a stream; all of it below `next_id` was read. ValueError for a damaged row."""
     def pop(self, now_us: int, mono_us: int, room: int) -> tuple[Dispatch, list[int], list[int], int]:
         """(what may leave, ids expired, ids whose campaign stopped, µs until it is worth asking again or -1)."""
     def apply(self, settlement: Settlement, now_us: int, mono_us: int) -> None:

@@ -156,7 +156,7 @@ class Append:
         if group:
             began_us = self._clock.mono_us()
             now_us = self._clock.now_us()
-            room = max(0, self._scheduler.room - self._unpushed)
+            room = max(0, self._scheduler.schedule_room - self._unpushed)
             calls = [(call.kind, call.tenant, call.request) for call in group]
             admission = self._admitter.admit(calls, self._rights.registry, self._rights.consent, now_us, room)
             self._meter.stage("admit", admission.total, (self._clock.mono_us() - began_us) / 1e6)

@@ -31,6 +31,7 @@ from engine.meter import Meter
 from engine.metrics import Metrics
 from engine.providers.telnyx import link
 from engine.record import Inbound, Record
+from engine.refill import Refill
 from engine.registry.days import DEFAULT_TIME_ZONE, day_of
 from engine.registry.snapshot import RegistryRows, ensure_provider, snapshot
 from engine.registry.version import VERSION_SQL
@@ -49,7 +50,6 @@ T = TypeVar("T")
 US: Final = 1_000_000
 MIB: Final = 1024 * 1024
 NODE: Final = 1
-QUEUED_STATE: Final = 1
 DISPATCHING_STATE: Final = 2
 # 50 look-ups a second are little beside a provider's API limit, and 90,000 messages in half an hour.
 LOOKUP_SPREAD_US: Final = 20_000
@@ -171,6 +171,7 @@ class Corridor:
             provider_name=self.provider_name,
             on_recorded=self._moved,
         )
+        self.refill = Refill(self.look_up, self.scheduler, clock, on_loaded=self._read_back)
         self.record.webhook_keys = link.webhook_keys(settings, self._secrets)
         self.link = await link.open_link(settings, self._secrets, provider, self.writer, self.look_up)
         self.dispatch = Dispatch(
@@ -193,6 +194,7 @@ class Corridor:
             epoch=epoch,
             in_flight_max=settings.in_flight_max,
             send_us=int(settings.send_s * US),
+            on_popped=self.refill.look,
         )
         self.append = Append(
             self.writer,
@@ -249,11 +251,7 @@ class Corridor:
         taken = await self.writer.submit("recover", hasten)
         holders = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_KEY_HOLDERS).fetchall())
         self.scheduler.hold_keys(holders)
-        waiting: list[int] = await self.look_up.read(partial(sqlite.in_state, state=QUEUED_STATE))
-        for start in range(0, len(waiting), sqlite.RECOVER_ROWS):
-            chunk = waiting[start : start + sqlite.RECOVER_ROWS]
-            rows = await self.look_up.read(partial(sqlite.held, ids=chunk))
-            self.scheduler.load(rows, self.clock.now_us())
+        await self.refill.recover()
         barriers = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_BARRIERS_OPEN).fetchall())
         if barriers:
             # No attempt is open any more: each is UNKNOWN or settled.
@@ -261,7 +259,8 @@ class Corridor:
             await self.writer.submit("opt_out", partial(sqlite.mark_effective, pairs=barriers, now_us=now_us))
         _log.info(
             "recovered",
-            queued=len(waiting),
+            queued=len(self.scheduler),
+            more_queued=self.scheduler.any_away,
             unknown=len(open_attempts),
             taken=taken,
             opt_outs=len(pairs),
@@ -299,6 +298,7 @@ class Corridor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if hasattr(self, "append") and not self.broken.done():
             await self.append.drained()
+            await self.refill.stop()
             await self.dispatch.stop(grace_s)
             await self.record.drained(grace_s)
             await self.sweep.write_ledgers()
@@ -445,6 +445,10 @@ class Corridor:
     def _moved(self) -> None:
         self.look_up.events_moved()
         self.dispatch.wake()
+
+    def _read_back(self) -> None:
+        if hasattr(self, "dispatch"):  # at recovery there is none to wake
+            self.dispatch.wake()
 
     def _on_group(self, stats: GroupStats) -> None:
         self.metrics.active_connections.set(1 + self.look_up.connections)

@@ -74,8 +74,12 @@ class Dispatch:
         epoch: int,
         in_flight_max: int,
         send_us: int,
+        on_popped: Callable[[], None],
     ) -> None:
-        """`send_us` bounds one whole attempt; `connect` gives it a pool before `start`."""
+        """`send_us` bounds one whole attempt; `on_popped` is called when messages left the scheduler.
+
+        `connect` gives it a pool before `start`.
+        """
         self._writer = writer
         self._record = record
         self._rights = rights
@@ -90,6 +94,7 @@ class Dispatch:
         self._epoch = epoch
         self._in_flight_max = in_flight_max
         self._send_us = send_us
+        self._on_popped = on_popped
         self._pool: HttpPool | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -151,6 +156,7 @@ class Dispatch:
         now_us = self._clock.now_us()
         dispatch, expired, stopped, next_us = self._scheduler.pop(now_us, mono_us, room)
         self._meter.stage("schedule", len(dispatch), (self._clock.mono_us() - mono_us) / 1e6)
+        self._on_popped()
         gates = [(identity, EXPIRED) for identity in expired] + [(identity, STOPPED) for identity in stopped]
         if gates:
             self._record.spawn(self._close_gates(gates))

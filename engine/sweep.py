@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 DUE_EVERY_S: Final = 0.25
 DUE_ROWS_MAX: Final = 500
+REFILL_EVERY_S: Final = 1.0
+EXPIRED: Final = 1
 BACKLOG_EVERY_S: Final = 5.0
 DAYS_EVERY_S: Final = 1.0
 PRUNE_EVERY_S: Final = 60.0
@@ -48,6 +50,7 @@ class Sweep:
     ) -> Iterator[Coroutine[Any, Any, None]]:
         """The loops to run."""
         yield every(DUE_EVERY_S, self.settle_due)
+        yield every(REFILL_EVERY_S, self.look_at_stored)
         yield every(BACKLOG_EVERY_S, self.count_backlog)
         yield every(DAYS_EVERY_S, self._roll_days)
         yield every(PRUNE_EVERY_S, self.prune)
@@ -72,6 +75,17 @@ class Sweep:
             return
         written = await corridor.record.settle(_core.Facts.due(ids))
         await self._look_up(written.settlement.lookups())
+
+    async def look_at_stored(self) -> None:
+        """End what expired in the store alone, and read back what a failure or a freed place left to be asked for."""
+        corridor = self._corridor
+        if not corridor.scheduler.any_away:
+            return
+        corridor.refill.look()
+        ids = await corridor.refill.expired()
+        for start in range(0, len(ids), DUE_ROWS_MAX):
+            chunk = [(identity, EXPIRED) for identity in ids[start : start + DUE_ROWS_MAX]]
+            await corridor.record.settle(_core.Facts.gates(chunk))
 
     async def _look_up(self, lookups: list[tuple[int, str, int]]) -> None:
         for start in range(0, len(lookups), LOOKUPS_AT_ONCE):
@@ -99,6 +113,8 @@ class Sweep:
         corridor.metrics.message_queue.set(sum(self.backlog.values()))
         for reason, messages in corridor.scheduler.waiting():
             corridor.metrics.schedule_waiting.labels(reason).set(messages)
+        stored = max(0, self.backlog.get("queued", 0) - len(corridor.scheduler)) if corridor.scheduler.any_away else 0
+        corridor.metrics.schedule_waiting.labels("stored").set(stored)
         _, newest = await corridor.event_bounds()
         corridor.metrics.event_log_position.set(newest)
         at_us = await corridor.look_up.read(lambda connection: connection.execute(sql.SELECT_OLDEST_EVENT).fetchone())

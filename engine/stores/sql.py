@@ -84,26 +84,50 @@ SELECT_HELD: Final = _HELD + (
     "WHERE m.state = 1"
 )
 
-# A query may use a partial index only when the index's own condition stands in it: hence `state < 16` wherever a
-# state is looked for.
-SELECT_IN_STATE: Final = "SELECT id FROM messages WHERE state = ?1 AND state < 16 ORDER BY id"
+# A query may use a partial index only when the index's own condition stands in it: hence `state > 1 AND state < 16`
+# wherever a state behind QUEUED is looked for.
+SELECT_IN_STATE: Final = "SELECT id FROM messages WHERE state = ?1 AND state > 1 AND state < 16 ORDER BY id"
+
+# The stream of a waiting message (rust_core/src/spill.rs): 0 with an ordering key, 4 for a later time, else its class;
+# the very expression of the index messages_waiting.
+_STREAM: Final = "iif(flags & 1, 0, iif(flags & 32, 4, class))"
+
+_IN_STREAM: Final = f"FROM messages WHERE state = 1 AND campaign = ?1 AND {_STREAM} = ?2"
+
+# One look at each end of the index; asked for together, SQLite would read all between.
+SELECT_WAITING_BOUNDS: Final = f"""
+SELECT (SELECT id {_IN_STREAM} ORDER BY id LIMIT 1), (SELECT id {_IN_STREAM} ORDER BY id DESC LIMIT 1)
+"""
+
+SELECT_CAMPAIGN_KEYS: Final = "SELECT key FROM campaigns ORDER BY key"
+
+SELECT_WAITING_PIECE: Final = (
+    _HELD
+    + f"""FROM messages AS m JOIN bodies AS b ON b.id = m.id
+WHERE m.state = 1 AND m.campaign = ?1 AND {_STREAM} = ?2 AND m.id >= ?3 AND m.id <= ?4 ORDER BY m.id LIMIT ?5
+"""
+)
+
+SELECT_WAITING_EXPIRY: Final = f"SELECT id, expires_us {_IN_STREAM} AND id > ?3 ORDER BY id LIMIT ?4"
 
 # Receipts may have been lost while nobody listened: look-ups are brought forward, spread so that they stay few a
 # second.
 HASTEN_LOOKUPS: Final = """
 UPDATE messages SET due_us = min(messages.due_us, ?1 + ranked.place * ?2)
-FROM (SELECT id, row_number() OVER (ORDER BY id) AS place FROM messages WHERE state IN (3, 4) AND state < 16) AS ranked
+FROM (
+  SELECT id, row_number() OVER (ORDER BY id) AS place FROM messages WHERE state IN (3, 4) AND state > 1 AND state < 16
+) AS ranked
 WHERE messages.id = ranked.id
 """
 
 # Messages with an ordering key whose outcome is open: what follows them waits.
 SELECT_KEY_HOLDERS: Final = """
 SELECT m.id, m.tenant, m.campaign, b.record FROM messages AS m JOIN bodies AS b ON b.id = m.id
-WHERE m.state IN (2, 5) AND m.state < 16 AND (m.flags & 1) = 1 ORDER BY m.id
+WHERE m.state IN (2, 5) AND m.state > 1 AND m.state < 16 AND (m.flags & 1) = 1 ORDER BY m.id
 """
 
 SELECT_DUE: Final = """
-SELECT id FROM messages WHERE state = ?1 AND state < 16 AND due_us <= ?2 ORDER BY due_us LIMIT ?3
+SELECT id FROM messages WHERE state = ?1 AND state > 1 AND state < 16 AND due_us <= ?2 ORDER BY due_us LIMIT ?3
 """
 
 INSERT_EARLY: Final = """
@@ -264,4 +288,8 @@ UPSERT_FACT: Final = """
 INSERT INTO facts (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
 
-COUNT_BY_STATE: Final = "SELECT state, count(*) FROM messages WHERE state < 16 GROUP BY state"
+COUNT_BY_STATE: Final = """
+SELECT 1, count(*) FROM messages WHERE state = 1 AND campaign > 0
+UNION ALL
+SELECT state, count(*) FROM messages WHERE state > 1 AND state < 16 GROUP BY state
+"""

@@ -391,8 +391,34 @@ def last_id(connection: Connection) -> int:
 
 
 def in_state(connection: Connection, state: int) -> list[int]:
-    """Ids of all messages in a non-terminal state."""
+    """Ids of all messages in a state that is neither QUEUED nor terminal."""
     return [row[0] for row in connection.execute(sql.SELECT_IN_STATE, (state,))]
+
+
+def waiting_bounds(connection: Connection, streams: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """(campaign, stream, first id, last id) of all that is QUEUED, for each stream of `rust_core/src/spill.rs`."""
+    bounds = []
+    for (campaign,) in connection.execute(sql.SELECT_CAMPAIGN_KEYS).fetchall():
+        for stream in streams:
+            first, last = connection.execute(sql.SELECT_WAITING_BOUNDS, (campaign, stream)).fetchone()
+            if first is not None:
+                bounds.append((campaign, stream, first, last))
+    return bounds
+
+
+def waiting_piece(
+    connection: Connection, campaign: int, stream: int, from_id: int, upto_id: int, rows_max: int
+) -> list[tuple[Any, ...]]:
+    """The first waiting messages of a stream between two ids, with their bodies, as `SELECT_HELD` gives them."""
+    return connection.execute(sql.SELECT_WAITING_PIECE, (campaign, stream, from_id, upto_id, rows_max)).fetchall()
+
+
+def waiting_expired(
+    connection: Connection, campaign: int, stream: int, after_id: int, now_us: int, rows_max: int
+) -> tuple[list[int], int]:
+    """(ids whose validity ended among the next waiting messages of a stream, where to go on: 0 from the beginning)."""
+    rows = connection.execute(sql.SELECT_WAITING_EXPIRY, (campaign, stream, after_id, rows_max)).fetchall()
+    return [row[0] for row in rows if row[1] <= now_us], rows[-1][0] if len(rows) == rows_max else 0
 
 
 def held(connection: Connection, ids: Sequence[int]) -> list[tuple[Any, ...]]:

@@ -97,8 +97,8 @@ pub struct Call {
     pub request: Bytes,
 }
 
-/// Judges a group of calls that will share one transaction. `now_us` is wall-clock time; of new messages at most `room` are
-/// accepted, and what comes after them is answered `QUEUE_FULL`.
+/// Judges a group of calls that will share one transaction. `now_us` is wall-clock time; of new messages for a later time
+/// at most `room` are accepted, and what comes after them is answered `QUEUE_FULL`.
 #[must_use]
 pub fn admit(
     calls: &[Call],
@@ -141,7 +141,7 @@ struct Stage<'a> {
     ceilings: Ceilings,
     mint: &'a mut IdMint,
     now_us: Micros,
-    /// How many more may be accepted.
+    /// How many more for a later time may be accepted.
     room: usize,
     /// The place of the accepted item of each (tenant, request id).
     group: HashMap<(u32, Arc<str>), usize>,
@@ -267,13 +267,15 @@ impl<'a> Stage<'a> {
         let campaign = self.campaign(tenant, &submission.campaign)?;
         self.admission.items[place].campaign = campaign.key;
         let sender = self.entitled_sender(campaign, &checked)?;
-        if self.room == 0 {
-            return Err(Refusal::passing(
-                Verdict::QueueFull,
-                self.limits.retry_delay_us,
-            ));
+        if checked.due_us > self.now_us {
+            if self.room == 0 {
+                return Err(Refusal::passing(
+                    Verdict::QueueFull,
+                    self.limits.retry_delay_us,
+                ));
+            }
+            self.room -= 1;
         }
-        self.room -= 1;
 
         if let Some(request_id) = &request_id {
             self.group.insert((tenant, Arc::clone(request_id)), place);
@@ -395,7 +397,7 @@ impl<'a> Stage<'a> {
             attempt: 0,
             generation: 1,
             counted: 0,
-            flags: if is_ordered { flags::ORDERED } else { 0 },
+            flags: u32::from(is_ordered) * flags::ORDERED + u32::from(scheduled) * flags::SCHEDULED,
             due_us: checked.due_us,
             expires_us: checked.expires_us,
             ordering: if is_ordered {

@@ -15,6 +15,7 @@ pub mod registry;
 pub mod render;
 pub mod schedule;
 pub mod settle;
+pub mod spill;
 pub mod state;
 pub mod telnyx;
 pub mod text;

@@ -119,6 +119,8 @@ pub mod flags {
     pub const MAYBE_SENT: u32 = 8;
     /// A gate closed after an attempt of unknown outcome: no bytes go any more, only evidence counts.
     pub const NO_RESEND: u32 = 16;
+    /// Submitted for a later time.
+    pub const SCHEDULED: u32 = 32;
 }
 
 /// A message that waits in memory, ready to be dispatched. `body` is the stored record (an encoded `Submission` with

@@ -29,6 +29,7 @@ use crate::outcome::{Outcome, Phase};
 use crate::registry as picture;
 use crate::schedule as scheduling;
 use crate::settle::{self as settling, Changes, Fact, Fate, Gate, Policy, Receipt, Row, Told};
+use crate::spill::{Away, Spill, Stream, StreamKind};
 use crate::state::State;
 use crate::telnyx::{self, InboundText, Recipe, SendConfig, WebhookVerdict};
 use crate::verdict::Verdict;
@@ -1323,6 +1324,8 @@ fn render_lookup(py: Python<'_>, provider_id: &str, config: Head) -> Py<PyBytes>
 
 struct Waiting {
     inner: scheduling::Scheduler,
+    /// What waits in the store alone.
+    spill: Spill,
     /// What came back from the store while all places were taken; pushed again before each pop.
     overflow: Vec<Held>,
     outstanding: HashMap<u64, (u32, u64)>,
@@ -1340,6 +1343,51 @@ impl Waiting {
     fn push(&mut self, mut held: Vec<Held>, now_us: Micros) {
         held.append(&mut self.overflow);
         self.overflow = self.inner.push(held, now_us);
+    }
+
+    fn held(&self) -> usize {
+        self.inner.len() + self.overflow.len()
+    }
+
+    fn knows(&self, id: u64) -> bool {
+        self.inner.contains(id)
+            || self.outstanding.contains_key(&id)
+            || self.overflow.iter().any(|held| held.id == id)
+    }
+
+    /// Newly accepted messages: those that memory does not take in wait in the store alone.
+    fn push_fresh(&mut self, held: Vec<Held>, now_us: Micros) {
+        let before = self.held();
+        let mut kept = Vec::with_capacity(held.len());
+        for held in held {
+            if !self.knows(held.id) && self.spill.take_in(&held, before + kept.len()) {
+                kept.push(held);
+            }
+        }
+        self.push(kept, now_us);
+    }
+
+    /// Messages from the store: those that are here already are let go.
+    fn load(&mut self, held: Vec<Held>, now_us: Micros) {
+        let mut fresh = Vec::with_capacity(held.len());
+        for held in held {
+            if !self.knows(held.id) {
+                self.spill.entered(&held);
+                fresh.push(held);
+            }
+        }
+        self.push(fresh, now_us);
+    }
+
+    fn remove(&mut self, id: u64) -> bool {
+        let removed = self.inner.remove(id).or_else(|| {
+            let place = self.overflow.iter().position(|held| held.id == id)?;
+            Some(self.overflow.swap_remove(place))
+        });
+        if let Some(held) = &removed {
+            self.spill.left(held);
+        }
+        removed.is_some()
     }
 
     fn settle(&mut self, id: u64, fate: Fate) {
@@ -1390,6 +1438,18 @@ fn load_row(row: &Bound<'_, PyTuple>) -> PyResult<Held> {
 }
 
 type LedgerRow = (u32, i32, u64, u64);
+/// Campaign, kind of stream, first and last id.
+type AwayRow = (u32, u8, u64, u64);
+
+fn away_row(away: Away) -> AwayRow {
+    let Stream { campaign, kind } = away.stream;
+    (campaign, kind as u8, away.from, away.upto)
+}
+
+fn stream_of(campaign: u32, number: u8) -> PyResult<Stream> {
+    let kind = StreamKind::from_number(number).ok_or_else(|| bad("no such kind of stream"))?;
+    Ok(Stream { campaign, kind })
+}
 
 #[pymethods]
 impl Scheduler {
@@ -1403,9 +1463,11 @@ impl Scheduler {
                 _ => return Err(bad(format!("unknown setting {name}"))),
             }
         }
+        let spill = Spill::new(made.held_messages_max);
         let inner = scheduling::Scheduler::new(made, Arc::clone(&registry.inner), mono_us);
         let waiting = Waiting {
             inner,
+            spill,
             overflow: Vec::new(),
             outstanding: HashMap::new(),
             to: HashMap::new(),
@@ -1420,14 +1482,14 @@ impl Scheduler {
     }
 
     #[getter]
-    fn room(&self) -> usize {
-        lock(&self.inner).inner.room()
+    fn schedule_room(&self) -> usize {
+        lock(&self.inner).spill.schedule_room()
     }
 
     fn push(&self, py: Python<'_>, admission: &Admission, now_us: Micros) {
         py.detach(|| {
             let held = lock(&admission.inner).take_held();
-            lock(&self.inner).push(held, now_us);
+            lock(&self.inner).push_fresh(held, now_us);
         });
     }
 
@@ -1440,10 +1502,58 @@ impl Scheduler {
         let held = rows.iter().map(load_row).collect::<PyResult<Vec<_>>>()?;
         Ok(py.detach(|| {
             let mut waiting = lock(&self.inner);
-            let before = waiting.inner.len() + waiting.overflow.len();
-            waiting.push(held, now_us);
-            waiting.inner.len() + waiting.overflow.len() - before
+            let before = waiting.held();
+            waiting.load(held, now_us);
+            waiting.held() - before
         }))
+    }
+
+    fn put_away(&self, campaign: u32, stream: u8, from_id: u64, upto_id: u64) -> PyResult<()> {
+        let away = Away {
+            stream: stream_of(campaign, stream)?,
+            from: from_id,
+            upto: upto_id,
+        };
+        lock(&self.inner).spill.put_away(away);
+        Ok(())
+    }
+
+    #[getter]
+    fn any_away(&self) -> bool {
+        lock(&self.inner).spill.is_any_away()
+    }
+
+    fn away(&self) -> Vec<AwayRow> {
+        let away = lock(&self.inner).spill.away();
+        away.into_iter().map(away_row).collect()
+    }
+
+    fn wanted(&self) -> Vec<(AwayRow, usize)> {
+        let waiting = lock(&self.inner);
+        let wanted = waiting.spill.wanted(waiting.held());
+        wanted
+            .into_iter()
+            .map(|wanted| (away_row(wanted.away), wanted.messages_max))
+            .collect()
+    }
+
+    fn read_back(
+        &self,
+        py: Python<'_>,
+        rows: Vec<Bound<'_, PyTuple>>,
+        campaign: u32,
+        stream: u8,
+        next_id: u64,
+        now_us: Micros,
+    ) -> PyResult<()> {
+        let stream = stream_of(campaign, stream)?;
+        let held = rows.iter().map(load_row).collect::<PyResult<Vec<_>>>()?;
+        py.detach(|| {
+            let mut waiting = lock(&self.inner);
+            waiting.load(held, now_us);
+            waiting.spill.read_back(stream, next_id);
+        });
+        Ok(())
     }
 
     fn pop(
@@ -1461,6 +1571,12 @@ impl Scheduler {
             let popped = waiting.inner.pop(now_us, mono_us, room);
             for held in &popped.ready {
                 waiting.take_out(held);
+            }
+            for held in [&popped.ready, &popped.expired, &popped.blocked]
+                .into_iter()
+                .flatten()
+            {
+                waiting.spill.left(held);
             }
             popped
         });
@@ -1493,7 +1609,7 @@ impl Scheduler {
             waiting.inner.ordering_released(id);
         }
         for &id in &changes.drop {
-            waiting.inner.remove(id);
+            waiting.remove(id);
         }
         for park in &changes.parks {
             let kind = if park.cap {
@@ -1550,13 +1666,15 @@ impl Scheduler {
 
     fn remove(&self, ids: Vec<u64>) -> usize {
         let mut waiting = lock(&self.inner);
-        ids.into_iter()
-            .filter(|&id| waiting.inner.remove(id).is_some())
-            .count()
+        ids.into_iter().filter(|&id| waiting.remove(id)).count()
     }
 
     fn remove_recipient(&self, tenant: u32, recipient: u64) -> Vec<u64> {
-        let removed = lock(&self.inner).inner.remove_recipient(tenant, recipient);
+        let mut waiting = lock(&self.inner);
+        let removed = waiting.inner.remove_recipient(tenant, recipient);
+        for held in &removed {
+            waiting.spill.left(held);
+        }
         removed.into_iter().map(|held| held.id).collect()
     }
 

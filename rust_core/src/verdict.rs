@@ -122,7 +122,7 @@ verdicts! {
         "the cursor is older than the retained events: watch again from `begin`";
 
     QueueFull = 60, "QUEUE_FULL", ResourceExhausted,
-        "as many messages wait as this server holds; not stored: retry after the stated delay";
+        "as many messages for a later time wait as this server holds; not stored: retry after the stated delay";
     StoreFull = 61, "STORE_FULL", ResourceExhausted,
         "the store's disk is full; not stored: retry after the stated delay";
     CreditExceeded = 62, "CREDIT_EXCEEDED", ResourceExhausted,

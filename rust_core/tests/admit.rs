@@ -692,10 +692,15 @@ fn a_message_that_a_quota_can_never_pass_is_refused() {
 }
 
 #[test]
-fn a_full_queue_refuses_the_rest_and_says_when_to_come_back() {
+fn a_full_schedule_refuses_the_rest_and_says_when_to_come_back() {
+    let later = Timestamp {
+        seconds: NOW_US / 1_000_000 + 3600,
+        nanos: 0,
+    };
     let submissions: Vec<Submission> = (0..4)
         .map(|place| Submission {
             request_id: format!("r-{}", place % 3),
+            schedule_time: Some(later),
             ..plain()
         })
         .collect();
@@ -1273,22 +1278,29 @@ fn a_stored_request_id_answers_as_the_first_time() {
 #[test]
 fn what_was_accepted_once_is_answered_so_whatever_changed_since() {
     let before = group(&[plain()]);
-    let existing = stored(&before);
     let mut consent = Consent::default();
     consent.insert(1, RECIPIENT);
     let registry = registry(vec![]);
     let mut opted_out = judged(&[batch_of(1, &[plain()])], &registry, &consent, 10);
+    let scheduled = Submission {
+        schedule_time: Some(Timestamp {
+            seconds: NOW_US / 1_000_000 + 3600,
+            nanos: 0,
+        }),
+        ..plain()
+    };
+    let timed = group(std::slice::from_ref(&scheduled));
     let mut full = judged(
-        &[batch_of(1, &[plain()])],
+        &[batch_of(1, &[scheduled])],
         &registry,
         &Consent::default(),
         0,
     );
-    for admission in [&mut opted_out, &mut full] {
+    for (admission, first) in [(&mut opted_out, &before), (&mut full, &timed)] {
         assert_eq!(admission.lookups(), [(1, "r-1")]);
         assert_ne!(verdicts(admission), [Verdict::Accepted]);
-        admission.resolve(&existing);
-        assert_eq!(results(admission), results(&before));
+        admission.resolve(&stored(first));
+        assert_eq!(results(admission), results(first));
     }
     let unsound = group(&[Submission {
         text: String::new(),

@@ -104,7 +104,7 @@ def test_the_raw_insert_writes_what_the_engine_wrote(made: Path, tmp_path: Path)
         (accept_sdk.measure, 0, 3),
         (delivery.measure, 0, 6),
         (urgent.measure, 0, 4),
-        (restart.measure, 0, 3),
+        (restart.measure, 0, 4),
     ],
     ids=["accept_batches", "accept_unary", "accept_sdk", "delivery", "urgent", "restart"],
 )

@@ -207,8 +207,7 @@ class Engine:
         writer, dispatch = corridor.writer, corridor.dispatch
         writer._closed = True
         tasks = [*corridor._tasks, *corridor.record._tasks]
-        if dispatch._task is not None:
-            tasks.append(dispatch._task)
+        tasks += [task for task in (dispatch._task, corridor.refill._task) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -381,6 +380,7 @@ class Engine:
         self.clock.jump(seconds)
         self.corridor.roll_days()
         await self.corridor.sweep.settle_due()
+        await self.corridor.sweep.look_at_stored()
         self.corridor.dispatch.wake()
 
     async def events(self, tenant_key: int = 0) -> list[pb.Event]:

@@ -11,7 +11,6 @@ from engine.registry.records import CampaignState, Scope, TenantState
 from engine.registry.tenants import set_tenant_state
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import Carrier
-from tests.corridor.conftest import StartEngine
 from tests.corridor.engine_fixture import SENDER, US, WAIT_S, CallRefused, Engine, recipient, submission
 
 
@@ -69,23 +68,6 @@ async def test_duplicates_inside_a_batch_and_across_calls_at_once(engine: Engine
     at_once = await asyncio.gather(*(engine.call([again]) for _ in range(50)))
     assert len({one.id for [one] in at_once}) == 1
     assert await stored(engine) == 2
-
-
-async def test_a_retry_gets_its_answer_though_nothing_more_is_taken(start_engine: StartEngine) -> None:
-    engine = await start_engine("http://127.0.0.1:9/v2", held_messages_max=4, batch_messages_max=4)
-    await engine.set_campaign(CampaignState.PAUSED)
-    await engine.submit(submission(100))
-    wanted = [submission(index, request_id=f"r{index}") for index in range(4)]
-    first = await engine.call(wanted)
-    assert [one.verdict for one in first] == ["ACCEPTED"] * 3 + ["QUEUE_FULL"]
-    again = await engine.call(wanted)
-    assert [one.id for one in again] == [one.id for one in first]
-    assert [one.verdict for one in again] == ["ACCEPTED"] * 3 + ["QUEUE_FULL"]
-    assert again[3].result.retry_delay.ToMicroseconds() > 0
-    # Refused for who may send, and yet the answer of the first try stands.
-    await engine.corridor.add_opt_out(engine.tenant_key, int(recipient(0)[1:]))
-    await engine.set_campaign(CampaignState.STOPPED)
-    assert [one.id for one in await engine.call(wanted[:3])] == [one.id for one in first[:3]]
 
 
 async def test_a_message_above_what_a_quota_ever_passes_is_refused(engine: Engine) -> None:

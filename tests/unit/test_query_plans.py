@@ -13,6 +13,7 @@ from engine.stores.migrate import migrate
 AT_START = {
     "SELECT_ALL_OPT_OUTS",
     "SELECT_BARRIERS_OPEN",
+    "SELECT_CAMPAIGN_KEYS",
     "SELECT_CARRIERS",
     "SELECT_LEDGERS",
     "SETTLE_LEDGERS",
