@@ -31,6 +31,7 @@ PIP_INSTALL_LOCAL := $(PIP_INSTALL) --no-deps --no-build-isolation --no-index --
 RUN_COMMAND ?= $(BIN)/longwave demo
 BENCH_COMMAND ?= $(PY) -m loadtest.benchmarks
 PYTEST_ARGS ?=
+HOURS ?= 1
 
 PROTOS = $(sort $(wildcard proto/longwave/v1/*.proto))
 RUST_SOURCES = $(shell find rust_core -path rust_core/target -prune -o -name '*.rs' -print)
@@ -42,7 +43,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help setup docs generate verify-generated build run test test-rust test-python bench \
+.PHONY: help setup docs generate verify-generated build run test test-rust test-python torture bench \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
@@ -167,6 +168,9 @@ test-rust: $(STAMPS)/crates
 
 test-python: setup
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+torture: setup ## Kills, power cuts and disk faults for HOURS=n, counted in loadtest/results/ (root: it mounts loop files).
+	@exec $(PY) -m tests.proof.torture --hours $(HOURS)
 
 bench: setup ## Measure on this machine; results go to loadtest/results/.
 	@$(BENCH_COMMAND)
