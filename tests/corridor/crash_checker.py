@@ -1,21 +1,51 @@
 """Proves promises broken: the invariants of the corridor, checked over what a run with crashes left behind.
 
 It starts nothing and repairs nothing. Each rule takes the evidence and yields what it found; a rule that finds nothing
-in a history broken on purpose is a defect (`test_crash_checker.py` breaks one for each).
+in a history broken on purpose is a defect (`test_crash_checker.py` breaks one for each; `tests/proof/planted` plants
+bugs in the engine).
 
 Times of client, engine and carrier are of one machine's wall clock, so they can be compared.
+
+What each invariant is decided from (client: lines of its log; a rule whose lines are missing decides nothing):
+
+- I1   client acked, opt_out_acked; rows, bodies, opt-outs of the store; settings of the writing connection
+- I2   states in the store after healing (`Promises.all_final`)
+- I3   client acked; request ids of the store
+- I4   client reused
+- I5   client handed_in, refused; rows; the carrier's record
+- I6   the engine's history, starts in the event log, the carrier's record
+- I7   the carrier's record, UNKNOWN in the event log, policies
+- I8   the engine's history within client life lines; epochs of rows
+- I9   event log, each state against the one told before it
+- I10  event log, validity of rows, consent events, the carrier's record
+- I11  client opt_out_acked; opt-outs, consent events and starts
+- I12  quotas against starts in the event log and against the carrier's record
+- I13  event log in its order, ordering keys of rows
+- I14  event log; client watched (what a subscriber got, over reconnects)
+- I15  event log against rows and their timelines
+- I16  the carrier's record against final states; ids of stored texts
+- I17  event log against the carrier's record; client webhook_probe
+- I18  client foreign_asked; tenants of rows, campaigns and events
+- I19  segments of rows against the carrier's count; daily ledgers against the starts in the event log
+- I20  client faulted (from, to) against the event log
+- I21  client sample (RSS, descriptors of the process)
+- I22  recipients, texts and keys looked for in logs, history and metrics
+- I23  not here: it takes two versions of the engine
+- I24  client drained, life; UNKNOWN in the event log
 """
 
+import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple
+from statistics import median
+from typing import Any, Final, NamedTuple
 
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import registry_pb2 as registry
-from tests.corridor.crash_evidence import Change, Evidence, Quota, Request, Row, short_of
+from tests.corridor.crash_evidence import US, Change, Evidence, Quota, Request, Row, short_of
 
 QUEUED: Final = pb.MESSAGE_STATE_QUEUED
 DISPATCHING: Final = pb.MESSAGE_STATE_DISPATCHING
@@ -48,6 +78,16 @@ ARRIVAL_GRACE_US: Final = 200_000
 STAMP_SLACK_US: Final = 50_000
 # From its start to the carrier: a commit and a write. What took longer does not tell when it was let go.
 ON_THE_WAY_US: Final = 150_000
+# After healing: so long, and so much of the rate before.
+DRAIN_US: Final = 60 * US
+RATE_WINDOW_US: Final = 10 * US
+DRAIN_SHARE: Final = 0.95
+# Fewer samples show no trend.
+SAMPLES_MIN: Final = 12
+SYNCHRONOUS_FULL: Final = 2
+_NUMBER: Final = re.compile(r"(?<!\d)1?([2-9]\d{9})(?!\d)")
+# Shorter texts occur by chance.
+CANARY_CHARACTERS_MIN: Final = 12
 
 
 class Violation(NamedTuple):
@@ -65,6 +105,10 @@ class Promises:
 
     honours_keys: bool = False
     all_final: bool = True
+    rss_max_bytes: int = 2 << 30
+    descriptors_max: int = 4096
+    growth_max: float = 2.0
+    """So many times what it was in its first half may a process hold in its last quarter."""
 
 
 Found = Iterator[Violation]
@@ -97,6 +141,10 @@ def acknowledged_exists(evidence: Evidence, _promises: Promises) -> Found:
     for line in evidence.of_kind("opt_out_acked"):
         if line["recipient"] not in evidence.opted_out:
             yield Violation("I1", line["recipient"], "an acknowledged opt-out is gone")
+    journal, synchronous = evidence.settings.get("journal_mode", "wal"), evidence.settings.get("synchronous", "2")
+    if journal != "wal" or int(synchronous) < SYNCHRONOUS_FULL:
+        found = f"journal_mode {journal}, synchronous {synchronous}"
+        yield Violation("I1", "store", f"acknowledged under {found}: a power cut would lose it")
 
 
 def all_end(evidence: Evidence, promises: Promises) -> Found:
@@ -176,6 +224,10 @@ def intent_before_bytes(evidence: Evidence, _promises: Promises) -> Found:
                     "I6", short_of(identity), f"request {number} reached the carrier before intent {number}"
                 )
                 break
+        # The history is the engine's own word; what it committed says more.
+        started = sum(change.state == DISPATCHING for change in evidence.changes_of[identity])
+        if started < len(requests):
+            yield Violation("I6", short_of(identity), f"{len(requests)} requests, {started} intents in the store")
     for identity, notes in intended.items():
         started = sum(1 for change in evidence.changes_of[identity] if change.state == DISPATCHING)
         row = evidence.row_of.get(identity)
@@ -244,11 +296,15 @@ def epochs_rise(evidence: Evidence, _promises: Promises) -> Found:
 
 
 def terminal_stays(evidence: Evidence, _promises: Promises) -> Found:
-    """I9: a terminal state changes only along the listed upgrades."""
-    for change in evidence.changes:
-        if change.previous >= TERMINAL_MIN and (change.previous, change.state) not in UPGRADES:
-            what = f"{state_name(change.previous)} became {state_name(change.state)}"
-            yield Violation("I9", short_of(change.message), what)
+    """I9: a terminal state changes only along the listed upgrades; what was told before counts, not `previous`."""
+    for identity, changes in evidence.changes_of.items():
+        told = 0
+        for change in changes:
+            for previous in sorted({told, change.previous}):
+                if previous >= TERMINAL_MIN and (previous, change.state) not in UPGRADES:
+                    what = f"{state_name(previous)} became {state_name(change.state)}"
+                    yield Violation("I9", short_of(identity), what)
+            told = change.state
 
 
 def nothing_starts_after_the_end(evidence: Evidence, _promises: Promises) -> Found:
@@ -260,6 +316,10 @@ def nothing_starts_after_the_end(evidence: Evidence, _promises: Promises) -> Fou
                 yield Violation("I10", short_of(identity), "an attempt started after its end")
                 break
             ended = change.state >= TERMINAL_MIN
+    for change in evidence.changes:
+        row = evidence.row_of.get(change.message)
+        if change.state == DISPATCHING and row is not None and 0 < row.expires_us <= change.at_us:
+            yield Violation("I10", short_of(row.id), "an attempt started after its validity")
     starts = _starts_to(evidence)
     for recipient, (closed, opened) in _closings(evidence):
         for change in starts[recipient]:
@@ -423,6 +483,22 @@ def events_are_gapless(evidence: Evidence, _promises: Promises) -> Found:
             yield Violation("I14", short_of(identity), "an event leaves a state that the one before did not enter")
 
 
+def subscribers_miss_nothing(evidence: Evidence, _promises: Promises) -> Found:
+    """I14: a subscriber gets each message's events in order, none left out; again is allowed, never too few."""
+    subscribers: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in evidence.of_kind("watched"):
+        subscribers[line["subscriber"]].append(line)
+    for name, lines in subscribers.items():
+        last: dict[int, int] = defaultdict(int)
+        for message, seq in (event for line in lines for event in line["events"]):
+            if seq > last[message] + 1:
+                yield Violation("I14", short_of(message), f"{name} got seq {seq} after {last[message]}")
+            last[message] = max(last[message], seq)
+        for row in evidence.rows:
+            if lines[-1]["caught_up"] and row.tenant in {0, lines[-1]["tenant"]} and last[row.id] < row.seq:
+                yield Violation("I14", short_of(row.id), f"{name} never got seq {last[row.id] + 1} of {row.seq}")
+
+
 def outbox_is_complete(evidence: Evidence, _promises: Promises) -> Found:
     """I15: every state change has its event, and every event its state change."""
     for row in evidence.rows:
@@ -449,6 +525,9 @@ def receipts_converge(evidence: Evidence, _promises: Promises) -> Found:
         retried = sum(change.state == QUEUED for change in evidence.changes_of[row.id]) > 1
         if len(copies) == len(sure) == 1 and not retried and _failed(copies[0]) and row.state != UNDELIVERED:
             yield Violation("I16", short_of(row.id), f"{copies[0].final}, the message is {state_name(row.state)}")
+    for (_, provider_id), count in Counter(evidence.inbound).items():
+        if count > 1:
+            yield Violation("I16", provider_id, f"one text from a handset, stored {count} times")
 
 
 def _failed(copy: Request) -> bool:
@@ -468,6 +547,116 @@ def falsehoods_change_nothing(evidence: Evidence, _promises: Promises) -> Found:
     for line in evidence.of_kind("webhook_probe"):
         if line["status"] != line["wanted"]:
             yield Violation("I17", line["what"], f"answered {line['status']}, not {line['wanted']}")
+
+
+# Tenants, sums, healing, bounds, secrets.
+
+
+def tenants_are_apart(evidence: Evidence, _promises: Promises) -> Found:
+    """I18: nobody gets, changes or is told what is another tenant's."""
+    for line in evidence.of_kind("foreign_asked"):
+        if line["found"]:
+            yield Violation("I18", line["what"], "another tenant's was found, or changed")
+    for row in evidence.rows:
+        if evidence.campaign_tenants.get(row.campaign, row.tenant) != row.tenant:
+            yield Violation("I18", short_of(row.id), "sent by another tenant's campaign")
+        strangers = evidence.event_tenants.get(row.id, set()) - {row.tenant}
+        if strangers and row.tenant:
+            yield Violation("I18", short_of(row.id), f"told to tenants {sorted(strangers)}")
+
+
+def sums_agree(evidence: Evidence, _promises: Promises) -> Found:
+    """I19: segments are what the carrier counts; a daily ledger spent what its attempts cost.
+
+    A crash lets a reservation count as spent though the attempt was refused: then it may be more, never less.
+    """
+    for identity, requests in evidence.requests_of.items():
+        row = evidence.row_of.get(identity)
+        for request in requests:
+            if row is not None and request.parts and request.parts != row.segments:
+                what = f"{row.segments} segments, the carrier counts {request.parts}"
+                yield Violation("I19", short_of(identity), what)
+                break
+    crashed = any(line["after"] == "kill" for line in evidence.of_kind("life"))
+    for ledger in evidence.ledgers:
+        limit = ledger.limit
+        least = most = 0
+        for row in evidence.rows:
+            of_brand = limit.scope == registry.QUOTA_SCOPE_BRAND_CARRIER_DAY
+            if evidence.campaign_brands.get(row.campaign) == limit.subject if of_brand else _counts(limit, row):
+                cost = _cost(limit, row) * _charged(evidence.changes_of[row.id])
+                least += cost * (row.carrier == limit.carrier)
+                # While nobody knows whose number it is, it may count for every carrier.
+                most += cost * (row.carrier in {0, limit.carrier})
+        if ledger.spent < least or (ledger.spent > most and not crashed):
+            what = f"the ledger says {ledger.spent}, its messages {least} to {most}"
+            yield Violation("I19", f"scope {limit.scope} subject {limit.subject} carrier {limit.carrier}", what)
+
+
+def _charged(changes: list[Change]) -> int:
+    """Attempts that were taken, or of which nobody knows."""
+    return sum(
+        before.state == DISPATCHING and (after.state in {SUBMITTED, SENT, UNKNOWN, DELIVERED, UNDELIVERED})
+        for before, after in pairwise(changes)
+    )
+
+
+def backlog_drains(evidence: Evidence, _promises: Promises) -> Found:
+    """I20: within a minute of healing the backlog is gone, or goes at 95 % of the rate before the fault."""
+    accepted: list[int] = []
+    taken: dict[int, int] = {}
+    for change in evidence.changes:
+        if change.previous == 0:
+            accepted.append(change.at_us)
+        elif change.state >= TERMINAL_MIN or change.state in {SUBMITTED, SENT, UNKNOWN}:
+            taken.setdefault(change.message, change.at_us)
+    left = sorted(taken.values())
+    accepted.sort()
+    for line in evidence.of_kind("faulted") if accepted else ():
+        from_us, healed_us = line["from_us"], line["to_us"]
+        # Ends of attempts are when the backlog can be gone; the first of them may have been the last.
+        looks = [healed_us, *(at_us for at_us in left if healed_us < at_us <= healed_us + DRAIN_US)]
+        if any(bisect_right(accepted, at_us) <= bisect_right(left, at_us) for at_us in looks):
+            continue
+        before = _rate(left, max(from_us - RATE_WINDOW_US, accepted[0]), from_us)
+        ends = range(healed_us + RATE_WINDOW_US, healed_us + DRAIN_US + 1, US)
+        after = max(_rate(left, end - RATE_WINDOW_US, end) for end in ends)
+        if after < DRAIN_SHARE * before or not after:
+            yield Violation(
+                "I20", f"fault at {from_us}", f"{after:.1f}/s a minute after healing, {before:.1f}/s before"
+            )
+
+
+def _rate(times: list[int], from_us: int, to_us: int) -> float:
+    return (bisect_right(times, to_us) - bisect_right(times, from_us)) * US / max(to_us - from_us, US)
+
+
+def resources_are_bounded(evidence: Evidence, promises: Promises) -> Found:
+    """I21: a process stays under its bounds, and does not grow and grow."""
+    lives = [line["at_us"] for line in evidence.of_kind("life")]
+    samples: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for line in evidence.of_kind("sample"):
+        samples[bisect_right(lives, line["at_us"])].append(line)
+    bounds = {"rss_bytes": promises.rss_max_bytes, "descriptors": promises.descriptors_max}
+    for life, lines in samples.items():
+        for what, bound in bounds.items():
+            held = [line[what] for line in lines]
+            if max(held) > bound:
+                yield Violation("I21", f"life {life}", f"{max(held)} {what}, allowed {bound}")
+            half, quarter = held[: len(held) // 2], held[-(len(held) // 4) :]
+            if len(held) >= SAMPLES_MIN and median(quarter) > promises.growth_max * median(half):
+                yield Violation("I21", f"life {life}", f"{what} grew from {median(half):.0f} to {median(quarter):.0f}")
+
+
+def nothing_personal_leaks(evidence: Evidence, _promises: Promises) -> Found:
+    """I22: no number of a recipient, no text and no key in a log, the history or the metrics."""
+    numbers = {row.recipient[-10:] for row in evidence.rows}
+    for sink, content in evidence.sinks.items():
+        for number in sorted(set(_NUMBER.findall(content)) & numbers):
+            yield Violation("I22", sink, f"holds a recipient's number, …{number[-4:]}")
+        for canary in sorted(evidence.canaries):
+            if len(canary) >= CANARY_CHARACTERS_MIN and canary in content:
+                yield Violation("I22", sink, f"holds a text or a key, {canary[:4]}…")
 
 
 # Stopping.
@@ -505,8 +694,14 @@ RULES: Final[tuple[Callable[[Evidence, Promises], Found], ...]] = (
     limits_hold,
     order_holds,
     events_are_gapless,
+    subscribers_miss_nothing,
     outbox_is_complete,
     receipts_converge,
     falsehoods_change_nothing,
+    tenants_are_apart,
+    sums_agree,
+    backlog_drains,
+    resources_are_bounded,
+    nothing_personal_leaks,
     drain_is_clean,
 )

@@ -27,6 +27,8 @@ else:
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 HISTORY_HEAD_BYTES: Final = 15
 US: Final = 1_000_000
+# So many texts are looked for in every log.
+CANARY_TEXTS_MAX: Final = 200
 
 
 def sha256(text: str) -> str:
@@ -100,6 +102,11 @@ class Row:
     request_id: str
     text_sha256: str
     ordering_key: str
+    tenant: int = 0
+    expires_us: int = 0
+    """0: not known."""
+    carrier: int = 0
+    """The recipient's, once it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,8 @@ class Request:
     final: str
     """What the network said in the end, such as `delivered` or `delivery_failed/40008`; empty when it was not taken."""
     receipt_faults: tuple[str, ...]
+    parts: int = 0
+    """Segments by the carrier's own count; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +140,29 @@ class Quota:
     window_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What a daily limit counted over all its days, and what it is a limit of."""
+
+    limit: Quota
+    spent: int
+    reserved: int
+
+
 @dataclass
 class Evidence:
     """All of it."""
 
     client: list[dict[str, Any]] = field(default_factory=list)
-    """Lines of the client's log; `crash_client.py` says what they hold."""
+    """Lines of the client's log; `crash_client.py` says what they hold.
+
+    Others may write beside those (all optional, with `kind` and `at_us`):
+
+    - watched: subscriber, tenant, events (list of [message, seq] in the order in which it got them), caught_up
+    - foreign_asked: what, found; a tenant asked for another's
+    - faulted: from_us, to_us; something was broken from then to then
+    - sample: rss_bytes, descriptors; of the engine's process
+    """
     rows: list[Row] = field(default_factory=list)
     bodies: int = 0
     """How many the store holds."""
@@ -151,6 +177,19 @@ class Evidence:
     requests: list[Request] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
     """Lines of the engine's history."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """`journal_mode` and `synchronous` of the writing connection, where they could be asked."""
+    inbound: list[tuple[int, str]] = field(default_factory=list)
+    """(provider, its id) of each stored text from a handset."""
+    campaign_tenants: dict[int, int] = field(default_factory=dict)
+    campaign_brands: dict[int, int] = field(default_factory=dict)
+    event_tenants: dict[int, set[int]] = field(default_factory=dict)
+    """To whom a message's events are told."""
+    ledgers: list[Ledger] = field(default_factory=list)
+    sinks: dict[str, str] = field(default_factory=dict)
+    """What leaves the engine for people and machines that may know no numbers and texts: logs, history, metrics."""
+    canaries: set[str] = field(default_factory=set)
+    """Texts and keys that may be in no sink; recipients' numbers are known from the rows."""
 
     def of_kind(self, *kinds: str) -> list[dict[str, Any]]:
         """Lines of the client's log of these kinds."""
@@ -179,9 +218,12 @@ class Evidence:
 
 
 def read_evidence(*, client: Path, store: Path, carrier: Path, history: Path) -> Evidence:
-    """Read everything. The engine must have ended."""
+    """Read everything; `engine.log` and `metrics.txt` beside the store count as sinks. The engine must have ended."""
     evidence = Evidence(client=read_lines(client), notes=read_lines(history), requests=read_requests(carrier))
-    _read_store(store, evidence)
+    read_store(store, evidence)
+    for sink in (history, store.with_name("engine.log"), store.with_name("metrics.txt")):
+        if sink.exists():
+            evidence.sinks[sink.name] = sink.read_text(errors="replace")
     return evidence
 
 
@@ -194,24 +236,25 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def read_requests(carrier: Path) -> list[Request]:
     """The carrier's record of requests to send."""
-    found = []
-    for line in read_lines(carrier):
-        short, _, generation = (line["idempotency_key"] or "").partition(":")
-        found.append(
-            Request(
-                at_us=line["taken_at_us"],
-                message=id_of(short),
-                generation=int(generation),
-                sender=line["from"],
-                recipient=line["to"],
-                text_sha256=line["text_sha256"] or "",
-                body_sha256=line["body_sha256"],
-                taken=line["taken"],
-                final=line["final"] or "",
-                receipt_faults=tuple(line["receipt_faults"]),
-            )
-        )
-    return found
+    return [request_of(line) for line in read_lines(carrier)]
+
+
+def request_of(line: dict[str, Any]) -> Request:
+    """One line of that record."""
+    short, _, generation = (line["idempotency_key"] or "").partition(":")
+    return Request(
+        at_us=line["taken_at_us"],
+        message=id_of(short),
+        generation=int(generation),
+        sender=line["from"],
+        recipient=line["to"],
+        text_sha256=line["text_sha256"] or "",
+        body_sha256=line["body_sha256"],
+        taken=line["taken"],
+        final=line["final"] or "",
+        receipt_faults=tuple(line["receipt_faults"]),
+        parts=line.get("parts") or 0,
+    )
 
 
 def open_store(path: Path) -> "dbapi.Connection":
@@ -257,7 +300,8 @@ def timeline(history: bytes) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def _read_store(path: Path, evidence: Evidence) -> None:
+def read_store(path: Path, evidence: Evidence) -> None:
+    """Read the store. Raises AssertionError when SQLite finds it damaged."""
     connection = open_store(path)
     try:
         [verdict] = connection.execute("PRAGMA integrity_check").fetchone()
@@ -270,20 +314,36 @@ def _read_store(path: Path, evidence: Evidence) -> None:
         evidence.policies = dict(connection.execute("SELECT key, on_unknown FROM campaigns"))
         quotas = "SELECT scope, subject, carrier, unit, amount, window_us FROM quotas WHERE time_zone = ''"
         evidence.quotas = [Quota(*columns) for columns in connection.execute(quotas)]
-        add_events(evidence, connection.execute("SELECT position, events FROM events ORDER BY position"))
+        evidence.ledgers = [
+            Ledger(Quota(*limit), spent, reserved) for *limit, spent, reserved in connection.execute(_SELECT_LEDGERS)
+        ]
+        evidence.inbound = list(connection.execute("SELECT provider, provider_id FROM inbound ORDER BY id"))
+        evidence.campaign_tenants = dict(connection.execute("SELECT key, tenant FROM campaigns"))
+        evidence.campaign_brands = dict(connection.execute("SELECT key, brand FROM campaigns"))
+        texts = connection.execute("SELECT record FROM bodies ORDER BY id LIMIT ?", (CANARY_TEXTS_MAX,))
+        evidence.canaries |= {pb.Submission.FromString(record).text for (record,) in texts}
+        add_events(evidence, connection.execute("SELECT position, events, tenant FROM events ORDER BY position"))
     finally:
         connection.close()
 
 
 _SELECT_ROWS: Final = """
 SELECT m.id, m.campaign, m.sender, m.recipient, m.class, m.segments, m.state, m.seq, m.attempt, m.epoch, m.code,
-  m.history, b.record
+  m.history, b.record, m.tenant, m.expires_us, m.carrier
 FROM messages AS m LEFT JOIN bodies AS b ON b.id = m.id ORDER BY m.id
 """
 
 
+# A daily limit has a ledger for each day.
+_SELECT_LEDGERS: Final = """
+SELECT q.scope, q.subject, q.carrier, q.unit, q.amount, q.window_us, coalesce(sum(l.spent), 0),
+  coalesce(sum(l.reserved), 0)
+FROM quotas AS q LEFT JOIN ledgers AS l ON l.quota = q.key WHERE q.time_zone <> '' GROUP BY q.key
+"""
+
+
 def _row(*columns: Any) -> Row:
-    *numbers, code, history, record = columns
+    *numbers, code, history, record, tenant, expires_us, carrier = columns
     identity, campaign, sender, recipient, message_class, segments, state, seq, attempt, epoch = numbers
     body = pb.Submission.FromString(record or b"")
     return Row(
@@ -302,12 +362,15 @@ def _row(*columns: Any) -> Row:
         request_id=body.request_id,
         text_sha256=sha256(body.text),
         ordering_key=body.ordering_key,
+        tenant=tenant,
+        expires_us=expires_us,
+        carrier=carrier,
     )
 
 
 def add_events(evidence: Evidence, rows: Iterable[Sequence[Any]]) -> None:
-    """Decode rows (position, events) of the event log."""
-    for position, encoded in rows:
+    """Decode rows (position, events, and whose they are where that is known) of the event log."""
+    for position, encoded, *tenant in rows:
         for event in pb.WatchEventsResponse.FromString(encoded).events:
             at_us = event.event_time.ToMicroseconds()
             if event.kind in {pb.Event.KIND_MESSAGE, pb.Event.KIND_STATUS_CONFLICT}:
@@ -324,5 +387,6 @@ def add_events(evidence: Evidence, rows: Iterable[Sequence[Any]]) -> None:
                     code=event.code,
                 )
                 (evidence.changes if event.kind == pb.Event.KIND_MESSAGE else evidence.conflicts).append(change)
+                evidence.event_tenants.setdefault(change.message, set()).update(tenant)
             elif event.kind != pb.Event.KIND_INBOUND:
                 evidence.consents.append(Consent(position, event.kind, event.recipient, at_us))

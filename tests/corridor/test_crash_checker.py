@@ -15,6 +15,7 @@ from tests.corridor.crash_evidence import (
     Consent,
     Entry,
     Evidence,
+    Ledger,
     Quota,
     Request,
     Row,
@@ -337,7 +338,134 @@ def leave_an_attempt_open_in_a_drain(evidence: Evidence) -> None:
         line["epoch"] = 2
 
 
+def write_without_fsync(evidence: Evidence) -> None:
+    evidence.settings = {"journal_mode": "wal", "synchronous": "1"}
+
+
+def send_more_than_was_started(evidence: Evidence) -> None:
+    """The history says that an intent was committed; the store never had it."""
+    evidence.notes.append({"kind": "intended", "at_us": 23 * S, "ids": [2], "epoch": 1})
+    evidence.requests.append(request(2, 24 * S, taken=False))
+
+
+def reopen_in_disguise(evidence: Evidence) -> None:
+    """The event says that it left SENT, though DELIVERED was told before."""
+    changes = steps(2, QUEUED, DISPATCHING, SUBMITTED, DELIVERED, UNDELIVERED)
+    changes[-1] = changes[-1]._replace(previous=4)
+    rewrite(evidence, 2, changes)
+
+
+def start_after_the_validity(evidence: Evidence) -> None:
+    evidence.rows[1] = replace(evidence.rows[1], expires_us=21 * S)
+
+
+def watch(evidence: Evidence, *events: tuple[int, int], caught_up: bool) -> None:
+    told = [list(event) for event in events]
+    note(evidence, "watched", subscriber="a", tenant=1, events=told, caught_up=caught_up)
+
+
+def skip_an_event_for_a_subscriber(evidence: Evidence) -> None:
+    watch(evidence, (1, 1), (2, 1), caught_up=False)
+    watch(evidence, (2, 3), caught_up=False)
+
+
+def keep_the_last_event_from_a_subscriber(evidence: Evidence) -> None:
+    watch(evidence, *((c.message, c.seq) for c in evidence.changes[:-1]), caught_up=True)
+
+
+def store_a_text_twice(evidence: Evidence) -> None:
+    evidence.inbound = [(1, "in-1"), (1, "in-1")]
+
+
+def show_anothers_message(evidence: Evidence) -> None:
+    note(evidence, "foreign_asked", what="get", found=True)
+
+
+def send_by_anothers_campaign(evidence: Evidence) -> None:
+    evidence.rows[1] = replace(evidence.rows[1], tenant=1)
+    evidence.campaign_tenants = {CAMPAIGN: 2}
+
+
+def tell_another_tenant(evidence: Evidence) -> None:
+    evidence.rows[1] = replace(evidence.rows[1], tenant=1)
+    evidence.event_tenants = {2: {1, 2}}
+
+
+def miscount_segments(evidence: Evidence) -> None:
+    evidence.requests[2] = request(2, 22 * S + 9, parts=2)
+
+
+def keep_ledger(evidence: Evidence, spent: int) -> None:
+    limit = Quota(registry.QUOTA_SCOPE_TENANT, 1, 0, registry.QUOTA_UNIT_MESSAGES, 100, 0)
+    evidence.ledgers = [Ledger(limit, spent, 0)]
+
+
+def spend_too_little(evidence: Evidence) -> None:
+    """A crash excuses too much, never too little."""
+    note(evidence, "life", after="kill", failpoint="", at_us=S)
+    keep_ledger(evidence, 2)
+
+
+def spend_too_much(evidence: Evidence) -> None:
+    keep_ledger(evidence, 4)
+
+
+def never_recover(evidence: Evidence) -> None:
+    """Message 2 waits; after the fault nothing leaves any more."""
+    rewrite(evidence, 2, steps(2, QUEUED))
+    note(evidence, "faulted", from_us=22 * S, to_us=23 * S)
+
+
+def crawl(evidence: Evidence) -> None:
+    """Ten a second before the fault; after it one every ten."""
+    evidence.changes = [change(n, 1, 0, QUEUED, S) for n in range(200)]
+    evidence.changes += [change(n, 2, QUEUED, SUBMITTED, 2 * S + n * S // 10) for n in range(100)]
+    evidence.changes += [change(n, 2, QUEUED, SUBMITTED, (n - 100) * 10 * S + 20 * S) for n in range(100, 110)]
+    note(evidence, "faulted", from_us=12 * S, to_us=20 * S)
+
+
+def sample(evidence: Evidence, **held: int) -> None:
+    note(evidence, "sample", at_us=S, **({"rss_bytes": 1, "descriptors": 1} | held))
+
+
+def swallow_memory(evidence: Evidence) -> None:
+    sample(evidence, rss_bytes=3 << 30)
+
+
+def leak_descriptors(evidence: Evidence) -> None:
+    for number in range(20):
+        sample(evidence, descriptors=20 + 10 * number)
+
+
+def log_a_number(evidence: Evidence) -> None:
+    evidence.sinks["engine.log"] = f'{{"recipient": "{TO}"}}'
+
+
+def log_a_text(evidence: Evidence) -> None:
+    evidence.canaries = {"Your code is 4711"}
+    evidence.sinks["metrics.txt"] = 'x{text="Your code is 4711"} 1'
+
+
 BREAKS: list[tuple[str, Break]] = [
+    ("I1", write_without_fsync),
+    ("I6", send_more_than_was_started),
+    ("I9", reopen_in_disguise),
+    ("I10", start_after_the_validity),
+    ("I14", skip_an_event_for_a_subscriber),
+    ("I14", keep_the_last_event_from_a_subscriber),
+    ("I16", store_a_text_twice),
+    ("I18", show_anothers_message),
+    ("I18", send_by_anothers_campaign),
+    ("I18", tell_another_tenant),
+    ("I19", miscount_segments),
+    ("I19", spend_too_little),
+    ("I19", spend_too_much),
+    ("I20", never_recover),
+    ("I20", crawl),
+    ("I21", swallow_memory),
+    ("I21", leak_descriptors),
+    ("I22", log_a_number),
+    ("I22", log_a_text),
     ("I1", lose_a_message),
     ("I1", lose_a_body),
     ("I1", alter_a_body),
@@ -406,6 +534,25 @@ def test_a_broken_history_is_named(invariant: str, breaks: Break) -> None:
 
 def test_copies_are_not_excused_where_keys_are_honoured() -> None:
     assert {violation.invariant for violation in check(good(), Promises(honours_keys=True))} == {"I7"}
+
+
+def test_what_is_as_it_should_be_breaks_nothing() -> None:
+    """The rules that need lines of their own, each with lines that break nothing."""
+    evidence = good()
+    watch(evidence, (1, 1), (2, 1), caught_up=False)
+    watch(evidence, *((c.message, c.seq) for c in evidence.changes), caught_up=True)
+    keep_ledger(evidence, 3)
+    note(evidence, "faulted", from_us=13 * S, to_us=14 * S)
+    note(evidence, "foreign_asked", what="get", found=False)
+    for number in range(40):
+        sample(evidence, rss_bytes=1000 + number, descriptors=20 + number % 3)
+    evidence.canaries = {"Your code is 4711"}
+    evidence.sinks = {"engine.log": "…0123, id 12025550123000001", "history.jsonl": ""}
+    evidence.settings = {"journal_mode": "wal", "synchronous": "2"}
+    evidence.inbound = [(1, "in-1"), (1, "in-2")]
+    evidence.rows = [replace(row, expires_us=100 * S, tenant=1) for row in evidence.rows]
+    evidence.campaign_tenants, evidence.event_tenants = {CAMPAIGN: 1}, {1: {1}, 2: {1}}
+    assert check(evidence, Promises()) == []
 
 
 def test_every_rule_is_broken_once() -> None:
