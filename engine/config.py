@@ -119,9 +119,9 @@ class Settings(BaseSettings):
     # -- admit and append ----------------------------------------------------------------------------------------------
     held_messages_max: Count = Field(
         1_000_000,
-        description="Messages in memory; what waits beyond it stays in the store and is read back in order. At about 350 "
-        "bytes each, a million take 350 MB. Messages for a later time may use half; beyond that they are refused with "
-        "QUEUE_FULL.",
+        description="Messages in memory; what waits beyond it stays in the store and is read back in order. At about "
+        "350 bytes each, a million take 350 MB. Messages for a later time may use half; beyond that they are refused "
+        "with QUEUE_FULL.",
     )
     batch_messages_max: int = Field(
         1000, ge=1, le=100_000, description="Messages in one SubmitMessages call; a whole batch must fit one group."

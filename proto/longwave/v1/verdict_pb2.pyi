@@ -106,7 +106,7 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_QUEUE_FULL: _Verdict.ValueType  # 60
     """60 to 69: too much. Definitely not stored; retry after the stated delay. RESOURCE_EXHAUSTED.
 
-    As many messages wait as this server holds.
+    As many messages for a later time wait as this server holds. What is to be sent at once is never refused for this.
     """
     VERDICT_STORE_FULL: _Verdict.ValueType  # 61
     """The store's disk is full."""
@@ -217,7 +217,7 @@ VERDICT_CURSOR_EXPIRED: Verdict.ValueType  # 53
 VERDICT_QUEUE_FULL: Verdict.ValueType  # 60
 """60 to 69: too much. Definitely not stored; retry after the stated delay. RESOURCE_EXHAUSTED.
 
-As many messages wait as this server holds.
+As many messages for a later time wait as this server holds. What is to be sent at once is never refused for this.
 """
 VERDICT_STORE_FULL: Verdict.ValueType  # 61
 """The store's disk is full."""
