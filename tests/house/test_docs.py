@@ -28,6 +28,9 @@ TRANSITION = re.compile(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \| (.*?) \|", re.MULTIL
 FOREIGN = ("requirements/",)
 
 
+TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
+
+
 def pages(texts: dict[str, str]) -> dict[str, str]:
     """Path → text of every page."""
     return {path: text for path, text in texts.items() if path.endswith(".md") and not path.startswith(FOREIGN)}
@@ -177,3 +180,11 @@ def test_the_map_of_the_guide_names_a_milestone_or_a_place(house_texts: dict[str
         or (state == "met" and not CODE.search(where) and not LINK.search(where))
     ]
     assert nowhere == []
+
+
+def test_tests_named_by_a_page_exist(house_texts: dict[str, str]) -> None:
+    """The contract names the test behind each line: a line whose test was renamed promises nothing."""
+    wanted = {found for text in pages(house_texts).values() for found in TEST.findall(text)}
+    missing = {f"{file}::{name}" for file, name in wanted if f"def {name}(" not in house_texts.get(file, "")}
+    assert missing == set()
+    assert len(wanted) > 20
