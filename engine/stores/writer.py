@@ -126,16 +126,21 @@ class Writer:
             job = self._queue.get()
             if job is None:
                 return
-            group, going = self._gather(job)
-            batch: list[_Job] = []
-            for member in group:
-                if member.alone:
-                    self._transact(batch)
-                    batch = []
-                    self._run_alone(member)
-                else:
-                    batch.append(member)
-            self._transact(batch)
+            going = self._run_group(job)
+
+    def _run_group(self, first: _Job) -> bool:
+        """Run `first` and what waits behind it; False when the end was among them."""
+        group, going = self._gather(first)
+        batch: list[_Job] = []
+        for member in group:
+            if member.alone:
+                self._transact(batch)
+                batch = []
+                self._run_alone(member)
+            else:
+                batch.append(member)
+        self._transact(batch)
+        return going
 
     def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
         group, weight = [first], first.weight
