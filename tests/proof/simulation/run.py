@@ -302,8 +302,14 @@ class Run:
         corridor = self.engine._corridor
         if corridor is not None and self.world.alive and corridor.not_ready() is None:
             inbound = signing.sign(query, body, self.world.clock.now_us())
-            with contextlib.suppress(Refused, asyncio.CancelledError):
-                status = (await self.engine.receive([inbound]))[0]
+            received = asyncio.ensure_future(self.engine.receive([inbound]))
+            died = asyncio.ensure_future(self.world.died.wait())
+            # A process that is killed closes its connections: the carrier has no 200 and comes again.
+            await asyncio.wait([received, died], return_when=asyncio.FIRST_COMPLETED)
+            died.cancel()
+            if received.done() and received.exception() is None and self.world.alive:
+                status = received.result()[0]
+            received.cancel()
         self.world.tell("webhook", (number, status))
         if status >= 500 and tries < AGAIN_MAX:
             self.world.loop.call_later(AGAIN_S, self.deliver, number, query, body, forged, tries + 1)
