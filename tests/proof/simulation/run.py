@@ -189,7 +189,7 @@ class Run:
         self.world.note("life", after=self._after, failpoint="")
         await self.engine.start()
         while self.engine._corridor is None:  # killed while it recovered
-            self.world.note("ended", exit_code=-9)
+            await self._end()
             self.world.note("life", after="kill", failpoint="")
             await self.engine.start()
         self._after = "kill"
@@ -198,6 +198,7 @@ class Run:
         if self.engine._corridor is not None:
             await self.engine.crash()
         self.world.note("ended", exit_code=-9)
+        await asyncio.sleep(self.draw.uniform(0.01, 2))  # no two lives in one microsecond
 
     async def _some_steps(self) -> None:
         for _ in range(self.draw.randint(*STEPS)):
