@@ -1605,11 +1605,12 @@ impl Scheduler {
         for &(id, fate) in &changes.fates {
             waiting.settle(id, fate);
         }
-        for &id in &changes.released {
-            waiting.inner.ordering_released(id);
-        }
+        // What is taken out may still hold its key; what is at its end lets it go.
         for &id in &changes.drop {
             waiting.remove(id);
+        }
+        for &id in &changes.released {
+            waiting.inner.ordering_released(id);
         }
         for park in &changes.parks {
             let kind = if park.cap {

@@ -256,20 +256,21 @@ impl Scheduler {
         }
     }
 
-    /// Takes a message out, as for a cancellation; the next of its ordering key may go.
+    /// Takes a message out, as for a cancellation; the next of its ordering key may go. But a copy may be on its way of
+    /// one with `MAYBE_SENT`: it holds its key until `ordering_released`.
     pub fn remove(&mut self, id: u64) -> Option<Held> {
         let slot = self.slab.find(id)?;
-        Some(self.take_out(slot, false))
+        Some(self.take_out(slot, self.slab.at(slot).maybe_sent()))
     }
 
-    /// Takes out all messages of a tenant to this number, as for an opt-out.
+    /// Takes out all messages of a tenant to this number, as for an opt-out; of their keys as in `remove`.
     pub fn remove_recipient(&mut self, tenant: u32, recipient: u64) -> Vec<Held> {
         let mut slots = self.slab.of_recipient(recipient);
         slots.retain(|&slot| self.lanes.at(self.slab.at(slot).lane).key.tenant == tenant);
         slots.sort_unstable_by_key(|&slot| self.slab.at(slot).id);
         slots
             .into_iter()
-            .map(|slot| self.take_out(slot, false))
+            .map(|slot| self.take_out(slot, self.slab.at(slot).maybe_sent()))
             .collect()
     }
 

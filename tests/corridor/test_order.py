@@ -3,7 +3,7 @@
 from typing import Final
 
 from engine.registry import campaigns
-from engine.registry.records import CampaignState
+from engine.registry.records import CampaignState, OnUnknown
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
 from tests.corridor.conftest import StartEngine
@@ -187,3 +187,27 @@ async def test_a_cancelled_message_never_leaves(engine: Engine, carrier: Carrier
     assert [record["to"] for record in await carrier.records()] == [recipient(1)]
     assert (await engine.corridor.cancel_message(engine.tenant_key, second))[1] is True
     assert await engine.corridor.cancel_message(engine.tenant_key + 1, second) == (None, False)
+
+
+async def test_a_copy_that_may_be_on_its_way_holds_its_key_though_it_was_opted_out(
+    start_engine: StartEngine, carrier: Carrier
+) -> None:
+    """I13: taken out of waiting by an opt-out, it is of unknown outcome still, and what follows it waits."""
+    engine = await start_engine(carrier.base_url, reconcile_wait_s=60, backoff_base_ms=60_000)
+    await engine.make_campaign("resent", SENDER + 1, on_unknown=OnUnknown.RESEND)
+    await carrier.set(drop_taken_share=1, idempotency="ignored", **NO_RECEIPTS)
+    fields = {"campaign": "campaigns/resent", "ordering_key": "k"}
+    first, second = await engine.submit(submission(0, **fields), submission(1, **fields))
+    await engine.until_state(first, "UNKNOWN")
+    await engine.take_over_dispatch()
+    await engine.pass_time(61)
+    await engine.until_state(first, "QUEUED")
+    await carrier.set(drop_taken_share=0)
+    await engine.corridor.add_opt_out(engine.tenant_key, int(recipient(0)[1:]))
+    await engine.until_state(first, "UNKNOWN")
+    await engine.dispatch_now()
+    assert await engine.timeline(second) == ["QUEUED ACCEPTED"]
+    await engine.pass_time(61)
+    await engine.until_state(first, "UNRESOLVED")
+    await engine.dispatch_now()
+    await engine.until_state(second, "SUBMITTED")

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::lanes::LaneKey;
-use crate::message::{Held, Micros};
+use crate::message::{Held, Micros, flags};
 
 /// No slot.
 pub(super) const NIL: u32 = u32::MAX;
@@ -60,6 +60,13 @@ pub(super) struct Waiting {
     pub bucket: u16,
     encoding: u8,
     pub place: Place,
+}
+
+impl Waiting {
+    /// An attempt of unknown outcome came before.
+    pub(super) fn maybe_sent(&self) -> bool {
+        self.flags & flags::MAYBE_SENT != 0
+    }
 }
 
 /// All slots and their indexes.
