@@ -32,6 +32,7 @@ RUN_COMMAND ?= $(BIN)/longwave demo
 BENCH_COMMAND ?= $(PY) -m loadtest.benchmarks
 PYTEST_ARGS ?=
 HOURS ?= 1
+SECONDS_EACH ?= 60
 
 PROTOS = $(sort $(wildcard proto/longwave/v1/*.proto))
 RUST_SOURCES = $(shell find rust_core -path rust_core/target -prune -o -name '*.rs' -print)
@@ -43,7 +44,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help setup docs generate verify-generated build run test test-rust test-python torture bench \
+.PHONY: help setup docs generate verify-generated build run test test-rust test-python torture fuzz bench \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
@@ -171,6 +172,9 @@ test-python: setup
 
 torture: setup ## Kills, power cuts and disk faults for HOURS=n, counted in loadtest/results/ (root: it mounts loop files).
 	@exec $(PY) -m tests.proof.torture --hours $(HOURS)
+
+fuzz: $(STAMPS)/toolchain ## Fuzz every target of the core for SECONDS_EACH=n (needs g++); keeps corpus and counts.
+	@exec rust_core/fuzz/run.sh $(SECONDS_EACH)
 
 bench: setup ## Measure on this machine; results go to loadtest/results/.
 	@$(BENCH_COMMAND)
