@@ -6,7 +6,7 @@ use _core::admit::{Call, CallKind, Limits, admit, held_from_row};
 use _core::consent::Consent;
 use _core::ids::{IdMint, parse_message_name, parse_short_id, short_id};
 use _core::outcome::Phase;
-use _core::phone::{parse_inbound_address, parse_nanp};
+use _core::phone::{Phone, parse_inbound_address, parse_nanp};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Registry, Tenant};
 use _core::state::State;
 use _core::telnyx::{WebhookKeys, WebhookVerdict, classify, lookup_receipt, read_webhook};
@@ -21,8 +21,11 @@ use ed25519_dalek::{Signer as _, SigningKey};
 const NOW_US: i64 = 1_790_000_000_000_000;
 const ID: u64 = 360_428_367_398_309_895;
 
+/// What a target does with its bytes.
+pub type Target = fn(&[u8]);
+
 /// Name and body of each target.
-pub const ALL: [(&str, fn(&[u8])); 8] = [
+pub const ALL: [(&str, Target); 8] = [
     ("request", request),
     ("text", text),
     ("phone", phone),
@@ -137,7 +140,7 @@ pub fn phone(data: &[u8]) {
         let digits = phone.digits();
         assert!((12_000_000_000..=19_999_999_999).contains(&digits));
         assert_eq!(
-            parse_nanp(&format!("+{digits}")).map(|again| again.digits()),
+            parse_nanp(&format!("+{digits}")).map(Phone::digits),
             Ok(digits)
         );
         assert!(!phone.masked().contains(&digits.to_string()));
