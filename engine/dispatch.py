@@ -21,7 +21,7 @@ from engine.breaker import Breaker, RetryBudget
 from engine.clock import Clock
 from engine.errors import Refused
 from engine.history import History
-from engine.http_client import Exchange, HttpPool, Phase
+from engine.http_client import Exchange, HttpPool, NoFreeSlotError, Phase
 from engine.meter import Meter
 from engine.record import Record
 from engine.rights import Rights
@@ -210,11 +210,23 @@ class Dispatch:
         if pool is None:
             message = "dispatch has no pool"
             raise RuntimeError(message)
-        for request in requests:
-            pool.submit(request, request.data)
+        left = self._submit(pool, requests)
         failpoints.passing("dispatch.bytes_left")
+        if left < len(requests):
+            self._breaker.nothing_started()
+            self._record_later([_not_sent(request) for request in requests[left:]])
         self._meter.metrics.dispatch_in_flight.labels(self._link.name).set(self.in_flight)
         self._meter.stage("dispatch", len(requests), (self._clock.mono_us() - began_us) / 1e6)
+
+    @staticmethod
+    def _submit(pool: HttpPool, requests: list[_core.Request]) -> int:
+        """How many are on their way; a look-up may have taken a slot while the attempts were written down."""
+        for left, request in enumerate(requests):
+            try:
+                pool.submit(request, request.data)
+            except NoFreeSlotError:
+                return left
+        return len(requests)
 
     def _render(self, dispatch: _core.Dispatch) -> list[_core.Request]:
         """The batch's requests; a message that cannot be rendered is recorded as such and never leaves."""
@@ -254,6 +266,9 @@ class Dispatch:
         self._breaker.ended(len(exchanges), failures, mono_us)
         if self._breaker.is_open != was_open:
             _log.warning("breaker", stage="dispatch", provider=self._link.name, open=self._breaker.is_open)
+        self._record_later(exchanges)
+
+    def _record_later(self, exchanges: list[Exchange]) -> None:
         self._answered += exchanges
         if self._recording is None:
             self._recording = asyncio.get_running_loop().create_task(self._record_answered())
@@ -287,6 +302,10 @@ class Dispatch:
         finally:
             self._meter.metrics.dispatch_in_flight.labels(self._link.name).set(self.in_flight)
             self._wake.set()
+
+
+def _not_sent(request: _core.Request) -> Exchange:
+    return Exchange(request, Phase.NOT_CONNECTED, 0, None, b"", 0, "no free slot")
 
 
 def _is_failure(exchange: Exchange) -> bool:

@@ -367,6 +367,7 @@ def _replaced(run: Run) -> Iterator[None]:
 
 def simulate(seed: int, *, verbose: Callable[[str], None] | None = None, around: Any = None) -> Outcome:
     """Run one seed; `around` is a context manager to plant a bug with."""
+    logging_before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     draw = random.Random(seed)  # noqa: S311 - it must repeat
     loop = VirtualLoop(draw)
@@ -391,6 +392,7 @@ def simulate(seed: int, *, verbose: Callable[[str], None] | None = None, around:
             loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             return outcome
     finally:
+        structlog.configure(**logging_before)
         asyncio.set_event_loop(None)
         loop.close()
         shutil.rmtree(folder, ignore_errors=True)
