@@ -185,8 +185,9 @@ class Append:
         if error is None:
             if self._history.on:
                 self._history.note("accepted", ids=admission.ids())
+            accepted = admission.accepted  # the scheduler takes them over
             self._scheduler.push(admission, self._clock.now_us())
-            self._meter.stage("append", admission.accepted, (self._clock.mono_us() - began_us) / 1e6)
+            self._meter.stage("append", accepted, (self._clock.mono_us() - began_us) / 1e6)
             self._answer(admission, group)
             failpoints.passing("append.after_reply")
             self._on_stored()

@@ -143,10 +143,12 @@ class Dispatch:
             except Exception:  # noqa: BLE001 - logged; dispatch must go on
                 _log.exception("dispatch pass failed", stage="dispatch")
                 wait_s = RETRY_S
-            if wait_s > 0:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await self._wake.wait()
+            if wait_s > 0 and not self._wake.is_set():
+                timer = asyncio.get_running_loop().call_later(wait_s, self._wake.set)
+                try:
+                    await self._wake.wait()
+                finally:
+                    timer.cancel()
 
     async def _pass(self) -> float:
         """One pop and what follows from it; seconds until the next is worth it (0: at once)."""

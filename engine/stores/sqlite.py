@@ -6,6 +6,8 @@ It decides nothing about a message: the core's rows come in, its changes go out.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -17,6 +19,8 @@ from engine.stores.connection import Connection, Fault, classify
 
 # A chunk of recovery: 5,000 rows with bodies are some 2 MiB.
 RECOVER_ROWS: Final = 5000
+# Rows of one INSERT: longer steps would hold the interpreter for nothing more.
+ROWS_AT_ONCE: Final = 64
 OPT_OUT_API: Final = 1
 OPT_OUT_KEYWORD: Final = 2
 OPT_OUT_PROVIDER: Final = 3
@@ -41,8 +45,30 @@ def _ids(ids: Iterable[int]) -> str:
     return orjson.dumps(list(ids)).decode()
 
 
+@lru_cache(maxsize=64)
+def _with_rows(statement: str, rows: int) -> str:
+    """An INSERT of one row, as one of many."""
+    head, _, values = statement.rpartition("VALUES")
+    return f"{head}VALUES {', '.join([values.strip()] * rows)}"
+
+
+def _insert(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows in few, long steps.
+
+    Around each step the driver lets go of the interpreter, and while the loop is busy it gets it back late: row by row,
+    a group of a dozen messages waited longer for that than for the disk.
+    """
+    start = 0
+    while start < len(rows):
+        # A power of two, so that few statements are ever prepared.
+        count = min(ROWS_AT_ONCE, 1 << ((len(rows) - start).bit_length() - 1))
+        values = tuple(chain.from_iterable(rows[start : start + count]))
+        connection.execute(_with_rows(statement, count), values)
+        start += count
+
+
 def _insert_events(connection: Connection, rows: Sequence[tuple[int, bytes]], now_us: int) -> None:
-    connection.executemany(sql.INSERT_EVENTS, [(tenant, now_us, events) for tenant, events in rows])
+    _insert(connection, sql.INSERT_EVENTS, [(tenant, now_us, events) for tenant, events in rows])
 
 
 def append(connection: Connection, admission: _core.Admission, now_us: int) -> None:
@@ -57,13 +83,13 @@ def append(connection: Connection, admission: _core.Admission, now_us: int) -> N
     if request_rows:
         connection.execute("SAVEPOINT request_ids")
         try:
-            connection.executemany(sql.INSERT_REQUEST_ID, request_rows)
+            _insert(connection, sql.INSERT_REQUEST_ID, request_rows)
         except Exception as error:
             if classify(error) is not Fault.DATA:
                 raise
             connection.execute("ROLLBACK TO request_ids")
             _resolve(connection, admission)
-            connection.executemany(sql.INSERT_REQUEST_ID, admission.request_rows())
+            _insert(connection, sql.INSERT_REQUEST_ID, admission.request_rows())
         connection.execute("RELEASE request_ids")
     if admission.accepted:
         _insert_messages(connection, admission, 0, admission.accepted)
@@ -78,8 +104,8 @@ def _resolve(connection: Connection, admission: _core.Admission) -> None:
 def _insert_messages(connection: Connection, admission: _core.Admission, start: int, end: int) -> None:
     connection.execute("SAVEPOINT messages")
     try:
-        connection.executemany(sql.INSERT_MESSAGE, admission.message_rows(start, end))
-        connection.executemany(sql.INSERT_BODY, admission.body_rows(start, end))
+        _insert(connection, sql.INSERT_MESSAGE, admission.message_rows(start, end))
+        _insert(connection, sql.INSERT_BODY, admission.body_rows(start, end))
     except Exception as error:
         if classify(error) is not Fault.DATA:
             raise

@@ -183,3 +183,10 @@ async def test_ten_thousand_calls_at_once_share_few_commits(engine: Engine) -> N
     assert await stored(engine) == 10_000
     [(log_rows,)] = await engine.rows("SELECT count(*) FROM events")
     assert log_rows < 1000
+
+
+async def test_what_was_stored_is_counted(engine: Engine) -> None:
+    await engine.submit(*(submission(index) for index in range(7)))
+    registry = engine.corridor.metrics.registry
+    assert registry.get_sample_value("longwave_append_messages_total") == 7
+    assert registry.get_sample_value("longwave_append_seconds_count") == 1
