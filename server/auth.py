@@ -10,7 +10,7 @@ only while its row, expiry and secret say so, cached or not; nothing of a key bu
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -79,8 +79,10 @@ class Authenticator:
                 del self._verified[digest]
         self.version = version
 
-    def authenticate(self, metadata: Metadata | None, peer: str, *, now_us: int) -> Principal:
+    def authenticate(self, metadata: Metadata | None, peer: str | Callable[[], str], *, now_us: int) -> Principal:
         """Who presents this metadata from this gRPC peer (`ipv4:host:port`). `now_us` is wall clock.
+
+        `peer` may be a function: of a key that was verified before nobody asks where it comes from.
 
         Raises Refused UNAUTHENTICATED, in the same words whatever was wrong; with a retry delay while the address is
         locked out after 10 failures within a minute. A key verified before still passes from such an address.
@@ -93,7 +95,8 @@ class Authenticator:
             if row.expire_us is None or now_us < row.expire_us:
                 return principal
             del self._verified[digest]
-        address = peer.rpartition(":")[0] or peer
+        origin = peer if isinstance(peer, str) else peer()
+        address = origin.rpartition(":")[0] or origin
         self._refuse_locked_out(address, now_us)
         verified = self._verify(text, now_us)
         if verified is None:

@@ -1,6 +1,8 @@
 """The one door of all gRPC methods: who calls, how long, how many at once; and what every call ends as.
 
-It knows no method's meaning. Health and reflection pass by it: they need no key.
+It knows no method's meaning. Health and reflection pass by it: they need no key. It stands where gRPC looks up
+handlers, as the only one: an interceptor would cost every call a coroutine, and a "registered" method costs every call
+of the server a future more to wait for.
 
 Invariants: a method of a service that is not listed in `ROLES` is not served; nothing is decoded or done for a caller
 before the key was verified and its role allowed it; every error that leaves carries exactly one ErrorInfo
@@ -14,7 +16,7 @@ import contextlib
 from contextvars import ContextVar
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -28,7 +30,7 @@ from server.auth import Authenticator, Principal, require
 from server.status import CODES, DETAILS_KEY, refusal_of, status_of, trailers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from engine.clock import Clock
     from engine.metrics import Metrics
@@ -99,8 +101,48 @@ async def finished(work: Coroutine[Any, Any, Result]) -> Result:
     return await asyncio.shield(task)
 
 
-class Gate(grpc.aio.ServerInterceptor):
-    """Wraps each method once; all state belongs to the loop's thread."""
+class _Bound:
+    """Ends unary calls that take longer than the server's own maximum; one timer for all of them."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._started: dict[asyncio.Task[Any], float] = {}  # oldest first
+        self._late: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def enter(self, task: asyncio.Task[Any]) -> None:
+        loop = task.get_loop()
+        self._started[task] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._look)
+
+    def leave(self, task: asyncio.Task[Any]) -> bool:
+        """Whether it was this that cancelled the task."""
+        self._started.pop(task, None)
+        if task in self._late:
+            self._late.discard(task)
+            return True
+        return False
+
+    def _look(self) -> None:
+        self._timer = None
+        for task, started_s in list(self._started.items()):
+            loop = task.get_loop()
+            left_s = started_s + self._seconds - loop.time()
+            if left_s > 0:
+                # At most twenty times a second, however many calls end one by one.
+                self._timer = loop.call_later(max(left_s, min(0.05, self._seconds)), self._look)
+                return
+            del self._started[task]
+            self._late.add(task)
+            task.cancel()
+
+
+class Gate(grpc.GenericRpcHandler):
+    """Wraps each method once; all state belongs to the loop's thread.
+
+    It takes services as `grpc.aio.Server` does, so that generated code can add them here.
+    """
 
     def __init__(
         self,
@@ -119,6 +161,8 @@ class Gate(grpc.aio.ServerInterceptor):
         self._calls_max = calls_max
         self._request_bytes_max = request_bytes_max
         self._unary_s_max = unary_s_max
+        self._bound = _Bound(unary_s_max)
+        self._handlers: list[grpc.GenericRpcHandler] = []
         self._guarded: dict[str, Handler] = {}
         self._closed_because: str | None = "the server is starting"
         self.calls = 0
@@ -127,16 +171,21 @@ class Gate(grpc.aio.ServerInterceptor):
         """Let callers in."""
         self._closed_because = None
 
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Guard the methods of these; for assembly, before the server starts."""
+        self._handlers += handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Nothing: generated code hands in the same methods a second time, for a way that costs every call more."""
+
     @override
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Handler | None]], handler_call_details: Any
-    ) -> Handler | None:
+    def service(self, handler_call_details: Any) -> Handler | None:
         """The guarded handler of the method; None for one that does not exist."""
         method: str = handler_call_details.method
         guarded = self._guarded.get(method)
         if guarded is not None:
             return guarded
-        handler = await continuation(handler_call_details)
+        handler = next(filter(None, (each.service(handler_call_details) for each in self._handlers)), None)
         if handler is None:
             return None
         service = method.split("/")[1]
@@ -151,8 +200,8 @@ class Gate(grpc.aio.ServerInterceptor):
             handler.stream_stream if handler.request_streaming else (handler.unary_stream or handler.unary_unary)
         )
         unary = not handler.request_streaming and not handler.response_streaming
-        late = self._late_read if name.startswith(READS) else StoreUnavailable
-        metrics = self._metrics
+        late = _deadline_passed if name.startswith(READS) else StoreUnavailable
+        metrics, bound = self._metrics, self._bound
         # Resolved once: nearly every call ends like this.
         label = metrics.bounded("method", method)
         count_ok = metrics.grpc_requests.labels(label, grpc.StatusCode.OK.name).inc
@@ -163,14 +212,13 @@ class Gate(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.OK
             self.calls += 1
             try:
-                wait_s = self._enter(role, context, unary=unary)
+                self._enter(role, context, unary=unary)
                 if not handler.request_streaming:
                     self.check_bytes(name, request)
                     request = _parsed(parse, request)
-                if wait_s is None:
-                    response = await behaviour(request, context)
-                else:
-                    response = await _within(wait_s, behaviour(request, context), late)
+                response = await (
+                    _within(bound, behaviour(request, context), late) if unary else behaviour(request, context)
+                )
                 return response if render is None or response is None else render(response)
             except grpc.aio.AbortError:
                 code = _code_of(context)
@@ -197,8 +245,8 @@ class Gate(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(guarded)
         return grpc.unary_unary_rpc_method_handler(guarded)
 
-    def _enter(self, role: Role | None, context: Context, *, unary: bool) -> float | None:
-        """Let a call in and note who it is. Returns the seconds it may take where no deadline of the client says."""
+    def _enter(self, role: Role | None, context: Context, *, unary: bool) -> None:
+        """Let a call in and note who it is."""
         if self._closed_because is not None:
             raise NotReady(f"{self._closed_because}; nothing was stored")
         if self.calls > self._calls_max:
@@ -208,18 +256,19 @@ class Gate(grpc.aio.ServerInterceptor):
                 retry_delay_us=TOO_MANY_RETRY_US,
             )
         principal = self._authenticator.authenticate(
-            context.invocation_metadata(), context.peer(), now_us=self._clock.now_us()
+            context.invocation_metadata(), context.peer, now_us=self._clock.now_us()
         )
         if role is not None:
             require(principal, role)
         left_s = seconds_left(context)
-        if left_s is not None and left_s <= 0:
+        if left_s is None:
+            left_s = self._unary_s_max
+        elif left_s <= 0:
             raise _deadline_passed()
-        wait_s = self._unary_s_max if left_s is None or unary else left_s
-        wait_s = min(wait_s, left_s or wait_s)
-        _CALL.set(Call(principal, principal.tenant or 0, self._clock.mono_us() + int(wait_s * US)))
-        # Where the client's deadline is the nearer one, gRPC ends the call by itself.
-        return wait_s if unary and (left_s is None or wait_s < left_s) else None
+        elif unary:
+            # Where the client's deadline is the nearer one, gRPC ends the call by itself.
+            left_s = min(left_s, self._unary_s_max)
+        _CALL.set(Call(principal, principal.tenant or 0, self._clock.mono_us() + int(left_s * US)))
 
     def check_bytes(self, name: str, request: bytes) -> None:
         """Raise Refused for a request of more bytes than allowed; also for each request of a stream."""
@@ -229,10 +278,6 @@ class Gate(grpc.aio.ServerInterceptor):
                 verdict,
                 f"the request has {len(request)} bytes, at most {self._request_bytes_max} are taken; nothing is stored",
             )
-
-    @staticmethod
-    def _late_read() -> Refused:
-        return _deadline_passed()
 
 
 def seconds_left(context: Any) -> float | None:
@@ -260,15 +305,18 @@ def _parsed(parse: Callable[[bytes], Any] | None, request: bytes) -> Any:
         raise Refused(Verdict.UNDECODABLE, "the bytes are not a request of this method") from None
 
 
-async def _within(wait_s: float, work: Awaitable[Result], late: Callable[[], Refused]) -> Result:
-    bound = asyncio.timeout(wait_s)
+async def _within(bound: _Bound, work: Awaitable[Result], late: Callable[[], Refused]) -> Result:
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    bound.enter(task)
     try:
-        async with bound:
-            return await work
-    except TimeoutError:
-        if not bound.expired():
+        return await work
+    except asyncio.CancelledError:
+        if not bound.leave(task):
             raise
+        task.uncancel()
         raise late() from None
+    finally:
+        bound.leave(task)
 
 
 def _trailers(refused: Refused) -> tuple[tuple[str, str | bytes], ...]:

@@ -10,7 +10,7 @@ import errno
 import socket
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import grpc
 import grpc.aio
@@ -105,18 +105,20 @@ class GrpcServer:
         )
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=(self.gate,),
             options=options(settings),
             maximum_concurrent_rpcs=settings.max_concurrent_calls + CALLS_BEYOND,
         )
-        self._server.add_generic_rpc_handlers((Messaging(corridor, self.streams, self.watches).handlers(),))
-        compliance_pb2_grpc.add_ComplianceServiceServicer_to_server(ComplianceService(corridor), self._server)
-        admin_pb2_grpc.add_ServerServiceServicer_to_server(ServerService(corridor), self._server)
-        registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_generic_rpc_handlers((self.gate,))
+        # Generated code and the libraries know a server only; the gate takes handlers like one.
+        door = cast("grpc.aio.Server", self.gate)
+        door.add_generic_rpc_handlers((Messaging(corridor, self.streams, self.watches).handlers(),))
+        compliance_pb2_grpc.add_ComplianceServiceServicer_to_server(ComplianceService(corridor), door)
+        admin_pb2_grpc.add_ServerServiceServicer_to_server(ServerService(corridor), door)
+        registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, door)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, door)
         if settings.reflection:
             names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            reflection.enable_server_reflection(names, door)
         self.port = 0
 
     async def start(self) -> None:
