@@ -161,7 +161,7 @@ class Dispatch:
         self._on_popped()
         gates = [(identity, EXPIRED) for identity in expired] + [(identity, STOPPED) for identity in stopped]
         if gates:
-            self._record.spawn(self._close_gates(gates))
+            self._record.settle_soon(_core.Facts.gates(gates))
         if len(dispatch):
             await self._send(dispatch)
             return 0
@@ -170,9 +170,6 @@ class Dispatch:
             waits = [self._breaker.wait_us(mono_us) / 1e6, self._pool.connect_wait_s if self._pool is not None else 0]
             return max(0.01, min(IDLE_S, max(waits) or IDLE_S))
         return IDLE_S if next_us < 0 else min(IDLE_S, max(0.001, next_us / 1e6))
-
-    async def _close_gates(self, gates: list[tuple[int, int]]) -> None:
-        await self._record.settle(_core.Facts.gates(gates))
 
     async def _send(self, dispatch: _core.Dispatch) -> None:
         began_us = self._clock.mono_us()

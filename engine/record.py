@@ -25,6 +25,7 @@ from engine.stores.writer import Writer
 
 # Where `due_us` stands in a row of SELECT_HELD.
 HELD_DUE: Final = 14
+OPTED_OUT: Final = 2  # the gate, as the core numbers them
 OK: Final = 200
 UNAUTHORIZED: Final = 401
 BAD_REQUEST: Final = 400
@@ -120,7 +121,13 @@ class Record:
 
     async def settle(self, facts: _core.Facts, stage: str = "record") -> sqlite.Written:
         """Record facts; returns after the commit, with memory following."""
-        began_us = self._clock.mono_us()
+        return await self._followed(facts, self._clock.mono_us(), self._hand_in(facts, stage))
+
+    def settle_soon(self, facts: _core.Facts) -> None:
+        """Record facts that memory acted on already: ahead of whatever is handed to the writer after this call."""
+        self.spawn(self._followed(facts, self._clock.mono_us(), self._hand_in(facts, "record")))
+
+    def _hand_in(self, facts: _core.Facts, stage: str) -> asyncio.Future[sqlite.Written]:
         job = partial(
             sqlite.settle,
             facts=facts,
@@ -131,7 +138,12 @@ class Record:
             provider=self._provider,
             early_kept=self._early_kept > 0,
         )
-        written: sqlite.Written = await self._writer.submit(stage, job, weight=len(facts))
+        return self._writer.submit(stage, job, weight=len(facts))
+
+    async def _followed(
+        self, facts: _core.Facts, began_us: int, recorded: asyncio.Future[sqlite.Written]
+    ) -> sqlite.Written:
+        written = await recorded
         self._meter.stage("record", len(facts), (self._clock.mono_us() - began_us) / 1e6)
         self.follow(written)
         return written
@@ -280,10 +292,8 @@ class Record:
         self._rights.consent.insert(tenant, recipient)
         waiting = self._scheduler.remove_recipient(tenant, recipient)
         if waiting:
-            self.spawn(self._block(waiting))
-
-    async def _block(self, ids: list[int]) -> None:
-        await self.settle(_core.Facts.gates([(identity, 2) for identity in ids]))
+            # Ahead of those that their ordering keys let go now: the log is to say in this order what happened.
+            self.settle_soon(_core.Facts.gates([(identity, OPTED_OUT) for identity in waiting]))
 
     async def take_effect(self, tenant: int, recipient: int) -> None:
         """Wait for attempts that were written down before the opt-out, then say that it is in effect."""
