@@ -141,6 +141,12 @@ class Settings(BaseSettings):
         description="gRPC calls being served at once, streams included; beyond it TOO_MANY_CALLS. Each waiting unary "
         "call costs about 10 KiB.",
     )
+    connection_calls_max: int = Field(
+        128,
+        ge=1,
+        description="gRPC calls at once on one connection, streams included; a client holds further ones back. "
+        "It bounds what one connection can make others wait for.",
+    )
     group_linger_ms: float = Field(
         2,
         ge=0,

@@ -66,7 +66,7 @@ REHASH_S: Final = 30.0
 HEALTH_S: Final = 1.0
 UNAVAILABLE: Final = 503
 # Objects made and not gone again before the collector looks, and rounds of the young before it looks at older ones.
-GC_OBJECTS: Final = 50_000
+GC_OBJECTS: Final = 2_000
 GC_ROUNDS: Final = 10
 
 

@@ -27,6 +27,7 @@ from typing_extensions import override
 from engine.errors import NotReady, Refused, StoreUnavailable, Verdict
 from engine.registry.records import Role
 from server.auth import Authenticator, Principal, require
+from server.patience import Patience
 from server.status import CODES, DETAILS_KEY, refusal_of, status_of, trailers_of
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ UNARY_S_MAX: Final = 30.0
 # Enough for a burst of this size to be worked off, at some thousand calls a second.
 TOO_MANY_RETRY_US: Final = 1_000_000
 US: Final = 1_000_000
+# Refused for these again and again, an address is answered late: a client that works meets them once, if ever.
+TRYING: Final = frozenset({Verdict.UNAUTHENTICATED, Verdict.PERMISSION_DENIED, Verdict.UNDECODABLE})
+TRIES_A_SECOND: Final = 50
+# Wrong calls of a key; more than a list with some wrong numbers in it makes, sent one by one.
+MISTAKEN: Final = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND})
+MISTAKES_A_SECOND: Final = 200
 # What only reads; where their time is up, nothing was done.
 READS: Final = ("Get", "List")
 # Calls that take submissions: too many bytes there are too large a batch.
@@ -162,6 +169,8 @@ class Gate(grpc.GenericRpcHandler):
         self._request_bytes_max = request_bytes_max
         self._unary_s_max = unary_s_max
         self._bound = _Bound(unary_s_max)
+        self._patience = Patience()
+        self._unknown: Handler = grpc.stream_stream_rpc_method_handler(self._no_such_method)
         self._handlers: list[grpc.GenericRpcHandler] = []
         self._guarded: dict[str, Handler] = {}
         self._closed_because: str | None = "the server is starting"
@@ -179,15 +188,15 @@ class Gate(grpc.GenericRpcHandler):
         """Nothing: generated code hands in the same methods a second time, for a way that costs every call more."""
 
     @override
-    def service(self, handler_call_details: Any) -> Handler | None:
-        """The guarded handler of the method; None for one that does not exist."""
+    def service(self, handler_call_details: Any) -> Handler:
+        """The guarded handler of the method; for one that does not exist, a handler that says so."""
         method: str = handler_call_details.method
         guarded = self._guarded.get(method)
         if guarded is not None:
             return guarded
         handler = next(filter(None, (each.service(handler_call_details) for each in self._handlers)), None)
         if handler is None:
-            return None
+            return self._unknown
         service = method.split("/")[1]
         guarded = handler if service in OPEN else self._guard(method, ROLES[service], handler)
         self._guarded[method] = guarded
@@ -229,6 +238,10 @@ class Gate(grpc.GenericRpcHandler):
             except Exception as error:  # noqa: BLE001 - the last place that can answer
                 refused = refusal_of(error, method=method)
                 code = CODES[refused.verdict]
+                if refused.verdict in TRYING:
+                    await self._hold_back(_address(context), TRIES_A_SECOND)
+                elif code in MISTAKEN:
+                    await self._hold_back(current_call().principal.prefix, MISTAKES_A_SECOND)
                 await context.abort(code, refused.detail, _trailers(refused))
             finally:
                 self.calls -= 1
@@ -244,6 +257,20 @@ class Gate(grpc.GenericRpcHandler):
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(guarded)
         return grpc.unary_unary_rpc_method_handler(guarded)
+
+    async def _no_such_method(self, _requests: Any, context: Context) -> None:
+        await self._hold_back(_address(context), TRIES_A_SECOND)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+
+    async def _hold_back(self, caller: str, a_second: float) -> None:
+        """Wait where this caller was refused too often lately."""
+        wait_s = self._patience.wait_s(caller, a_second, perf_counter())
+        if wait_s > 0:
+            self._patience.held += 1
+            try:
+                await asyncio.sleep(wait_s)
+            finally:
+                self._patience.held -= 1
 
     def _enter(self, role: Role | None, context: Context, *, unary: bool) -> None:
         """Let a call in and note who it is."""
@@ -278,6 +305,12 @@ class Gate(grpc.GenericRpcHandler):
                 verdict,
                 f"the request has {len(request)} bytes, at most {self._request_bytes_max} are taken; nothing is stored",
             )
+
+
+def _address(context: Any) -> str:
+    """Of the peer, without its port."""
+    peer: str = context.peer()
+    return peer.rpartition(":")[0] or peer
 
 
 def seconds_left(context: Any) -> float | None:

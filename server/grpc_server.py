@@ -44,6 +44,9 @@ _log = structlog.get_logger("longwave.grpc")
 SERVICES: Final = (MESSAGING, COMPLIANCE, REGISTRY, SERVER)
 # Taken in so that the refusal has a number; gRPC itself cuts off what is larger, without one.
 RECEIVE_BYTES_MAX: Final = 16 * 1024 * 1024
+# Ten thousand calls at once met a bound of a hundred such, and none of one for each call being served: twice that.
+LETTING_GO: Final = 2
+READ_PIECE_BYTES: Final = 64 * 1024
 # Above the gate's own limit, so that a refusal there has its number, and probes of health still pass.
 CALLS_BEYOND: Final = 1000
 
@@ -54,8 +57,14 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         # One process serves the port: a second one is to fail, not to share.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", max(RECEIVE_BYTES_MAX, 2 * settings.request_bytes_max)),
-        # At least what the gate takes: a client that meets this bound is refused by a stream reset, without a number.
-        ("grpc.max_concurrent_streams", settings.max_concurrent_calls + CALLS_BEYOND),
+        # A client holds back what is beyond it. It also bounds what resets leave behind: a stream that was reset counts
+        # until its call was taken up and let go.
+        ("grpc.max_concurrent_streams", settings.connection_calls_max),
+        # Calls that were answered and not let go yet count too; a client that keeps to the bound must not be refused.
+        ("grpc.http2.max_deallocating_streams", LETTING_GO * settings.connection_calls_max),
+        # A connection is read in such pieces, by turns with the others: in one of megabytes, hundreds of thousands of
+        # frames without content would keep a thread of two for a second.
+        ("grpc.experimental.tcp_max_read_chunk_size", READ_PIECE_BYTES),
         # Calls that came faster than the loop took them up wait for it; gRPC would drop those beyond 1,000, by chance
         # and without a number. The gate's limit is the one that counts.
         ("grpc.server.max_pending_requests", settings.max_concurrent_calls),

@@ -6,6 +6,7 @@ Invariants:
 
 - 200 leaves only after `handle` returned it for that very item; whatever goes wrong there is 503: the carrier retries.
 - Bounded: connections, requests in flight, and the bodies of all of them together.
+- Wrong signatures beyond a hundred a second are answered about a second later: their sender waits for its answers.
 - What a batch holds is given back when its handling ends, not when its answers leave.
 """
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from server.patience import Patience
 from server.webhook_connection import ROUTE, TELNYX_HEADERS, Connection, Inbound, SignatureHeaders, Slot, WebhookLimits
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ __all__ = ["TELNYX_HEADERS", "Inbound", "SignatureHeaders", "WebhookLimits", "We
 
 _log = structlog.stdlib.get_logger(__name__)
 
+UNAUTHORIZED: Final = 401
+# Answered at once; a carrier signs rightly or, after a key was changed on one side only, always wrongly.
+BAD_SIGNATURES_A_SECOND: Final = 100
 _HANDLED: Final = frozenset({200, 400, 401, 503})
 # What `longwave_receipts_total` counts each status as; 400 is garbage.
 _RESULTS: Final = {200: "stored", 401: "bad_signature", 503: "not_stored"}
@@ -64,6 +69,7 @@ class WebhookServer:
         self._handling: set[asyncio.Task[None]] = set()
         self._works: set[asyncio.Task[list[int]]] = set()  # keeps what outlives its answer from being collected
         self._in_flight = 0
+        self._patience = Patience()
         self._server: asyncio.Server | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event = asyncio.Event()
@@ -182,12 +188,21 @@ class WebhookServer:
         else:
             _log.error("webhooks.handle_wrong_statuses", messages=len(batch))
         self._count(batch, statuses)
-        connections = set()
+        answered = []
+        now_s = self._loop.time()
         for (_, slot), status in zip(batch, statuses, strict=True):
-            slot.status = status
-            connections.add(slot.connection)
-        for connection in connections:
-            connection.flush()
+            # One bucket for all: behind a proxy every carrier has the same address, and none signs wrongly in numbers.
+            wait_s = self._patience.wait_s("", BAD_SIGNATURES_A_SECOND, now_s) if status == UNAUTHORIZED else 0
+            if wait_s:
+                self._patience.held += 1
+                self._loop.call_later(wait_s, self._answer_late, slot)
+            else:
+                answered.append((slot, status))
+        _flush(answered)
+
+    def _answer_late(self, slot: Slot) -> None:
+        self._patience.held -= 1
+        _flush([(slot, UNAUTHORIZED)])
 
     def _settle(self, batch: list[tuple[Inbound, Slot]]) -> None:
         """Give back what a batch held, when its handling ended, not when its answers left."""
@@ -214,6 +229,16 @@ class WebhookServer:
         for connection in tuple(self._connections):
             connection.expire(now_s)
         self._start_tick()
+
+
+def _flush(answered: list[tuple[Slot, int]]) -> None:
+    """Write answers, each connection's once."""
+    connections = set()
+    for slot, status in answered:
+        slot.status = status
+        connections.add(slot.connection)
+    for connection in connections:
+        connection.flush()
 
 
 def _see_failure(work: asyncio.Future[list[int]]) -> None:

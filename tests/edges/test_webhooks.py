@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from server.webhooks import TELNYX_HEADERS, Inbound, WebhookLimits, WebhookServer
+from server.patience import LATE_S_MIN
+from server.webhooks import BAD_SIGNATURES_A_SECOND, TELNYX_HEADERS, Inbound, WebhookLimits, WebhookServer
 
 if TYPE_CHECKING:
     from engine.metrics import Metrics
@@ -153,6 +154,25 @@ async def test_many_connections_share_batches_and_get_their_own_status(start: St
     assert statuses == [400 if number == 7 else 200 for number in range(100)]
     assert sorted(len(item.body) for item in edge.store.items) == list(range(100))
     assert len(edge.store.batches) < 50
+
+
+async def test_wrong_signatures_in_numbers_are_answered_late_and_right_ones_are_not(
+    start: Start, raw_client: RawClients
+) -> None:
+    edge = await start(WebhookLimits(pipeline_max=BAD_SIGNATURES_A_SECOND * 2))
+    edge.store.statuses = lambda batch: [401 if item.query == b"bad" else 200 for item in batch]
+    flood, good = await raw_client(edge.port), await raw_client(edge.port)
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    await flood.send(post(target=b"/webhooks/telnyx?bad") * BAD_SIGNATURES_A_SECOND * 2)
+    for _ in range(BAD_SIGNATURES_A_SECOND):
+        assert (await flood.answer())[0] == 401
+    await good.send(post())
+    assert (await good.answer())[0] == 200
+    for _ in range(BAD_SIGNATURES_A_SECOND):
+        assert (await flood.answer())[0] == 401
+    assert loop.time() - began_s >= LATE_S_MIN
+    assert edge.received("bad_signature") == BAD_SIGNATURES_A_SECOND * 2
 
 
 async def test_a_full_batch_does_not_wait_for_the_tick(start: Start, raw_client: RawClients) -> None:

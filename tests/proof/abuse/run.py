@@ -33,6 +33,8 @@ CALLS_A_SECOND: Final = 50
 WEBHOOKS_A_SECOND: Final = 20
 CALL_S: Final = 20.0
 STOP_S: Final = 30.0
+# So long an abuser has to bring itself into position.
+BEGIN_S: Final = 2.0
 SIGNING: Final = Signing(Ed25519PrivateKey.from_private_bytes(key_seed_from(7)))
 # Query of a callback that is not ours: the provider signed it, so it is answered 200 and changes nothing.
 QUERY: Final = "m=0a00000000000&g=1&k=c1&v=00"
@@ -74,6 +76,7 @@ class Abused:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "begun\n"
+                time.sleep(BEGIN_S)
                 yield said
             finally:
                 process.terminate()
