@@ -97,6 +97,13 @@ $(STAMPS)/core: pyproject.toml rust_core/Cargo.toml rust_core/Cargo.lock $(RUST_
 	@$(WITH_BIN) CARGO_NET_OFFLINE=true MATURIN_PEP517_ARGS='--locked --offline' $(PIP_INSTALL_LOCAL) .
 	@touch $@
 
+# Guides the fuzzing of Python; beside the environment, since nothing else wants it.
+$(STAMPS)/fuzz: requirements/fuzz.lock $(STAMPS)/dev
+	@echo "fuzz: installing atheris into $(TOOLS)/atheris"
+	@rm -rf $(TOOLS)/atheris
+	@$(PIP_INSTALL) --no-deps --require-hashes --only-binary :all: --target $(TOOLS)/atheris --requirement $<
+	@touch $@
+
 $(STAMPS)/lint: requirements/lint.lock $(STAMPS)/dev
 	@echo "lint: installing $<"
 	@$(PIP_INSTALL_LOCK) $<
@@ -173,8 +180,11 @@ test-python: setup
 torture: setup ## Kills, power cuts and disk faults for HOURS=n, counted in loadtest/results/ (root: it mounts loop files).
 	@exec $(PY) -m tests.proof.torture --hours $(HOURS)
 
-fuzz: $(STAMPS)/toolchain ## Fuzz every target of the core for SECONDS_EACH=n (needs g++); keeps corpus and counts.
-	@exec rust_core/fuzz/run.sh $(SECONDS_EACH)
+fuzz: setup $(STAMPS)/fuzz ## Fuzz every target for SECONDS_EACH=n (needs g++): core, seam, live ports; keeps the counts.
+	@rust_core/fuzz/run.sh $(SECONDS_EACH)
+	@mkdir -p loadtest/results/$$(date -u +%F)-fuzz
+	@PYTHONPATH="$(CURDIR)/$(TOOLS)/atheris:$(CURDIR):$(CURDIR)/proto" $(PY) -m tests.proof.fuzz --seconds $(SECONDS_EACH) \
+	  --file loadtest/results/$$(date -u +%F)-fuzz/seam.json
 
 bench: setup ## Measure on this machine; results go to loadtest/results/.
 	@$(BENCH_COMMAND)

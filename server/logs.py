@@ -114,7 +114,13 @@ def configure(level: str, stream: TextIO) -> None:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_shows_no_header)
     logging.captureWarnings(capture=True)
+
+
+def _shows_no_header(record: logging.LogRecord) -> bool:
+    """False for gRPC's line about a header that is not UTF-8: it quotes the header, which may be a key."""
+    return not str(record.msg).startswith("Invalid encoding")
 
 
 def _redact_named(name: str, value: object, depth: int) -> object:

@@ -207,3 +207,11 @@ async def test_what_asyncio_reports_is_redacted_too(stream: io.StringIO) -> None
     await done
     assert lines(stream)[0]["logger"] == "asyncio"
     assert "5550123" not in stream.getvalue()
+
+
+def test_a_header_that_is_not_utf_8_is_not_quoted(stream: io.StringIO) -> None:
+    """As gRPC logs it: it may be a key with a byte too many."""
+    logging.getLogger("grpc._cython.cygrpc").error("Invalid encoding on %s", b"Bearer lwk_1234\xff")
+    logging.getLogger("grpc._cython.cygrpc").error("something else")
+    assert "lwk_1234" not in stream.getvalue()
+    assert "something else" in stream.getvalue()

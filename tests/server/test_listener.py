@@ -1,5 +1,6 @@
 """The listener: health, reflection, TLS, addresses, draining."""
 
+import asyncio
 import datetime as dt
 import socket
 from pathlib import Path
@@ -19,6 +20,7 @@ from engine.errors import ConfigError
 from longwave.v1 import admin_pb2, admin_pb2_grpc, verdict_pb2
 from longwave.v1 import messaging_pb2 as pb
 from server.gate import COMPLIANCE, MESSAGING, REGISTRY, SERVER
+from tests.proof.abuse import wire
 from tests.server.conftest import WAIT_S, Client, Server, StartServer, refused
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -81,6 +83,25 @@ async def test_a_method_that_does_not_exist_is_unimplemented(server: Server) -> 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await client.raw(f"/{MESSAGING}/SubmitEverything")(b"", metadata=client.headers, timeout=WAIT_S)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_path_that_is_not_utf_8_ends_nothing(server: Server) -> None:
+    """GRPC from 1.84 on ends the whole server at it; no key is needed to send it."""
+    headers = wire.fields([(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/\xff"), (b":authority", b"x"),
+                           (b"te", b"trailers"), (b"content-type", b"application/grpc")])  # fmt: skip
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.grpc.port)
+    writer.write(wire.opening() + wire.frame(wire.HEADERS, wire.END_HEADERS | wire.END_STREAM, 1, headers))
+    try:
+        async with asyncio.timeout(WAIT_S):
+            kind = -1
+            while kind not in {wire.HEADERS, wire.RST_STREAM}:
+                head = await reader.readexactly(9)
+                kind = head[3]
+                await reader.readexactly(int.from_bytes(head[:3], "big"))
+    finally:
+        writer.close()
+    client = server.client()
+    await client.call(client.messaging.ListMessages, pb.ListMessagesRequest(), WAIT_S)
 
 
 async def test_a_taken_port_is_told(start_server: StartServer) -> None:

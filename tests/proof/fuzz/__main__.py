@@ -1,0 +1,66 @@
+"""`python -m tests.proof.fuzz --seconds N [--file FILE]`: the seam, guided where atheris is, then the live ports."""
+
+import argparse
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from tests.proof.abuse.run import abused
+from tests.proof.fuzz.live import say, session, webhook_session
+from tests.proof.fuzz.seam import TARGETS
+
+GUIDED: Final = re.compile(r"^(?:Done |#)(\d+)", re.MULTILINE)
+
+
+def run_live(seconds: float) -> dict[str, Any]:
+    """Spoiled sessions against a live engine, then a good client."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, abused(Path(folder)) as target:
+        ports = (int(target.engine.address.rpartition(":")[2]), target.webhook_port)
+
+        async def sessions() -> int:
+            until, first, number = time.monotonic() + seconds, time.time_ns(), 0
+            while time.monotonic() < until:
+                number += 1
+                said = (session(first + number, target.engine.api_key), webhook_session(first + number))
+                await asyncio.gather(*(say(port, data) for port, data in zip(ports, said, strict=True)))
+            return number * 2
+
+        pid = target.engine.pid
+        count = asyncio.run(sessions())
+        after = target.window(2)
+        log = target.engine.store.with_name("engine.log").read_text(encoding="utf-8", errors="replace")
+        return {"target": "live ports", "runs": count, "findings": int(after.failed > 0 or pid != target.engine.pid)
+                + log.count("Traceback")}  # fmt: skip
+
+
+def main() -> int:
+    """Print a line a target; write all to the file."""
+    parser = argparse.ArgumentParser(prog="python -m tests.proof.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60, help="of each target (default: %(default)s)")
+    parser.add_argument("--file", type=Path, help="write the counts here, as JSON")
+    options = parser.parse_args()
+    rows = []
+    for name in TARGETS:
+        command = [sys.executable, "-m", "tests.proof.fuzz.one", name, str(options.seconds)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        counted = [int(runs) for runs in GUIDED.findall(done.stdout + done.stderr)]
+        rows.append({"target": name, "runs": max(counted, default=0), "findings": int(done.returncode != 0),
+                     "guided": "unguided" not in done.stdout})  # fmt: skip
+        if done.returncode:
+            sys.stderr.write(done.stdout[-2000:] + done.stderr[-4000:])
+        sys.stdout.write(f"{rows[-1]}\n")
+    rows.append(run_live(options.seconds))
+    sys.stdout.write(f"{rows[-1]}\n")
+    if options.file is not None:
+        options.file.write_text(json.dumps(rows, indent=1) + "\n", encoding="ascii")
+    return int(any(row["findings"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

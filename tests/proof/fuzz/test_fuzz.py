@@ -1,0 +1,46 @@
+"""Some thousand spoiled inputs of each target and some hundred spoiled connections; `make fuzz` goes on from there."""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.proof.abuse.run import abused
+from tests.proof.fuzz.inputs import CANARY, inputs
+from tests.proof.fuzz.live import say, session, webhook_session
+from tests.proof.fuzz.seam import TARGETS
+
+pytestmark = pytest.mark.timeout(240)
+INPUTS: Final = 2000
+SESSIONS: Final = 150
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_only_documented_errors_come_out(name: str) -> None:
+    for data in inputs(name, 1, INPUTS):
+        TARGETS[name](data)
+
+
+def test_no_session_ends_or_unsettles_the_engine(tmp_path: Path) -> None:
+    with abused(tmp_path) as target:
+        pid = target.engine.pid
+        port = int(target.engine.address.rpartition(":")[2])
+
+        async def sessions() -> list[int]:
+            answered: list[int] = []
+            for seed in range(SESSIONS):
+                said = await asyncio.gather(
+                    say(port, session(seed, target.engine.api_key)), say(target.webhook_port, webhook_session(seed))
+                )
+                answered += said
+            return answered
+
+        assert sum(read > 0 for read in asyncio.run(sessions())) > SESSIONS // 2, "they met nobody"
+        after = target.window(1)
+        assert (after.failed, after.webhooks_failed, target.engine.pid) == (0, 0, pid)
+        log = target.engine.store.with_name("engine.log").read_text(encoding="utf-8", errors="replace")
+        assert "Traceback" not in log
+        assert CANARY not in log
+        assert "hpack" not in log, "whoever calls can fill the log"
+        assert target.engine.api_key not in log
