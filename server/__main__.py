@@ -3,13 +3,10 @@
 It holds nothing but the start: `server/cli/` has one file for each group of commands.
 """
 
-import os
 import sys
 from typing import Final
 
 INTERRUPTED: Final = 130
-# gRPC's own lines on standard error: a caller could write as many as it likes. To see them: GRPC_VERBOSITY=ERROR.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def main() -> None:

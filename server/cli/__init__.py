@@ -4,4 +4,5 @@ import os
 
 # Read by gRPC when it is first imported: what matters of a connection comes as an exception, and its notes about peers
 # that restart would stand between our lines.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+# Nor its errors: whoever calls could write as many of them as it likes. To see them: GRPC_VERBOSITY=ERROR.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
