@@ -8,13 +8,15 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from loadtest.benchmarks import plain_segmenting
 from loadtest.benchmarks.children import BenchmarkError
 from loadtest.benchmarks.figures import Sheet
 from loadtest.benchmarks.plan import MEASUREMENT_S_MAX, Plan
 
 METHOD: Final = (
     "examples of the core (release), which print the median and the best of their rounds; here the median of each run. "
-    "The scheduler passes six limits a message in one of 100 lanes; batches of 500."
+    "The scheduler passes six limits a message in one of 100 lanes; batches of 500. Segmenting beside plain Python "
+    "that goes character by character (loadtest/benchmarks/plain_segmenting.py), same texts, same run."
 )
 EXAMPLES: Final = ("admit", "text", "quota", "schedule", "settle", "telnyx")
 CARGO: Final = ("cargo", "--quiet")
@@ -39,20 +41,25 @@ def measure(plan: Plan, root: Path, sheet: Sheet) -> None:
     for name in EXAMPLES:
         # A process for each number of waiting messages: memory that an earlier one gave back would not count again.
         sizes = [[str(waiting)] for waiting in plan.core_waiting] if name == "schedule" else [[]]
+        medians: dict[str, float] = {}
         for size in sizes:
             asked = ["run", *FLAGS, "--example", f"{name}_speed", "--", str(plan.core_rounds), *size]
             for line in _cargo(root, asked, MEASUREMENT_S_MAX).splitlines():
-                take_line(line, sheet)
+                figure, median = take_line(line, sheet)
+                medians[figure] = median
+        if name == "text":
+            plain_segmenting.compare(medians, sheet)
 
 
-def take_line(line: str, sheet: Sheet) -> None:
-    """Put in what an example printed: one JSON object a line. Raises BenchmarkError for anything else."""
+def take_line(line: str, sheet: Sheet) -> tuple[str, float]:
+    """Put in what an example printed, one JSON object a line; returns it. Raises BenchmarkError for anything else."""
     try:
         shown = json.loads(line)
-        name, unit, median = shown["figure"], shown["unit"], shown["median"]
+        name, unit, median = shown["figure"], shown["unit"], float(shown["median"])
     except (ValueError, KeyError, TypeError) as error:
         raise BenchmarkError(f"an example printed {line[:200]!r}") from error
-    sheet.add(f"core: {name}", unit, float(median), wanted=WANTED.get(name, ""))
+    sheet.add(f"core: {name}", unit, median, wanted=WANTED.get(name, ""))
+    return name, median
 
 
 def _cargo(root: Path, arguments: list[str], seconds_max: float) -> str:
