@@ -305,7 +305,7 @@ class Engine:
     async def call(self, submissions: Sequence[pb.Submission], tenant_key: int = 0) -> list[Taken]:
         """One batch call; a verdict each. Raises what the corridor raises, and Refusal for the whole call."""
         request = pb.SubmitMessagesRequest(submissions=submissions).SerializeToString()
-        deadline_us = self.clock.mono_us() + WAIT_S * US
+        deadline_us = self.corridor.clock.mono_us() + WAIT_S * US
         reply = await self.corridor.submit(BATCH, tenant_key or self.tenant_key, request, deadline_us)
         if reply.verdict != Verdict.ACCEPTED:
             raise CallRefused(Verdict(reply.verdict))
@@ -402,7 +402,7 @@ class Engine:
     async def deliver(self, query: str, body: bytes, *, at_us: int = 0) -> int:
         """Sign a webhook now and hand it in; returns the HTTP status."""
         assert self.signing is not None
-        inbound = self.signing.sign(query, body, at_us or self.clock.now_us())
+        inbound = self.signing.sign(query, body, at_us or self.corridor.clock.now_us())
         return (await self.receive([inbound]))[0]
 
     async def dump(self) -> dict[str, list[tuple[Any, ...]]]:

@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 import structlog
 
+from engine.clock import Clock
 from engine.stores import sql
 from engine.stores.writer import Writer
 from tests.proof.simulation.run import simulate
@@ -64,6 +65,15 @@ def test_a_seed_is_the_same_in_every_process() -> None:
         return ran.stdout.decode().strip()
 
     assert fingerprint("1") == fingerprint("2") == simulate(7).fingerprint
+
+
+@pytest.mark.parametrize("up_s", [60, 30 * 86_400])
+def test_a_seed_is_the_same_however_long_the_machine_has_been_up(up_s: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = simulate(3)
+    monkeypatch.setattr(Clock, "mono_us", lambda _clock: up_s * 1_000_000)
+    monkeypatch.setattr(Clock, "now_us", lambda _clock: up_s * 1_000_000)
+    assert simulate(3).fingerprint == here.fingerprint
+    assert here.messages > 0
 
 
 def _told(future: asyncio.Future[None]) -> None:
