@@ -84,13 +84,14 @@ class CutCounts:
 class Workers:
     """The process whose forks are the lives."""
 
-    def __init__(self, errors: IO[bytes]) -> None:
-        """Start it; a moment for its imports."""
+    def __init__(self, errors: IO[bytes], environment: dict[str, str] | None = None) -> None:
+        """Start it, with these variables too; a moment for its imports."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.proof.power.append_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
+            env=os.environ | (environment or {}),
         )
 
     def begin(self, life: Life) -> int:
@@ -164,7 +165,7 @@ class AppendRig:
             shutil.copy(file, self._disk.root)
         os.sync()
         self._store = self._disk.root / STORE
-        with _opened(template / STORE) as connection:
+        with opened(template / STORE) as connection:
             [self._tenant] = connection.execute("SELECT key FROM tenants").fetchone()
 
     def cut(self) -> None:
@@ -239,7 +240,7 @@ class AppendRig:
         self.counts.acknowledged += len(fresh.keys() - self._expected.keys())
         self.counts.groups += len(calls)
         self._expected |= fresh
-        with self._copy() as store, _opened(store) as connection:
+        with self._copy() as store, opened(store) as connection:
             [verdict] = connection.execute("PRAGMA integrity_check").fetchone()
             if verdict != "ok":
                 self.counts.violations.append(f"life {self._life}: integrity_check: {verdict}")
@@ -265,7 +266,7 @@ class AppendRig:
             log = store.with_name("judged.jsonl")
             log.write_text("".join(json.dumps(line) + "\n" for line in lines))
             nothing = store.with_name("nothing.jsonl")
-            with _opened(store):
+            with opened(store):
                 evidence = crash_evidence.read_evidence(client=log, store=store, carrier=nothing, history=nothing)
             found = check(evidence, Promises(all_final=False))
         self.counts.violations += [f"{v.invariant} {v.subject}: {v.what}" for v in found]
@@ -319,7 +320,8 @@ class AppendRig:
 
 
 @contextmanager
-def _opened(path: Path) -> "Iterator[dbapi.Connection]":
+def opened(path: Path) -> "Iterator[dbapi.Connection]":
+    """A connection like any other, closed at the end."""
     connection = dbapi.connect(path)
     try:
         yield connection
