@@ -22,8 +22,7 @@ from random import Random
 from typing import Any, Final
 
 from engine.errors import StoreBroken
-from engine.stores.connection import open_writer
-from engine.stores.wal import refuse_if_damaged
+from engine.stores.wal import open_recovered
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor import crash_evidence
 from tests.corridor.crash_checker import Promises, check
@@ -269,11 +268,9 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _recovered(store: Path) -> dict[str, tuple[int, bytes | None]]:
-    """Request id → (message, record), after what a start does (`engine/corridor.py`), all pages checked."""
-    refuse_if_damaged(store)
-    connection = open_writer(store)
+    """Request id → (message, record), opened as at a start, all pages checked."""
+    connection = open_recovered(store)
     try:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         [verdict] = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise ValueError(f"integrity_check: {verdict}")
