@@ -180,12 +180,17 @@ def _simulation(folder: Path, seed: int, found: Round) -> None:
     """Seeds of the simulation, in a process of its own."""
     first = seed * SIMULATION_SEEDS
     command = [sys.executable, "-m", SIMULATION, "--seeds", f"{first}-{first + SIMULATION_SEEDS - 1}", "--json"]
-    with (folder / "simulation.json").open("wb") as out:
-        done = subprocess.run(command, stdout=out, stdin=subprocess.DEVNULL, timeout=SIMULATION_S, check=False)
-    found.seeds = SIMULATION_SEEDS
+    out = folder / "simulation.json"
+    with out.open("wb") as file:
+        done = subprocess.run(command, stdout=file, stdin=subprocess.DEVNULL, timeout=SIMULATION_S, check=False)
+    text = out.read_text(errors="replace")
     if done.returncode != 0:
-        end = (folder / "simulation.json").read_text(errors="replace")[-500:]
-        found.violations.append(f"simulation seeds {first} and on: exit code {done.returncode}: {end}")
+        found.violations.append(f"simulation seeds {first} and on: exit code {done.returncode}: {text[-500:]}")
+    # A simulation in which nothing is accepted finds nothing, and proves nothing.
+    elif json.loads(text)["messages"] == 0:
+        found.violations.append(f"{NOT_FINISHED}simulation seeds {first} and on: not one message")
+    else:
+        found.seeds = SIMULATION_SEEDS
 
 
 KINDS: Final[dict[str, Callable[[Path, int, Round], None]]] = {

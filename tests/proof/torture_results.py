@@ -144,6 +144,11 @@ def write(results: Path, found: Round) -> None:
     results.mkdir(parents=True, exist_ok=True)
     with (results / ROUNDS).open("a") as file:
         file.write(json.dumps(asdict(found)) + "\n")
+    write_summary(results)
+
+
+def write_summary(results: Path) -> None:
+    """The summary anew, from what is there: after counts of two branches came together, say."""
     fresh = results / f".README.{os.getpid()}"
     fresh.write_text(summary_of(read_rounds(results), read_simulations(results.parent)))
     fresh.replace(results / "README.md")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -96,6 +97,20 @@ def test_the_simulation_s_own_counts_are_summed_up_once_for_each_seed(tmp_path: 
         "| [2026-01-02-simulation](../2026-01-02-simulation/README.md) `counts-0.json` | 300 | 4 | 5,000 | 2 | 17 |"
         in text
     )
+
+
+@pytest.mark.parametrize(("messages", "seeds", "finished"), [(0, 0, False), (7, 200, True)])
+def test_a_simulation_without_a_message_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: int, seeds: int, *, finished: bool
+) -> None:
+    def simulated(command: list[str], *, stdout: IO[bytes], **_: object) -> subprocess.CompletedProcess[bytes]:
+        stdout.write(json.dumps({"messages": messages}).encode())
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", simulated)
+    found = Round(kind="simulation", seed=9)
+    torture.KINDS["simulation"](tmp_path, 9, found)
+    assert (found.seeds, found.finished, found.broken) == (seeds, finished, [])
 
 
 @pytest.mark.timeout(600)
