@@ -16,6 +16,7 @@ import signal
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -27,7 +28,7 @@ from longwave.v1 import messaging_pb2 as pb
 from tests.corridor import crash_evidence
 from tests.corridor.crash_checker import Promises, check
 from tests.corridor.crash_harness import Options, make_store
-from tests.proof.power.append_rig import CHECKPOINTS, STORE, WAIT_S, Workers, opened
+from tests.proof.power.append_rig import CHECKPOINTS, STORE, WAIT_S, Workers, drop_half_line, opened
 from tests.proof.power.append_worker import Life
 from tests.proof.power.fault_shim import compile_shim
 from tests.proof.power.torn_disk import SYNC, Record, TornDisk, read_recording
@@ -97,6 +98,7 @@ class TornRig:
         self._root = folder / "disk"
         self._root.mkdir(parents=True)
         make_store(self._root, Options(seed=seed, messages=0))
+        self._pid = 0
         self._log = folder / "client.jsonl"
         self._recording = folder / "recording"
         environment = {
@@ -110,7 +112,11 @@ class TornRig:
         self._lives = Workers(self._errors, environment)
 
     def close(self) -> None:
-        """End the process of the lives."""
+        """End what runs, and the process of the lives."""
+        if self._pid:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            self._lives.until_ended()
         self._lives.close()
         self._errors.close()
 
@@ -154,16 +160,20 @@ class TornRig:
             store=str(self._root.resolve() / STORE), log=str(self._log), seed=self.seed, number=self.counts.lives,
             tenant=self._tenant, checkpoint_pages=draw.choice(self._checkpoints), plant=self._plant,
         )  # fmt: skip
-        pid = self._lives.begin(life)
+        self._pid = self._lives.begin(life)
         code = self._lives.until_ready()
         if code is not None:
+            self._pid = 0
             self.counts.violations.append(f"life {self.counts.lives} did not start: exit code {code}")
             return None
         self._until_recorded(draw.randint(*LIFE_BYTES))
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended by itself, which is told by its exit code
+            os.kill(self._pid, signal.SIGKILL)
         code = self._lives.until_ended()
+        self._pid = 0
         if code != -signal.SIGKILL:
             self.counts.violations.append(f"life {self.counts.lives} ended with {code}")
+        drop_half_line(self._log)
         return [one for one in read_recording(self._recording, self._root) if one.name in FILES or not one.name]
 
     def _until_recorded(self, size: int) -> None:
