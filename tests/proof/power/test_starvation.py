@@ -25,6 +25,12 @@ while True:
     kept.append(bytearray(100_000))
 """
 SPINS = "print(flush=True)\nwhile True: pass"
+HEARTLESS = """
+from engine.lease import Lease
+from server.__main__ import main
+Lease._beat = lambda _lease: None
+main()
+"""
 MIB = 1024 * 1024
 WAIT_S = 60.0
 
@@ -62,6 +68,19 @@ async def test_a_tenth_of_a_processor_breaks_no_promise_and_loses_no_lease(
     assert summary.kills == 0
 
 
+async def test_a_heart_that_does_not_beat_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test before looks at does show a lease that ran out."""
+    for name, value in LEASE.items():
+        monkeypatch.setitem(ENGINE, name, value)
+    options = Options(seed=53, messages=ENDLESS, batch=10, rough=False, metered_per_s=100)
+    async with crash_run(tmp_path, options, (sys.executable, "-c", HEARTLESS, "serve")) as run:
+        assert await run.start()
+        until_s = time.monotonic() + WAIT_S
+        while await held_back(run) == 0:
+            assert time.monotonic() < until_s, "it went on without a lease"
+            await run.work(until_accepted=len(run.sender.accepted) + run.options.batch)
+
+
 @pytest.fixture
 def process(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
     """A program that has begun."""
@@ -75,7 +94,7 @@ def process(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]
         program.communicate()
 
 
-@pytest.mark.parametrize("process", [GROWS], indirect=True)
+@pytest.mark.parametrize("process", [GROWS], indirect=True, ids=["it grows"])
 def test_what_outgrows_its_bound_is_killed(process: subprocess.Popen[bytes], *, outside: bool) -> None:
     with MemoryBound(process.pid, 8 * MIB, outside=outside) as bound:
         assert process.wait(WAIT_S) == -9
@@ -83,7 +102,7 @@ def test_what_outgrows_its_bound_is_killed(process: subprocess.Popen[bytes], *, 
     assert list(Path("/sys/fs/cgroup").rglob(f"longwave-{os.getpid()}-*")) == []
 
 
-@pytest.mark.parametrize("process", [SPINS], indirect=True)
+@pytest.mark.parametrize("process", [SPINS], indirect=True, ids=["it spins"])
 def test_what_spins_gets_its_share(process: subprocess.Popen[bytes], *, outside: bool) -> None:
     with ProcessorBound(process.pid, SHARE, outside=outside) as bound:
         time.sleep(2)  # a share is one of some time
