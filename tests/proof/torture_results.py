@@ -213,7 +213,7 @@ def _headlines(rounds: list[Round], simulations: list[Simulated]) -> list[str]:
     faults = sum(one.kills + one.cuts for one in rounds)
     lost = sum(one.lost for one in rounds) - sum(one.lost for one in at_images)
     bound = f" (95 % bound by the rule of three: {3 / faults:.2g} of a loss each)" if faults and not lost else ""
-    lines = [f"- {lost} acknowledged messages lost in {faults} kills and power cuts{bound}"]
+    lines = [f"- {lost} acknowledged messages lost in {faults:,} kills and power cuts{bound}"]
     if at_images:
         images, gone = sum(one.images for one in at_images), sum(one.lost for one in at_images)
         lines.append(f"- {gone} lost in {images:,} images of disks after cuts that tear and reorder")
@@ -222,9 +222,7 @@ def _headlines(rounds: list[Round], simulations: list[Simulated]) -> list[str]:
         seeds.update(range(one.seed * SIMULATION_SEEDS, one.seed * SIMULATION_SEEDS + one.seeds))
     if seeds:
         runs = sum(one.runs for one in simulations) + sum(one.seeds for one in rounds)
-        lines.append(
-            f"- {runs:,} simulated runs of {len(seeds):,} different seeds, those of the folders below included"
-        )
+        lines.append(f"- {runs:,} simulated runs of {len(seeds):,} different seeds, those listed below included")
     return lines
 
 
