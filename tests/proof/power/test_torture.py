@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -11,7 +12,7 @@ import pytest
 from tests.corridor.crash_checker import Violation
 from tests.corridor.crash_harness import Summary
 from tests.proof import torture
-from tests.proof.torture_results import Round, Simulated, read_rounds, read_simulations, summary_of, write
+from tests.proof.torture_results import Round, Simulated, newest, read_rounds, read_simulations, summary_of, write
 
 
 def test_a_round_that_raises_is_a_broken_promise(
@@ -97,6 +98,14 @@ def test_the_simulation_s_own_counts_are_summed_up_once_for_each_seed(tmp_path: 
         "| [2026-01-02-simulation](../2026-01-02-simulation/README.md) `counts-0.json` | 300 | 4 | 5,000 | 2 | 17 |"
         in text
     )
+
+
+def test_rounds_of_a_later_day_are_added_to_the_same_total(tmp_path: Path) -> None:
+    assert newest(tmp_path).name == f"{datetime.now(UTC):%Y-%m-%d}-torture"
+    write(tmp_path / "2026-01-03-torture", Round(kind="engine-kills", seed=1, at="2026-01-03T23:59"))
+    write(newest(tmp_path), Round(kind="engine-kills", seed=2, at="2026-01-04T00:01"))
+    assert [one.name for one in tmp_path.iterdir()] == ["2026-01-03-torture"]
+    assert "- rounds: 2026-01-03: 1, 2026-01-04: 1" in (tmp_path / "2026-01-03-torture" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("messages", "seeds", "finished"), [(0, 0, False), (7, 200, True)])
