@@ -38,9 +38,9 @@ from engine.registry.version import VERSION_SQL
 from engine.rights import Rights
 from engine.secrets import Secrets
 from engine.stores import sql, sqlite
-from engine.stores.connection import Connection, Reserve, StoreLock, check, engine_over, open_writer
+from engine.stores.connection import Connection, Reserve, StoreLock, check, engine_over
 from engine.stores.migrate import migrate
-from engine.stores.wal import refuse_if_damaged
+from engine.stores.wal import open_recovered
 from engine.stores.writer import GroupStats, Writer
 from engine.sweep import Sweep
 
@@ -102,10 +102,7 @@ class Corridor:
         self._closing.callback(self.history.close)
         lock = StoreLock(path)
         self._closing.callback(lock.release)
-        refuse_if_damaged(path)
-        connection = open_writer(path)
-        # A new log from here on: what a torn end left behind its last good frame is not to be met again.
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection = open_recovered(path)
         self._closing.callback(connection.close)
         findings = check(connection)
         if not all(finding.ok for finding in findings):
