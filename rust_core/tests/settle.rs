@@ -273,6 +273,38 @@ fn late_truth_about_an_unknown_attempt_counts() {
 }
 
 #[test]
+fn late_truth_that_it_was_taken_drops_the_copy_that_waits() {
+    let mut again = row(State::Queued, 1);
+    again.flags = flags::MAYBE_SENT;
+    let changes = apply(again.clone(), vec![Fact::Outcome(1, taken())]);
+    assert_eq!(after(&changes).state, State::Submitted);
+    assert_eq!(changes.drop, [77]);
+    again.flags = 0;
+    let changes = apply(again, vec![Fact::Outcome(1, taken())]);
+    assert!(
+        changes.updates.is_empty(),
+        "its outcome was known: not taken"
+    );
+}
+
+#[test]
+fn late_truth_that_it_was_not_taken_sends_nothing_that_was_closed() {
+    let later = Outcome::RefusedForNow {
+        code: "x".into(),
+        hold_us: 0,
+    };
+    for flag in [flags::CANCEL_REQUESTED, flags::NO_RESEND] {
+        for outcome in [not_taken(NotTaken::Throttled), later.clone()] {
+            let mut closed = row(State::Unknown, 1);
+            closed.flags = flags::MAYBE_SENT | flag;
+            let changes = apply(closed, vec![Fact::Outcome(1, outcome)]);
+            assert!(changes.updates.is_empty() && changes.requeue.is_empty());
+            assert_eq!(changes.fates, [(77, Fate::NotTaken)]);
+        }
+    }
+}
+
+#[test]
 fn a_late_refusal_of_a_copy_leaves_the_first_attempt_open() {
     let refused = Outcome::RefusedForGood {
         code: "40310".into(),
@@ -364,6 +396,45 @@ fn a_receipt_before_the_outcome_is_kept_and_joined() {
     assert_eq!(after(&changes).seq, 6, "two transitions, two events");
     assert_eq!(changes.updates[0].2.len(), 2);
     assert_eq!(changes.joined, [77]);
+}
+
+#[test]
+fn a_receipt_and_its_outcome_at_once_are_joined_at_once() {
+    let (sent, delivered) = (
+        receipt(ReceiptStatus::Sent, "", 1),
+        receipt(ReceiptStatus::Delivered, "", 1),
+    );
+    let changes = settle(
+        vec![row(State::Dispatching, 1)],
+        vec![
+            (77, Fact::Receipt(delivered)),
+            (77, Fact::Outcome(1, taken())),
+        ],
+        vec![(77, sent)],
+        &policy(),
+        &registry(OnUnknown::ByClass, CampaignState::Active),
+        NOW,
+        7,
+    );
+    assert_eq!(after(&changes).state, State::Delivered);
+    assert_eq!(
+        changes.keep,
+        [],
+        "what is kept beside `joined` is thrown away unread"
+    );
+}
+
+#[test]
+fn a_receipt_of_a_generation_that_never_was_is_a_conflict() {
+    for state in [State::Submitted, State::Dispatching, State::Unknown] {
+        let never = Fact::Receipt(receipt(ReceiptStatus::Delivered, "", 2));
+        let changes = apply(row(state, 1), vec![never]);
+        assert!(
+            changes.updates.is_empty() && changes.keep.is_empty(),
+            "{state:?}"
+        );
+        assert_eq!(changes.conflicts.len(), 1, "{state:?}");
+    }
 }
 
 #[test]
