@@ -562,7 +562,11 @@ impl Settling<'_> {
     }
 
     fn receipt(&mut self, receipt: &Receipt) {
-        let older = receipt.generation != 0 && receipt.generation < self.row.generation;
+        let older = if receipt.generation == 0 {
+            receipt.provider_id != self.row.provider_id
+        } else {
+            receipt.generation < self.row.generation
+        };
         if older && receipt.status != ReceiptStatus::Delivered {
             return; // of a generation that ended; only an arrival still matters
         }
@@ -640,8 +644,8 @@ impl Settling<'_> {
             && !self.has(flags::NO_RESEND | flags::CANCEL_REQUESTED)
             // A copy queued again is settled by this receipt; it does not start a third.
             && self.row.state != State::Queued
-            // Another attempt may still be out.
-            && !self.has(flags::MAYBE_SENT);
+            // Another attempt may still be out; the first was alone.
+            && (self.row.attempt == 1 || !self.has(flags::MAYBE_SENT));
         let retry = match class {
             Some(CodeClass::CapDay) => Some((Reason::CapReached, NotTaken::CapDay)),
             Some(CodeClass::CapMinute) => Some((Reason::CapReached, NotTaken::CapMinute)),
@@ -674,6 +678,7 @@ impl Settling<'_> {
         self.requeue(until + spread, why, &receipt.code);
         self.row.generation += 1;
         self.row.provider_id.clear();
+        self.row.flags &= !flags::MAYBE_SENT;
     }
 
     fn may_resend(&self) -> bool {

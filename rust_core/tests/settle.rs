@@ -476,6 +476,38 @@ fn caps_and_retries_of_the_provider_start_a_new_generation() {
 }
 
 #[test]
+fn a_silent_attempt_that_failed_later_for_a_cap_is_tried_again_in_any_order_of_receipts() {
+    let queued = || Fact::Receipt(receipt(ReceiptStatus::Queued, "", 1));
+    let capped = || Fact::Receipt(receipt(ReceiptStatus::Undelivered, "40016", 1));
+    for facts in [vec![queued(), capped()], vec![capped(), queued()]] {
+        let mut silent = row(State::Unknown, 1);
+        silent.flags = flags::MAYBE_SENT;
+        let changes = apply(silent, facts);
+        let again = after(&changes);
+        assert_eq!((again.state, again.generation), (State::Queued, 2));
+        assert_eq!(again.flags & flags::MAYBE_SENT, 0, "no copy is out");
+    }
+    let mut two = row(State::Unknown, 2);
+    two.flags = flags::MAYBE_SENT;
+    let changes = apply(two, vec![capped()]);
+    assert_eq!(
+        after(&changes).state,
+        State::Undelivered,
+        "another may be out"
+    );
+}
+
+#[test]
+fn a_failure_told_twice_by_the_providers_id_alone_ends_one_generation_only() {
+    let mut sent = row(State::Sent, 1);
+    sent.provider_id = "p-1".into();
+    let capped = || Fact::Receipt(receipt(ReceiptStatus::Undelivered, "40016", 0));
+    let changes = apply(sent, vec![capped(), capped()]);
+    let again = after(&changes);
+    assert_eq!((again.state, again.generation), (State::Queued, 2));
+}
+
+#[test]
 fn a_receipt_of_an_older_generation_matters_only_when_it_arrived() {
     let mut queued = row(State::Queued, 1);
     queued.generation = 2;

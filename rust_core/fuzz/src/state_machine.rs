@@ -492,7 +492,11 @@ impl World {
     fn check_repeats(&self, facts: &[(usize, Fact, Failure)]) {
         for (place, fact, failure) in facts {
             let row = &self.rows[*place];
-            if matches!(fact, Fact::Receipt(_)) && row.state != State::Dispatching {
+            let Fact::Receipt(receipt) = fact else {
+                continue;
+            };
+            let not_yet = receipt.generation == row.generation && self.key_from_us[*place] == i64::MAX;
+            if row.state != State::Dispatching && !not_yet {
                 let again = self.settle(&[*place], &[(*place, fact.clone(), *failure)]);
                 assert!(
                     again.updates.is_empty() && again.requeue.is_empty() && again.drop.is_empty(),
