@@ -39,7 +39,9 @@ from engine.rights import Rights
 from engine.secrets import Secrets
 from engine.stores import sql, sqlite
 from engine.stores.connection import Connection, Reserve, StoreLock, check, engine_over, open_writer
+from engine.stores.last_run import refuse_if_gone, refuse_if_older, remember
 from engine.stores.migrate import migrate
+from engine.stores.pages import refuse_if_malformed
 from engine.stores.wal import refuse_if_damaged
 from engine.stores.writer import GroupStats, Writer
 from engine.sweep import Sweep
@@ -102,11 +104,14 @@ class Corridor:
         self._closing.callback(self.history.close)
         lock = StoreLock(path)
         self._closing.callback(lock.release)
+        refuse_if_gone(path)
         refuse_if_damaged(path)
         connection = open_writer(path)
+        self._closing.callback(connection.close)
+        refuse_if_older(connection, path)
+        refuse_if_malformed(connection, path)
         # A new log from here on: what a torn end left behind its last good frame is not to be met again.
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        self._closing.callback(connection.close)
         findings = check(connection)
         if not all(finding.ok for finding in findings):
             raise ConfigError([f"{path}: {f.name} is {f.found}, needs {f.wanted}" for f in findings if not f.ok])
@@ -141,6 +146,7 @@ class Corridor:
         settings, clock = self.settings, self.clock
         last_id: int = await self.writer.submit("recover", sqlite.last_id)
         epoch: int = await self.writer.submit("recover", sqlite.raise_epoch)
+        await asyncio.to_thread(remember, settings.store_file, epoch)
         provider: int = await self.run_control_quietly(partial(ensure_provider, provider=self.provider_name))
         rows: RegistryRows = await self.run_control_quietly(self._read_registry)
         self.rights = Rights(registry_of(rows), _core.Consent([]))

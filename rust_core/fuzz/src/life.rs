@@ -43,7 +43,10 @@ pub fn is_listed(from: State, to: State) -> bool {
         Dispatching => matches!(to, Submitted | Queued | Unknown | Failed | Dead),
         Submitted => matches!(to, Sent | Delivered | Undelivered | NoReceipt | Queued),
         Sent => matches!(to, Delivered | Undelivered | NoReceipt | Queued),
-        Unknown => !matches!(to, Unknown | Dispatching | Cancelled | Expired | Blocked | Dead),
+        Unknown => !matches!(
+            to,
+            Unknown | Dispatching | Cancelled | Expired | Blocked | Dead
+        ),
         Unresolved | NoReceipt => matches!(to, Delivered | Undelivered),
         Undelivered => to == Delivered,
         Dead => to == Queued,
@@ -81,6 +84,8 @@ pub struct Life {
     pub counted: u16,
     /// Attempts of which nobody knows.
     pub open: Vec<u16>,
+    /// One of the generation's attempts stayed silent for a while: a row does not say which, nor that it is settled.
+    pub was_open: bool,
     /// No bytes may go any more.
     pub closed: bool,
     /// Crashes of its processing.
@@ -98,6 +103,7 @@ impl Life {
             generation: 1,
             counted: 0,
             open: Vec::new(),
+            was_open: false,
             closed: false,
             crashes: 0,
             kept: Vec::new(),
@@ -135,6 +141,7 @@ impl Life {
             Fact::Recovered if self.state == State::Dispatching => {
                 let mut next = self.to(State::Unknown);
                 next.open.push(self.attempt);
+                next.was_open = true;
                 vec![next]
             }
             Fact::Recovered => vec![self.clone()],
@@ -193,6 +200,7 @@ impl Life {
             Outcome::Unknown { .. } => {
                 let mut next = self.to(State::Unknown);
                 next.open.push(self.attempt);
+                next.was_open = true;
                 vec![next]
             }
         }
@@ -237,12 +245,13 @@ impl Life {
                     if matches!(outcome, Outcome::RefusedForNow { .. }) {
                         next.counted += 1;
                         if next.counted >= around.attempts_max {
-                            all.push(if last {
-                                next.to(State::Failed)
+                            if last {
+                                all.push(next.to(State::Failed));
+                                all.extend(next.waits_as_one_of_several());
                             } else {
                                 next.closed = true;
-                                next
-                            });
+                                all.push(next);
+                            }
                             continue;
                         }
                     }
@@ -251,7 +260,9 @@ impl Life {
                 all
             }
             (State::Unknown, Outcome::RefusedForGood { .. }) if known.open.is_empty() => {
-                vec![known.to(State::Failed)]
+                let mut all = vec![known.to(State::Failed)];
+                all.extend(self.waits_as_one_of_several());
+                all
             }
             (State::Unknown, Outcome::RefusedForGood { .. }) => {
                 let mut closed = self.clone();
@@ -262,6 +273,15 @@ impl Life {
             // Nothing is proved of the others; of this one it may be remembered or not.
             _ => vec![self.clone(), known],
         }
+    }
+
+    /// A row does not say which of its attempts stayed silent: evidence is waited for in vain, which is safe.
+    fn waits_as_one_of_several(&self) -> Option<Self> {
+        (self.attempt > 1).then(|| {
+            let mut waits = self.clone();
+            waits.closed = true;
+            waits
+        })
     }
 
     fn after_receipt(
@@ -338,8 +358,10 @@ impl Life {
         if used_up || self.closed || around.expired {
             return vec![ended];
         }
-        let certain = self.open.is_empty() && around.gates_open;
+        let alone = self.attempt == 1 || !self.was_open;
+        let certain = self.open.is_empty() && alone && around.gates_open;
         again.open.clear();
+        again.was_open = false;
         if certain {
             return vec![again];
         }

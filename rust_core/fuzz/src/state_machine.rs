@@ -5,6 +5,7 @@
 //! led there; at the end everything heals, and every message must come to its end in time.
 
 use _core::message::{Class, flags};
+use _core::outcome::Outcome;
 use _core::registry::{Campaign, CampaignState, OnUnknown, Registry, Tenant};
 use _core::settle::{Changes, Fact, Gate, Policy, Receipt, ReceiptStatus, Row, settle};
 use _core::state::{Reason, State};
@@ -41,6 +42,8 @@ struct World {
     /// When the generation's key was first used.
     key_from_us: Vec<i64>,
     early: Vec<(u64, Receipt)>,
+    /// Attempts whose outcome was told: it is told once.
+    answered: Vec<(usize, u16)>,
     last: Option<(usize, Receipt, Failure)>,
 }
 
@@ -91,16 +94,13 @@ impl World {
                 day_reset_us: START_US + 10 * HOUR_US,
                 spend_reset_us: START_US + 5 * HOUR_US,
             },
-            on_unknown: choices.of(&[
-                OnUnknown::ByClass,
-                OnUnknown::Resend,
-                OnUnknown::Unresolved,
-            ]),
+            on_unknown: choices.of(&[OnUnknown::ByClass, OnUnknown::Resend, OnUnknown::Unresolved]),
             campaign: CampaignState::Active,
             rows,
             lives: vec![vec![Life::new()]; MESSAGES],
             key_from_us: vec![i64::MAX; MESSAGES],
             early: Vec::new(),
+            answered: Vec::new(),
             last: None,
         }
     }
@@ -228,6 +228,12 @@ impl World {
                 };
                 let attempt = row.attempt.saturating_sub(late);
                 let told = outcome(choices.byte(), i64::from(choices.byte()) * SECOND_US);
+                if self.answered.contains(&(place, attempt)) {
+                    return (place, Fact::Recovered, none);
+                }
+                if !matches!(told, Outcome::Unknown { .. }) {
+                    self.answered.push((place, attempt));
+                }
                 (place, Fact::Outcome(attempt, told), none)
             }
             4..=6 => {
@@ -283,11 +289,8 @@ impl World {
                     self.campaign = choices.of(&[CampaignState::Paused, CampaignState::Stopped]);
                 }
                 2 => {
-                    self.on_unknown = choices.of(&[
-                        OnUnknown::ByClass,
-                        OnUnknown::Resend,
-                        OnUnknown::Unresolved,
-                    ]);
+                    self.on_unknown =
+                        choices.of(&[OnUnknown::ByClass, OnUnknown::Resend, OnUnknown::Unresolved]);
                 }
                 3 => {
                     let opted_out = !self.rows[place].opted_out;
@@ -436,7 +439,10 @@ impl World {
                 passed.push(state);
             }
             assert_eq!(after.state, *passed.last().expect("the last"));
-            assert_eq!(after.seq, before.seq + u32::try_from(events.len()).expect("few"));
+            assert_eq!(
+                after.seq,
+                before.seq + u32::try_from(events.len()).expect("few")
+            );
         } else {
             assert_eq!((row.state, row.seq), (before.state, before.seq));
             assert_eq!(row.generation, before.generation);
@@ -454,14 +460,12 @@ impl World {
             assert!(of(&changes.requeue), "nobody puts it in line: {facts:?}");
         }
         if of(&changes.requeue) {
-            assert!(passed[1..].contains(&State::Queued), "in line though it never waited");
+            assert!(
+                passed[1..].contains(&State::Queued),
+                "in line though it never waited"
+            );
         }
-        let blocks = |state| {
-            matches!(
-                state,
-                State::Queued | State::Dispatching | State::Unknown
-            )
-        };
+        let blocks = |state| matches!(state, State::Queued | State::Dispatching | State::Unknown);
         if blocks(before.state) && !blocks(row.state) {
             assert!(of(&changes.released), "its key stays held: {facts:?}");
         }
@@ -482,7 +486,9 @@ impl World {
         if of(&changes.too_late) {
             assert!(facts.iter().any(|(_, fact, _)| *fact == Fact::Cancel));
         }
-        let timed = facts.iter().any(|(of, fact, _)| (*of, fact) == (place, &Fact::Due));
+        let timed = facts
+            .iter()
+            .any(|(of, fact, _)| (*of, fact) == (place, &Fact::Due));
         if timed && matches!(row.state, State::Unknown | State::Submitted | State::Sent) {
             assert!(row.due_us > self.now_us, "a timer that spins: {row:?}");
         }
@@ -495,7 +501,8 @@ impl World {
             let Fact::Receipt(receipt) = fact else {
                 continue;
             };
-            let not_yet = receipt.generation == row.generation && self.key_from_us[*place] == i64::MAX;
+            let not_yet =
+                receipt.generation == row.generation && self.key_from_us[*place] == i64::MAX;
             if row.state != State::Dispatching && !not_yet {
                 let again = self.settle(&[*place], &[(*place, fact.clone(), *failure)]);
                 assert!(
@@ -542,8 +549,15 @@ impl World {
                     let facts = vec![(row.id, Fact::Receipt(receipt))];
                     let (policy, registry) = (&self.policy, &self.registry());
                     let rows = vec![row.clone()];
-                    let changes =
-                        settle(rows, facts, vec![], policy, registry, self.now_us, self.seed);
+                    let changes = settle(
+                        rows,
+                        facts,
+                        vec![],
+                        policy,
+                        registry,
+                        self.now_us,
+                        self.seed,
+                    );
                     if let Some((after, _, _)) = changes.updates.into_iter().next() {
                         row = after;
                     }
