@@ -31,8 +31,8 @@ def refuse_if_older(connection: Connection, path: Path) -> None:
     found = row[0] if row else 0
     if found < remembered:
         message = (
-            f"{path} holds what run {found} left, but run {remembered} was its last: its {path.name}-wal is gone, or an "
-            f"older copy was put in its place; {_what_to_do(path)}"
+            f"{path} holds what run {found} left, but run {remembered} was its last: its {path.name}-wal is gone, or "
+            f"an older copy was put in its place; {_what_to_do(path)}"
         )
         raise StoreBroken(message)
 

@@ -33,7 +33,8 @@ def refuse_if_damaged(store: Path) -> None:
     if bad is not None:
         message = (
             f"{path.name} is damaged in frame {bad} and has committed transactions behind it, which SQLite would drop "
-            f"in silence: restore {store.name} from a backup, or move {path.name} and {store.name}.epoch away to go on without them"
+            f"in silence: restore {store.name} from a backup, or move {path.name} and {store.name}.epoch away to go on "
+            "without them"
         )
         raise StoreBroken(message)
 

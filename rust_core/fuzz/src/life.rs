@@ -56,6 +56,7 @@ pub fn is_listed(from: State, to: State) -> bool {
 
 /// What is true around a message while a fact comes in.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools)] // each is a question of its own
 pub struct Around {
     /// The policy for what stays unknown, for this message: send again.
     pub resend: bool,
@@ -121,7 +122,7 @@ impl Life {
     }
 
     /// What this fact may make of it.
-    pub fn after(&self, fact: &Fact, failure: Failure, around: &Around) -> Vec<Self> {
+    pub fn after(&self, fact: &Fact, failure: Failure, around: Around) -> Vec<Self> {
         match fact {
             Fact::Outcome(attempt, outcome) => {
                 if self.state == State::Dispatching && *attempt == self.attempt {
@@ -166,7 +167,7 @@ impl Life {
     }
 
     /// Back in line. With a gate closed it may be ended, or set to wait for evidence, at once.
-    fn back_in_line(&self, around: &Around) -> Vec<Self> {
+    fn back_in_line(&self, around: Around) -> Vec<Self> {
         let queued = self.to(State::Queued);
         if !self.closed && around.gates_open {
             return vec![queued];
@@ -184,7 +185,7 @@ impl Life {
         all
     }
 
-    fn after_outcome(&self, outcome: &Outcome, around: &Around) -> Vec<Self> {
+    fn after_outcome(&self, outcome: &Outcome, around: Around) -> Vec<Self> {
         match outcome {
             Outcome::Taken { .. } => vec![self.to(State::Submitted)],
             Outcome::NotTaken { .. } => self.back_in_line(around),
@@ -217,7 +218,7 @@ impl Life {
     }
 
     /// Late truth: evidence for its attempt.
-    fn after_late_outcome(&self, attempt: u16, outcome: &Outcome, around: &Around) -> Vec<Self> {
+    fn after_late_outcome(&self, attempt: u16, outcome: &Outcome, around: Around) -> Vec<Self> {
         let was_open = self.open.contains(&attempt);
         let mut known = self.clone();
         known.open.retain(|&open| open != attempt);
@@ -289,7 +290,7 @@ impl Life {
         generation: u16,
         status: ReceiptStatus,
         failure: Failure,
-        around: &Around,
+        around: Around,
     ) -> Vec<Self> {
         use ReceiptStatus::{Delivered, Queued, Sent, Unconfirmed, Undelivered};
         let same = || vec![self.clone()];
@@ -343,7 +344,7 @@ impl Life {
     }
 
     /// The provider's final failure, which may be retried in a new generation.
-    fn after_failure(&self, failure: Failure, around: &Around) -> Vec<Self> {
+    fn after_failure(&self, failure: Failure, around: Around) -> Vec<Self> {
         let ended = self.to(State::Undelivered);
         let mut again = self.to(State::Queued);
         again.generation += 1;
@@ -369,7 +370,7 @@ impl Life {
         vec![ended, again]
     }
 
-    fn after_timer(&self, around: &Around) -> Vec<Self> {
+    fn after_timer(&self, around: Around) -> Vec<Self> {
         match self.state {
             State::Unknown => {
                 let mut all = vec![self.clone()];
@@ -428,7 +429,7 @@ impl Life {
     }
 
     /// The receipts that were kept, now that no attempt is open: as they came, or the best rank last.
-    pub fn after_kept(self, around: &Around) -> Vec<Self> {
+    pub fn after_kept(self, around: Around) -> Vec<Self> {
         let mut start = self;
         if start.state == State::Dispatching {
             return vec![start];
@@ -472,7 +473,7 @@ pub fn outcome(number: u8, hold_us: i64) -> Outcome {
         0 | 1 => Outcome::Taken {
             provider_id: format!("p-{number}"),
             carrier: _core::message::Carrier::from_number(i64::from(number % 7)),
-            parts: (number % 3 == 0).then_some(u32::from(number)),
+            parts: (number.is_multiple_of(3)).then_some(u32::from(number)),
         },
         2 | 3 => Outcome::Unknown {
             code: "timeout".into(),

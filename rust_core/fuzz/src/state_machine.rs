@@ -300,30 +300,30 @@ impl World {
             },
             7 => {
                 // Several facts at once, as the outcomes and receipts of a busy moment; timers come by themselves.
-                let facts = (0..=choices.below(4))
+                let facts: Vec<_> = (0..=choices.below(4))
                     .map(|_| {
                         let place = choices.below(MESSAGES);
                         self.fact(place, choices)
                     })
                     .filter(|(_, fact, _)| *fact != Fact::Due)
                     .collect();
-                self.tell(facts);
+                self.tell(&facts);
             }
             _ => {
                 let fact = self.fact(place, choices);
-                self.tell(vec![fact]);
+                self.tell(&[fact]);
             }
         }
     }
 
     /// Tells the core, and holds what it changes to the text.
-    fn tell(&mut self, facts: Vec<(usize, Fact, Failure)>) {
+    fn tell(&mut self, facts: &[(usize, Fact, Failure)]) {
         let mut lives = self.lives.clone();
-        for (place, fact, failure) in &facts {
+        for (place, fact, failure) in facts {
             let around = self.around(*place);
             lives[*place] = lives[*place]
                 .iter()
-                .flat_map(|life| life.after(fact, *failure, &around))
+                .flat_map(|life| life.after(fact, *failure, around))
                 .collect();
         }
         let told: Vec<usize> = (0..MESSAGES)
@@ -333,10 +333,10 @@ impl World {
             let around = self.around(place);
             lives[place] = std::mem::take(&mut lives[place])
                 .into_iter()
-                .flat_map(|life| life.after_kept(&around))
+                .flat_map(|life| life.after_kept(around))
                 .collect();
         }
-        let changes = self.settle(&told, &facts);
+        let changes = self.settle(&told, facts);
         let before = self.rows.clone();
         self.apply(&changes);
         for &place in &told {
@@ -359,9 +359,9 @@ impl World {
                 }
             }
             self.lives[place] = kept;
-            self.check(place, &before[place], &facts, &changes);
+            self.check(place, &before[place], facts, &changes);
         }
-        self.check_repeats(&facts);
+        self.check_repeats(facts);
     }
 
     fn settle(&self, told: &[usize], facts: &[(usize, Fact, Failure)]) -> Changes {
@@ -593,7 +593,7 @@ impl World {
                         Fact::Due
                     }
                 };
-                self.tell(vec![(place, fact, Failure::Final)]);
+                self.tell(&[(place, fact, Failure::Final)]);
                 let row = &self.rows[place];
                 assert!(self.now_us <= until_us, "too late: {row:?}");
             }

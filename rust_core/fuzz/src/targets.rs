@@ -2,6 +2,7 @@
 
 mod choices;
 mod life;
+mod schedule;
 mod state_machine;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use _core::text::{
 use _core::view::{StoredRow, history_events, message};
 use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
+pub use schedule::schedule;
 pub use state_machine::state_machine;
 
 const NOW_US: i64 = 1_790_000_000_000_000;
@@ -30,7 +32,7 @@ const ID: u64 = 360_428_367_398_309_895;
 pub type Target = fn(&[u8]);
 
 /// Name and body of each target.
-pub const ALL: [(&str, Target); 9] = [
+pub const ALL: [(&str, Target); 10] = [
     ("request", request),
     ("text", text),
     ("phone", phone),
@@ -40,6 +42,7 @@ pub const ALL: [(&str, Target); 9] = [
     ("ids", ids),
     ("septets", septets),
     ("state_machine", state_machine),
+    ("schedule", schedule),
 ];
 
 fn registry() -> Registry {

@@ -1,4 +1,7 @@
-"""`python -m tests.proof.fuzz --seconds N [--file FILE]`: the seam, guided where atheris is, damaged stores, then the live ports."""
+"""`python -m tests.proof.fuzz --seconds N [--file FILE]`: the seam, damaged stores, the live ports.
+
+The seam is guided where atheris is.
+"""
 
 import argparse
 import asyncio

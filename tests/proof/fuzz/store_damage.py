@@ -1,11 +1,11 @@
 """Stores that were damaged, from a seed, and started again: each is refused, or holds what was acknowledged.
 
-What may be missing is named by the damage: a log that ends early loses what lay behind its end, because nothing tells a
-cut from a crash that came before the fsync; a log damaged inside may lose its last two transactions, which nothing tells
-from a torn end. What may never be is a row that was not stored, or one with another content or state; but a page of the
-file has no checksum, so that one flipped bit inside a row is served, in that row alone.
+What may be missing is named by the damage: a log that ends early loses what lay behind its end, because nothing tells
+a cut from a crash that came before the fsync; a log damaged inside may lose its last two transactions, which nothing
+tells from a torn end. What may never be is a row that was not stored, or one with another content or state; but a page
+of the file has no checksum, so that one flipped bit inside a row is served, in that row alone.
 
-Invariant: the same seed gives the same damage to the same store; message ids differ from run to run, their texts do not.
+Invariant: the same seed gives the same damage to the same store; message ids differ between runs, their texts do not.
 """
 
 import random
@@ -47,7 +47,7 @@ Rows = dict[str, tuple[Any, ...]]
 Files = dict[str, bytes]
 
 
-class Finding(AssertionError):
+class Finding(AssertionError):  # noqa: N818 - the name says what happened
     """A damaged store was served as if it were sound."""
 
 
@@ -308,7 +308,9 @@ async def judge(said: str, kept: Kept, damage: Damage) -> bool:
     changed = [key for key, row in _settled(found).items() if wanted.get(key) != row]
     if len(found) == len(wanted) and len(changed) <= damage.rows_rotten_max:
         return False
-    message = f"{said}: {len(found)} of {len(wanted)} messages served, {len(changed)} of them not as stored {changed[:3]}"
+    message = (
+        f"{said}: {len(found)} of {len(wanted)} messages served, {len(changed)} of them not as stored {changed[:3]}"
+    )
     raise Finding(message)
 
 
