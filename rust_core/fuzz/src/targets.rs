@@ -4,6 +4,7 @@ mod choices;
 mod life;
 mod schedule;
 mod state_machine;
+mod submission;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
 pub use schedule::schedule;
 pub use state_machine::state_machine;
+pub use submission::submission;
 
 const NOW_US: i64 = 1_790_000_000_000_000;
 const ID: u64 = 360_428_367_398_309_895;
@@ -32,7 +34,7 @@ const ID: u64 = 360_428_367_398_309_895;
 pub type Target = fn(&[u8]);
 
 /// Name and body of each target.
-pub const ALL: [(&str, Target); 10] = [
+pub const ALL: [(&str, Target); 11] = [
     ("request", request),
     ("text", text),
     ("phone", phone),
@@ -43,6 +45,7 @@ pub const ALL: [(&str, Target); 10] = [
     ("septets", septets),
     ("state_machine", state_machine),
     ("schedule", schedule),
+    ("submission", submission),
 ];
 
 fn registry() -> Registry {
