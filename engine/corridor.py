@@ -39,6 +39,7 @@ from engine.rights import Rights
 from engine.secrets import Secrets
 from engine.stores import sql, sqlite
 from engine.stores.connection import Connection, Reserve, StoreLock, check, engine_over
+from engine.stores.last_run import remember
 from engine.stores.migrate import migrate
 from engine.stores.wal import open_recovered
 from engine.stores.writer import GroupStats, Writer
@@ -138,6 +139,7 @@ class Corridor:
         settings, clock = self.settings, self.clock
         last_id: int = await self.writer.submit("recover", sqlite.last_id)
         epoch: int = await self.writer.submit("recover", sqlite.raise_epoch)
+        await asyncio.to_thread(remember, settings.store_file, epoch)
         provider: int = await self.run_control_quietly(partial(ensure_provider, provider=self.provider_name))
         rows: RegistryRows = await self.run_control_quietly(self._read_registry)
         self.rights = Rights(registry_of(rows), _core.Consent([]))

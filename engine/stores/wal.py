@@ -14,6 +14,8 @@ from typing import Final
 
 from engine.errors import StoreBroken
 from engine.stores.connection import PAGE_BYTES, Connection, open_writer
+from engine.stores.last_run import refuse_if_gone, refuse_if_older
+from engine.stores.pages import refuse_if_malformed
 
 _HEADER: Final = struct.Struct(">8I")
 _FRAME: Final = struct.Struct(">6I")
@@ -27,11 +29,14 @@ _MASK: Final = 0xFFFF_FFFF
 def open_recovered(store: Path) -> Connection:
     """The one writer of a store, as a crash may have left it; its `StoreLock` must be held.
 
-    Raises StoreBroken for a damaged log, and what `open_writer` does.
+    Raises StoreBroken for a store that is damaged, older than its last run or gone, and what `open_writer` does.
     """
+    refuse_if_gone(store)
     refuse_if_damaged(store)
     connection = open_writer(store)
     try:
+        refuse_if_older(connection, store)
+        refuse_if_malformed(connection, store)
         # A new log from here on: what a torn end left behind its last good frame is not to be met again.
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     except BaseException:
@@ -51,7 +56,8 @@ def refuse_if_damaged(store: Path) -> None:
     if bad is not None:
         message = (
             f"{path.name} is damaged in frame {bad} and has committed transactions behind it, which SQLite would drop "
-            f"in silence: restore {store.name} from a backup, or move {path.name} away to go on without them"
+            f"in silence: restore {store.name} from a backup, or move {path.name} and {store.name}.epoch away to go on "
+            "without them"
         )
         raise StoreBroken(message)
 
