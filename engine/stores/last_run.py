@@ -41,7 +41,8 @@ def remember(path: Path, epoch: int) -> None:
     """Write down a run whose epoch is durable in the store. Raises OSError."""
     file = _file(path)
     partial = file.with_name(file.name + ".part")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         os.write(descriptor, f"{epoch}\n".encode("ascii"))
         os.fsync(descriptor)

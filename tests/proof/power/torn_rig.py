@@ -35,7 +35,8 @@ from tests.proof.power.torn_disk import SYNC, Record, TornDisk, read_recording
 
 SHIM: Final = Path(__file__).with_name("record_shim.c")
 WAL: Final = f"{STORE}-wal"
-FILES: Final = (STORE, WAL)
+EPOCH: Final = f"{STORE}.epoch"
+FILES: Final = (STORE, WAL, EPOCH, f"{EPOCH}.part")
 LIFE_BYTES: Final = (100_000, 4_000_000)
 """Of the recording, past which a life is killed."""
 LOOK_S: Final = 0.005
