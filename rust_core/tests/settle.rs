@@ -699,7 +699,7 @@ fn rows_come_as_json_arrays_in_the_order_of_their_columns() {
     };
     assert_eq!(
         rows_from_json(&columns("3", "3", "null", "0")).unwrap(),
-        [expected.clone()]
+        std::slice::from_ref(&expected)
     );
     let other = Row {
         provider_id: "p".into(),
@@ -715,7 +715,7 @@ fn rows_come_as_json_arrays_in_the_order_of_their_columns() {
         (columns("9", "3", "null", "0"), "unknown class 9"),
         (columns("3", "99", "null", "0"), "unknown state 99"),
         (columns("3", "3", "7", "0"), "invalid type"),
-        (columns("3", "3", "null", r#"0,1"#), "trailing characters"),
+        (columns("3", "3", "null", "0,1"), "trailing characters"),
         ("[[1,2]]".into(), "invalid length"),
     ] {
         let error = rows_from_json(&wrong).unwrap_err().to_string();
