@@ -1,7 +1,8 @@
 """The corridor's statements for SQLite, one constant each; column orders are those of the core's rows.
 
 It runs nothing. A guarded write names its guard in the WHERE clause: `seq` is the optimistic lock of a message's row.
-A statement over VALUES is written here for one row; `engine/stores/sqlite.py` repeats the row.
+A statement over VALUES is written here for one row; `engine/stores/sqlite.py` repeats the row, or puts parameters in
+place of its columns. Parameters that hold for all rows are numbered, from 1 on.
 """
 
 from typing import Final
@@ -39,10 +40,10 @@ INSERT_EVENTS: Final = "INSERT INTO events (tenant, at_us, events) VALUES (?, ?,
 # owner of the number. What fails it never reaches the wire. The columns of `asked`: id, seq, recipe, history.
 UPDATE_INTENT: Final = """
 UPDATE messages SET state = 2, reason = 3, code = '', seq = messages.seq + 1, attempt = attempt + 1,
-  started_us = ?, epoch = ?, provider = ?, due_us = ?, updated_us = ?,
+  started_us = ?1, epoch = ?2, provider = ?3, due_us = ?4, updated_us = ?1,
   recipe = asked.column3, history = CAST(history || asked.column4 AS BLOB)
 FROM (VALUES (?, ?, ?, ?)) AS asked
-WHERE messages.id = asked.column1 AND messages.seq = asked.column2 AND state = 1 AND expires_us > ?
+WHERE messages.id = asked.column1 AND messages.seq = asked.column2 AND state = 1 AND expires_us > ?1
   AND NOT EXISTS (SELECT 1 FROM opt_outs AS o WHERE o.tenant = messages.tenant AND o.recipient = messages.recipient)
   AND EXISTS (SELECT 1 FROM campaigns AS c WHERE c.key = messages.campaign AND c.state = 1)
   AND EXISTS (SELECT 1 FROM numbers AS n WHERE n.number = messages.sender AND n.campaign = messages.campaign)
@@ -224,9 +225,11 @@ SETTLE_LEDGERS: Final = "UPDATE ledgers SET spent = spent + reserved, reserved =
 
 SELECT_LEDGERS: Final = "SELECT quota, day, spent, reserved FROM ledgers"
 
+# Recipients lie scattered: each row is a page of the log. What is known already is written again once a day.
 UPSERT_CARRIER: Final = """
 INSERT INTO carriers (recipient, carrier, learned_us) VALUES (?, ?, ?)
 ON CONFLICT (recipient) DO UPDATE SET carrier = excluded.carrier, learned_us = excluded.learned_us
+WHERE carriers.carrier <> excluded.carrier OR carriers.learned_us < excluded.learned_us - 86400000000
 """
 
 SELECT_CARRIERS: Final = "SELECT recipient, carrier FROM carriers ORDER BY learned_us DESC LIMIT ?1"

@@ -4,6 +4,7 @@ It decides nothing about a message: the core's rows come in, its changes go out.
 (a gate that closed, a duplicate webhook), never over the messages of a batch.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,6 +22,8 @@ from engine.stores.connection import STATEMENTS_MAX, Connection, Fault, classify
 RECOVER_ROWS: Final = 5000
 # Rows of one step: longer ones would hold the interpreter for nothing more.
 ROWS_AT_ONCE: Final = 64
+# Fewer rows are updated one by one.
+ROWS_TOGETHER_MIN: Final = 8
 # One statement for each number of rows, of some ten that take many; the driver keeps as many prepared.
 PREPARED_MAX: Final = STATEMENTS_MAX
 OPT_OUT_API: Final = 1
@@ -59,21 +62,42 @@ def _run_over(
     connection: Connection,
     statement: str,
     rows: Sequence[tuple[Any, ...]],
-    before: tuple[Any, ...] = (),
-    after: tuple[Any, ...] = (),
+    common: tuple[Any, ...] = (),
 ) -> int:
     """Run a statement over VALUES in few, long steps; returns the rows it changed.
 
     Around each step the driver lets go of the interpreter, and while the loop is busy it gets it back late: row by row,
-    a group of a dozen messages waited longer for that than for the disk. `before` and `after` are the parameters on
-    either side of VALUES.
+    a group of a dozen messages waited longer for that than for the disk. `common` are the parameters of all rows.
     """
     changed = 0
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[start : start + ROWS_AT_ONCE]
-        values = (*before, *chain.from_iterable(part), *after)
+        values = (*common, *chain.from_iterable(part))
         changed += connection.execute(_with_rows(statement, len(part)), values).rowcount
     return changed
+
+
+@lru_cache
+def _row_by_row(statement: str, common: int) -> str:
+    """An UPDATE from VALUES, as one whose parameters are a single row behind the common ones."""
+    head, _, rest = statement.partition("FROM (VALUES ")
+    _, _, tail = rest.partition("\n")
+    return re.sub(r"\b\w+\.column(\d+)", lambda column: f"?{common + int(column[1])}", head + tail)
+
+
+def _update(
+    connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]], common: tuple[Any, ...] = ()
+) -> int:
+    """Run an UPDATE from VALUES; returns the rows it changed.
+
+    SQLite puts VALUES into a table of its own, which costs as much as some eight rows: fewer go one by one.
+    """
+    if len(rows) >= ROWS_TOGETHER_MIN:
+        return _run_over(connection, statement, rows, common)
+    if not rows:
+        return 0
+    alone = _row_by_row(statement, len(common))
+    return connection.executemany(alone, [(*common, *row) for row in rows]).rowcount
 
 
 def _insert_events(connection: Connection, rows: Sequence[tuple[int, bytes]], now_us: int) -> None:
@@ -178,8 +202,8 @@ def intend(
         raise NotReady(message)
     now_us = intent.now_us
     rows = dispatch.intent_rows(now_us, intent.recipe)
-    common = (now_us, intent.epoch, intent.provider, now_us + intent.send_us, now_us)
-    granted = _run_over(connection, sql.UPDATE_INTENT, rows, common, (now_us,))
+    common = (now_us, intent.epoch, intent.provider, now_us + intent.send_us)
+    granted = _update(connection, sql.UPDATE_INTENT, rows, common)
     _run_over(connection, sql.UPSERT_LEDGER, ledgers)
     written = None
     if granted != len(rows):
@@ -236,7 +260,7 @@ def _write(
     connection: Connection, settlement: _core.Settlement, registry: _core.Registry, now_us: int, provider: int
 ) -> Written:
     updates = settlement.update_rows()
-    if _run_over(connection, sql.UPDATE_MESSAGE, updates) != len(updates):
+    if _update(connection, sql.UPDATE_MESSAGE, updates) != len(updates):
         message = "a row moved inside the transaction that had read it"
         raise RuntimeError(message)
     quiet = settlement.quiet_rows()

@@ -47,9 +47,17 @@ def test_statement_over_many_rows_never_scans_a_table(store: Connection, name: s
     look_at_plan(store, wide)
 
 
+@pytest.mark.parametrize(("name", "common"), [("UPDATE_INTENT", 4), ("UPDATE_MESSAGE", 0)])
+def test_update_of_few_rows_never_scans_a_table(store: Connection, name: str, common: int) -> None:
+    alone = sqlite._row_by_row(getattr(sql, name), common)
+    assert "VALUES" not in alone
+    assert "column" not in alone
+    look_at_plan(store, alone)
+
+
 def look_at_plan(store: Connection, statement: str) -> None:
     numbered = [int(number) for number in re.findall(r"\?(\d+)", statement)]
-    count = max(numbered) if numbered else statement.count("?")
+    count = max(numbered, default=0) + len(re.findall(r"\?(?!\d)", statement))
     values = ["[]" if f"json_each(?{place})" in statement else 1 for place in range(1, count + 1)]
     plan = [row[3] for row in store.execute("EXPLAIN QUERY PLAN " + statement, values).fetchall()]
     # Retention looks at the oldest rows of a table in its own order and stops after its LIMIT.

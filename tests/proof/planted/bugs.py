@@ -274,12 +274,12 @@ def fence_not_checked(patch: Patch, _scene: Scene) -> None:
     patch.setattr(sqlite, "intend", intend_anyway)
 
 
-def guard_without(condition: str, instead: str) -> Plant:
-    """The intent's guard lacks a condition; `instead` takes its parameters."""
+def guard_without(condition: str) -> Plant:
+    """The intent's guard lacks a condition."""
 
     def plant(patch: Patch, _scene: Scene) -> None:
         assert condition in sql.UPDATE_INTENT
-        patch.setattr(sql, "UPDATE_INTENT", sql.UPDATE_INTENT.replace(condition, instead))
+        patch.setattr(sql, "UPDATE_INTENT", sql.UPDATE_INTENT.replace(condition, ""))
 
     return plant
 
@@ -291,7 +291,7 @@ OPTED_OUT: Final = (
 
 def opt_out_cached(patch: Patch, scene: Scene) -> None:
     """Only what a cache read before the STOP says who may be written to, over a crash too."""
-    guard_without(OPTED_OUT, "")(patch, scene)
+    guard_without(OPTED_OUT)(patch, scene)
     patch.setattr(record.Record, "_forbid", lambda *_: None)
     patch.setattr(sql, "SELECT_ALL_OPT_OUTS", "SELECT tenant, recipient FROM opt_outs WHERE 0")
 
@@ -312,7 +312,7 @@ def expiry_ignored(patch: Patch, scene: Scene) -> None:
         real = _core.Scheduler(*values)
         return Shadow(real, pop=lambda now_us, mono_us, room: real.pop(now_us - 90_000_000, mono_us, room))
 
-    guard_without("AND expires_us > ?", "AND ? > 0")(patch, scene)
+    guard_without("AND expires_us > ?1")(patch, scene)
     shadow_class(patch, corridor, "Scheduler", make)
 
 
@@ -574,10 +574,10 @@ BUGS: Final = {
     "cancel_ignored_after_pop": Bug(
         "I10",
         "overtaken",
-        guard_without("AND messages.seq = asked.column2 AND state = 1", ""),
+        guard_without("AND messages.seq = asked.column2 AND state = 1"),
         "nothing_starts_after_the_end",
     ),
-    "opt_out_ignored_after_pop": Bug("I10", "overtaken", guard_without(OPTED_OUT, ""), "nothing_starts_after_the_end"),
+    "opt_out_ignored_after_pop": Bug("I10", "overtaken", guard_without(OPTED_OUT), "nothing_starts_after_the_end"),
     "opt_out_effective_at_once": Bug("I10", "opted_out_on_the_way", effective_at_once, "nothing_starts_after_the_end"),
     "expiry_ignored": Bug("I10", "expired", expiry_ignored, "nothing_starts_after_the_end"),
     "stop_acked_before_commit": Bug("I11", "stop_lost", answered_before_commit("receipts"), "stop_is_kept"),
