@@ -169,7 +169,16 @@ DELETE_EARLY_POSITIONS: Final = "DELETE FROM early_receipts WHERE position IN (S
 
 COUNT_EARLY: Final = "SELECT count(*) FROM early_receipts"
 
-INSERT_WEBHOOK_EVENT: Final = "INSERT INTO webhook_events (provider, event_id, received_us) VALUES (?, ?, ?)"
+# As INSERT_REQUEST_ID.
+INSERT_WEBHOOK_EVENT: Final = """
+INSERT OR FAIL INTO webhook_events (provider, event_id, received_us) VALUES (?, ?, ?)
+ON CONFLICT (provider, event_id) DO NOTHING
+"""
+
+# Those that an INSERT of so many rows has just made: positions grow at the end.
+SELECT_NEWEST_WEBHOOK_EVENTS: Final = """
+SELECT event_id FROM webhook_events WHERE position > (SELECT max(position) FROM webhook_events) - ?1
+"""
 
 SELECT_BY_PROVIDER_ID: Final = """
 SELECT m.provider_id, m.id FROM json_each(?1) AS asked JOIN messages AS m ON m.provider_id = asked.value

@@ -386,23 +386,26 @@ def receive(
     return received
 
 
+def _taken(left: set[str], event_id: str) -> bool:
+    if event_id not in left:
+        return False
+    left.remove(event_id)
+    return True
+
+
 def _fresh(connection: Connection, webhooks: _core.Webhooks, provider: int, now_us: int) -> list[int]:
     good = webhooks.good()
     rows = [(provider, event_id, now_us) for event_id in webhooks.event_ids(good)]
     fresh: list[int] = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part, indexes = rows[start : start + ROWS_AT_ONCE], good[start : start + ROWS_AT_ONCE]
-        try:
-            _run_over(connection, sql.INSERT_WEBHOOK_EVENT, part)
-        except Exception as error:
-            if classify(error) is not Fault.DATA:
-                raise
-            # Duplicates are rare: only then is each row asked alone. The statement that failed undid itself.
-            statement = sql.INSERT_WEBHOOK_EVENT + " ON CONFLICT (provider, event_id) DO NOTHING"
-            asked = zip(indexes, part, strict=True)
-            fresh += [index for index, row in asked if connection.execute(statement, row).rowcount == 1]
-        else:
-            fresh += indexes
+        new = _run_over(connection, sql.INSERT_WEBHOOK_EVENT, part)
+        if new != len(part):
+            # Duplicates are rare: only then is each looked at. Within a batch, the first of an id is the new one.
+            found = connection.execute(sql.SELECT_NEWEST_WEBHOOK_EVENTS, (new,)).fetchall()
+            left = {event_id for (event_id,) in found}
+            indexes = [index for index, row in zip(indexes, part, strict=True) if _taken(left, row[1])]
+        fresh += indexes
     return fresh
 
 

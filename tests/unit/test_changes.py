@@ -1,7 +1,8 @@
 """Statements over many rows: each row has its guard, and how many rows there are changes nothing."""
 
+import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -96,3 +97,35 @@ def test_a_carrier_is_learned_once_a_day_and_when_it_changes(store: Connection) 
     assert learn(1, 5 + DAY_US) == (1, 5)
     assert learn(1, 6 + DAY_US) == (1, 6 + DAY_US)
     assert learn(2, 7 + DAY_US) == (2, 7 + DAY_US)
+
+
+class Received:
+    """Webhooks of good standing, every second one of those received."""
+
+    def __init__(self, event_ids: list[str]) -> None:
+        self._event_ids = event_ids
+
+    def good(self) -> list[int]:
+        return [2 * place for place in range(len(self._event_ids))]
+
+    def event_ids(self, indexes: list[int]) -> list[str]:
+        return [self._event_ids[index // 2] for index in indexes]
+
+
+@pytest.mark.parametrize("kinds", [3, 40, 400, 100_000])
+def test_a_webhook_is_fresh_once(store: Connection, kinds: int) -> None:
+    """However duplicates lie: within a batch, across batches, with another provider's in between."""
+    draw = random.Random(kinds)  # noqa: S311 - it must repeat
+    seen: set[tuple[int, str]] = set()
+    for at_us in range(30):
+        provider = draw.randint(1, 2)
+        event_ids = [f"event-{draw.randrange(kinds)}" for _ in range(draw.choice((0, 1, 5, 64, 65, 200)))]
+        expected = []
+        for place, event_id in enumerate(event_ids):
+            if (provider, event_id) not in seen:
+                seen.add((provider, event_id))
+                expected.append(2 * place)
+        assert sqlite._fresh(store, cast("Any", Received(event_ids)), provider, at_us) == expected
+        # As retention does.
+        store.execute(sql.DELETE_WEBHOOK_EVENTS, (at_us - 5, 10))
+        seen = set(store.execute("SELECT provider, event_id FROM webhook_events").fetchall())
