@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::message::{Carrier, Class, Micros, flags};
 use crate::outcome::{NotTaken, Outcome};
@@ -99,16 +100,18 @@ pub enum Fact {
     Crashed,
 }
 
-/// A row of `messages` as it stands in the writing transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A row of `messages` as it stands in the writing transaction: in JSON an array of these columns in this order.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[allow(missing_docs)] // the columns' names, as in the store's schema
 pub struct Row {
     pub id: u64,
     pub tenant: u32,
     pub campaign: u32,
     pub recipient: u64,
+    #[serde(deserialize_with = "class_column")]
     pub class: Class,
     pub segments: u16,
+    #[serde(deserialize_with = "state_column")]
     pub state: State,
     pub reason: u8,
     pub code: String,
@@ -123,11 +126,40 @@ pub struct Row {
     pub updated_us: Micros,
     pub started_us: Micros,
     pub provider: u32,
+    #[serde(deserialize_with = "text_or_null_column")]
     pub provider_id: String,
     pub carrier: u8,
     pub crashes: u8,
     /// The recipient is in the opt-out list now.
+    #[serde(deserialize_with = "truth_column")]
     pub opted_out: bool,
+}
+
+fn class_column<'de, D: Deserializer<'de>>(column: D) -> Result<Class, D::Error> {
+    let number = i64::deserialize(column)?;
+    Class::from_number(number).ok_or_else(|| D::Error::custom(format!("unknown class {number}")))
+}
+
+fn state_column<'de, D: Deserializer<'de>>(column: D) -> Result<State, D::Error> {
+    let number = i64::deserialize(column)?;
+    State::from_number(number).ok_or_else(|| D::Error::custom(format!("unknown state {number}")))
+}
+
+fn text_or_null_column<'de, D: Deserializer<'de>>(column: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(column)?.unwrap_or_default())
+}
+
+fn truth_column<'de, D: Deserializer<'de>>(column: D) -> Result<bool, D::Error> {
+    Ok(i64::deserialize(column)? != 0)
+}
+
+/// The rows of `engine.stores.sql.SELECT_ROWS`: a JSON array with an array for each.
+///
+/// # Errors
+///
+/// When one of them cannot be a row.
+pub fn rows_from_json(rows: &str) -> serde_json::Result<Vec<Row>> {
+    serde_json::from_str(rows)
 }
 
 /// The numbers decisions depend on.

@@ -3,7 +3,9 @@
 use _core::message::{Class, flags};
 use _core::outcome::{NotTaken, Outcome};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Registry, Tenant};
-use _core::settle::{Changes, Fact, Fate, Gate, Policy, Receipt, ReceiptStatus, Row, settle};
+use _core::settle::{
+    Changes, Fact, Fate, Gate, Policy, Receipt, ReceiptStatus, Row, rows_from_json, settle,
+};
 use _core::state::{Reason, State};
 use proptest::prelude::*;
 
@@ -762,5 +764,64 @@ proptest! {
             }
             current = row.clone();
         }
+    }
+}
+
+#[test]
+fn rows_come_as_json_arrays_in_the_order_of_their_columns() {
+    let columns = |class: &str, state: &str, provider_id: &str, opted_out: &str| {
+        format!(
+            r#"[[18446744073709551615,2,3,12025550123,{class},4,{state},5,"a\"\n\u00e9",6,7,8,9,10,11,12,13,-14,15,16,{provider_id},17,18,{opted_out}]]"#
+        )
+    };
+    let expected = Row {
+        id: u64::MAX,
+        tenant: 2,
+        campaign: 3,
+        recipient: 12_025_550_123,
+        class: Class::Bulk,
+        segments: 4,
+        state: State::Submitted,
+        reason: 5,
+        code: "a\"\né".into(),
+        seq: 6,
+        attempt: 7,
+        generation: 8,
+        counted: 9,
+        flags: 10,
+        due_us: 11,
+        accept_us: 12,
+        expires_us: 13,
+        updated_us: -14,
+        started_us: 15,
+        provider: 16,
+        provider_id: String::new(),
+        carrier: 17,
+        crashes: 18,
+        opted_out: false,
+    };
+    assert_eq!(
+        rows_from_json(&columns("3", "3", "null", "0")).unwrap(),
+        std::slice::from_ref(&expected)
+    );
+    let other = Row {
+        provider_id: "p".into(),
+        opted_out: true,
+        ..expected
+    };
+    assert_eq!(
+        rows_from_json(&columns("3", "3", r#""p""#, "1")).unwrap(),
+        [other]
+    );
+    assert!(rows_from_json("[]").unwrap().is_empty());
+    for (wrong, says) in [
+        (columns("9", "3", "null", "0"), "unknown class 9"),
+        (columns("3", "99", "null", "0"), "unknown state 99"),
+        (columns("3", "3", "7", "0"), "invalid type"),
+        (columns("3", "3", "null", "0,1"), "trailing characters"),
+        ("[[1,2]]".into(), "invalid length"),
+    ] {
+        let error = rows_from_json(&wrong).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
     }
 }
