@@ -14,9 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from contextvars import ContextVar
-from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -26,7 +25,7 @@ from typing_extensions import override
 
 from engine.errors import NotReady, Refused, StoreUnavailable, Verdict
 from engine.registry.records import Role
-from server.auth import Authenticator, Principal, require
+from server.auth import Authenticator, Metadata, Principal, require
 from server.patience import Patience
 from server.status import CODES, DETAILS_KEY, refusal_of, status_of, trailers_of
 
@@ -70,8 +69,7 @@ READS: Final = ("Get", "List")
 SUBMITS: Final = ("SubmitMessage", "SubmitMessages", "StreamMessages")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What a handler knows of its call."""
 
     principal: Principal
@@ -91,6 +89,8 @@ class RefusedWith(Refused):
 
 
 _CALL: ContextVar[Call] = ContextVar("longwave_call")
+# Of the call whose handler is looked up: gRPC decodes it for that, and would decode it again for whoever asks the context.
+_METADATA: ContextVar[Metadata] = ContextVar("longwave_metadata")
 # Work that outlives its caller.
 _finishing: set[asyncio.Task[Any]] = set()
 
@@ -191,6 +191,7 @@ class Gate(grpc.GenericRpcHandler):
     def service(self, handler_call_details: Any) -> Handler:
         """The guarded handler of the method; for one that does not exist, a handler that says so."""
         method: str = handler_call_details.method
+        _METADATA.set(handler_call_details.invocation_metadata)
         guarded = self._guarded.get(method)
         if guarded is not None:
             return guarded
@@ -282,9 +283,7 @@ class Gate(grpc.GenericRpcHandler):
                 "as many calls as this server takes are being served; nothing was stored",
                 retry_delay_us=TOO_MANY_RETRY_US,
             )
-        principal = self._authenticator.authenticate(
-            context.invocation_metadata(), context.peer, now_us=self._clock.now_us()
-        )
+        principal = self._authenticator.authenticate(_METADATA.get(), context.peer, now_us=self._clock.now_us())
         if role is not None:
             require(principal, role)
         left_s = seconds_left(context)
