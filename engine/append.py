@@ -58,7 +58,7 @@ class _Waiting:
 
 
 def _messages(kind: int, request: bytes) -> int:
-    """How many a call holds: a submission with its framing is hardly ever under 64 bytes, so it errs on the small side."""
+    """How many a call holds; errs on the small side: a submission with its framing is hardly ever under 64 bytes."""
     return 1 if kind == UNARY else 1 + len(request) // 64
 
 

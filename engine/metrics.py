@@ -10,6 +10,7 @@ Invariants:
 - So the number of series is bounded by the table below, whatever callers send.
 """
 
+from functools import lru_cache
 from typing import Final, TypeVar
 
 from prometheus_client import (
@@ -45,6 +46,9 @@ LABEL_VALUES_MAX: Final = {
     "verdict": 128,
 }
 
+# Series that are resolved once and kept: each group of calls counts into a few of them.
+SERIES_KEPT: Final = 1024
+
 
 class StageMetrics:
     """Time and messages of one stage; its children are resolved once, as every batch passes here."""
@@ -72,6 +76,8 @@ class Metrics:
         self._make_stage_metrics()
         self._make_dispatch_metrics()
         self._make_store_metrics()
+        self._processed_of = lru_cache(SERIES_KEPT)(self._find_processed)
+        self._verdict_of = lru_cache(SERIES_KEPT)(self._find_verdict)
         build = self._gauge("longwave_build_info", "Always 1; what runs is in the labels.", "version", "store")
         build.labels(version, store).set(1)
         ProcessCollector(registry=self.registry)
@@ -89,11 +95,11 @@ class Metrics:
 
     def count_processed(self, direction: str, status: str, campaign_id: str, messages: int = 1) -> None:
         """Count messages that reached `status`; `direction` is `outbound` or `inbound`."""
-        self.messages_processed.labels(direction, status, self.bounded("campaign_id", campaign_id)).inc(messages)
+        self._processed_of(direction, status, campaign_id).inc(messages)
 
     def count_verdict(self, verdict: str, messages: int = 1) -> None:
         """Count verdicts of admit by name."""
-        self.admit_verdicts.labels(self.bounded("verdict", verdict)).inc(messages)
+        self._verdict_of(verdict).inc(messages)
 
     def count_attempts(self, provider: str, outcome: str, attempts: int = 1) -> None:
         """Count ended attempts by outcome, a word of the outcome table."""
@@ -110,6 +116,12 @@ class Metrics:
         method = self.bounded("method", method)
         self.grpc_requests.labels(method, code).inc()
         self.grpc_request_seconds.labels(method).observe(seconds)
+
+    def _find_processed(self, direction: str, status: str, campaign_id: str) -> Counter:
+        return self.messages_processed.labels(direction, status, self.bounded("campaign_id", campaign_id))
+
+    def _find_verdict(self, verdict: str) -> Counter:
+        return self.admit_verdicts.labels(self.bounded("verdict", verdict))
 
     def describe(self) -> str:
         """Render the table of docs/METRICS.md: one row a metric, sorted by name, process metrics last."""

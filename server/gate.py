@@ -89,7 +89,7 @@ class RefusedWith(Refused):
 
 
 _CALL: ContextVar[Call] = ContextVar("longwave_call")
-# Of the call whose handler is looked up: gRPC decodes it for that, and would decode it again for whoever asks the context.
+# Of the call whose handler was looked up: gRPC decodes it for that, and again for whoever asks the context.
 _METADATA: ContextVar[Metadata] = ContextVar("longwave_metadata")
 # Work that outlives its caller.
 _finishing: set[asyncio.Task[Any]] = set()
