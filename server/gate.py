@@ -117,8 +117,7 @@ class _Bound:
         self._late: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def enter(self, task: asyncio.Task[Any]) -> None:
-        loop = task.get_loop()
+    def enter(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:
         self._started[task] = loop.time()
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._look)
@@ -211,11 +210,8 @@ class Gate(grpc.GenericRpcHandler):
         )
         unary = not handler.request_streaming and not handler.response_streaming
         late = _deadline_passed if name.startswith(READS) else StoreUnavailable
-        metrics, bound = self._metrics, self._bound
-        # Resolved once: nearly every call ends like this.
-        label = metrics.bounded("method", method)
-        count_ok = metrics.grpc_requests.labels(label, grpc.StatusCode.OK.name).inc
-        observe = metrics.grpc_request_seconds.labels(label).observe
+        bound = self._bound
+        record = self._metrics.calls_of(method).record
 
         async def guarded(request: Any, context: Context) -> Any:
             started_s = perf_counter()
@@ -246,12 +242,7 @@ class Gate(grpc.GenericRpcHandler):
                 await context.abort(code, refused.detail, _trailers(refused))
             finally:
                 self.calls -= 1
-                seconds = perf_counter() - started_s
-                if code is grpc.StatusCode.OK:
-                    count_ok()
-                    observe(seconds)
-                else:
-                    metrics.count_grpc(method, code.name, seconds)
+                record("OK" if code is grpc.StatusCode.OK else code.name, perf_counter() - started_s)
 
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(guarded)
@@ -338,8 +329,9 @@ def _parsed(parse: Callable[[bytes], Any] | None, request: bytes) -> Any:
 
 
 async def _within(bound: _Bound, work: Awaitable[Result], late: Callable[[], Refused]) -> Result:
-    task = cast("asyncio.Task[Any]", asyncio.current_task())
-    bound.enter(task)
+    loop = asyncio.get_running_loop()
+    task = cast("asyncio.Task[Any]", asyncio.current_task(loop))
+    bound.enter(task, loop)
     try:
         return await work
     except asyncio.CancelledError:
