@@ -96,7 +96,7 @@ class Append:
         self._waiting_since_s = 0.0  # the oldest one, on the loop's clock
         self._timer: asyncio.Handle | None = None
         self._going = False  # the timer is due in this turn of the loop
-        self._expected = 1  # calls of a group that has found all its company
+        self._expected = 1  # calls that were here at once lately: those of a group that has found all its company
         self._groups_in_flight = 0
         self._unpushed = 0
         self._closed_because: str | None = "the server is starting"
@@ -146,9 +146,9 @@ class Append:
     def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
         """See to it that what waits goes when it has found its company.
 
-        A call that comes alone goes at once. Where calls kept coming lately, a group waits for as many as the largest
-        of the last ones had, at most `linger_s`: two transactions of a dozen rows cost twice what one of two dozen
-        does, and while the processor is the bound everybody pays for that.
+        A call that comes alone goes at once. Where calls kept coming lately, a group waits for as many as were here at
+        once, at most `linger_s`: two transactions of a dozen rows cost nearly twice what one of two dozen does, and
+        while the processor is the bound everybody pays for that.
         """
         if not self._waiting or self._going:
             return
@@ -226,6 +226,7 @@ class Append:
     ) -> None:
         self._groups_in_flight -= 1
         self._unpushed -= counted
+        self._expected = max(self._expected, len(group) + len(self._waiting))
         error = stored.exception()
         if error is None:
             if self._history.on:

@@ -227,7 +227,7 @@ async def test_a_call_alone_waits_for_nobody(start_engine: StartEngine, carrier:
     assert groups(engine) == 3
 
 
-async def test_a_group_waits_for_as_many_as_the_last_one_had(start_engine: StartEngine, carrier: Carrier) -> None:
+async def test_a_group_waits_for_as_many_as_were_here_lately(start_engine: StartEngine, carrier: Carrier) -> None:
     engine = await start_engine(carrier.base_url, **LINGER)
     await asyncio.gather(*hand_in(engine, 0, 1, 2))
     assert groups(engine) == 1
