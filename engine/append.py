@@ -173,15 +173,13 @@ class Append:
         self._timer = loop.call_soon(self._flush)
 
     def _take(self) -> list[_Waiting]:
-        taken, messages = 0, 0
-        while taken < min(len(self._waiting), GROUP_CALLS_MAX) and messages < self._group_messages_max:
-            messages += _messages(self._waiting[taken].kind, self._waiting[taken].request)
-            taken += 1
-        group, self._waiting = self._waiting[:taken], self._waiting[taken:]
-        self._waiting_messages -= messages
+        if len(self._waiting) <= GROUP_CALLS_MAX and self._waiting_messages <= self._group_messages_max:
+            group, self._waiting = self._waiting, []
+            self._waiting_bytes = self._waiting_messages = 0
+        else:
+            group = self._take_some()
         # Forgotten by an eighth a group, so that calls that cease to come are not waited for long.
-        self._expected = max(taken, self._expected - (self._expected + 7) // 8)
-        self._waiting_bytes -= sum(len(call.request) for call in group)
+        self._expected = max(len(group), self._expected - (self._expected + 7) // 8)
         mono_us = self._clock.mono_us()
         alive: list[_Waiting] = []
         for call in group:
@@ -193,6 +191,16 @@ class Append:
             else:
                 alive.append(call)
         return alive
+
+    def _take_some(self) -> list[_Waiting]:
+        taken, messages = 0, 0
+        while taken < min(len(self._waiting), GROUP_CALLS_MAX) and messages < self._group_messages_max:
+            messages += _messages(self._waiting[taken].kind, self._waiting[taken].request)
+            taken += 1
+        group, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        self._waiting_bytes -= sum(len(call.request) for call in group)
+        self._waiting_messages -= messages
+        return group
 
     def _flush(self) -> None:
         self._timer = None
