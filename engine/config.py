@@ -148,10 +148,11 @@ class Settings(BaseSettings):
         "It bounds what one connection can make others wait for.",
     )
     group_linger_ms: float = Field(
-        2,
+        5,
         ge=0,
         le=100,
-        description="Milliseconds a group commit waits for company; adds to every accept's latency, so at most 100.",
+        description="Milliseconds a group commit waits for company at most, while calls keep coming; a call that comes "
+        "alone waits for nobody. Adds to the latency of accepts, so at most 100.",
     )
     group_messages_max: Count = Field(
         5000, description="Messages in one group commit; bounds how long one commit holds the only writer."
