@@ -175,6 +175,8 @@ class Gate(grpc.GenericRpcHandler):
         self._guarded: dict[str, Handler] = {}
         self._closed_because: str | None = "the server is starting"
         self.calls = 0
+        self.served = 0
+        """Calls ever that reached their method, less those that their clients gave up."""
 
     def open(self) -> None:
         """Let callers in."""
@@ -220,6 +222,7 @@ class Gate(grpc.GenericRpcHandler):
             started_s = perf_counter()
             code = grpc.StatusCode.OK
             self.calls += 1
+            self.served += 1
             try:
                 self._enter(role, context, unary=unary)
                 if not handler.request_streaming:
@@ -234,6 +237,7 @@ class Gate(grpc.GenericRpcHandler):
                 raise
             except asyncio.CancelledError:
                 code = grpc.StatusCode.CANCELLED
+                self.served -= 1
                 raise
             except Exception as error:  # noqa: BLE001 - the last place that can answer
                 refused = refusal_of(error, method=method)
