@@ -6,6 +6,7 @@ Invariants: health says SERVING only between `serving` and `drain`; a certificat
 the next connection, and one that cannot be read leaves the last good one in use.
 """
 
+import asyncio
 import errno
 import socket
 import threading
@@ -51,6 +52,10 @@ LETTING_GO: Final = 1
 READ_PIECE_BYTES: Final = 64 * 1024
 # Above the gate's own limit, so that a refusal there has its number, and probes of health still pass.
 CALLS_BEYOND: Final = 1000
+# Where this machine reaches what listens on all of its addresses.
+_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - listens on nothing
+# A connection of its own each time, by no proxy.
+_PROBE_OPTIONS: Final = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 
 
 def options(settings: Settings) -> list[tuple[str, int]]:
@@ -167,6 +172,23 @@ class GrpcServer:
         await self._health.enter_graceful_shutdown()
         self.streams.drain()
         self.watches.drain()
+
+    async def answers(self, wait_s: float) -> bool:
+        """Whether someone new is answered within so many seconds: by health, or, behind TLS, by a connection alone."""
+        host, _ = split_address(self._settings.grpc_address)
+        host = _EVERYWHERE.get(host, host)
+        try:
+            async with asyncio.timeout(wait_s):
+                if self._settings.grpc_tls_cert_file is not None:
+                    _, writer = await asyncio.open_connection(host, self.port)
+                    writer.transport.abort()
+                    return True
+                target = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+                async with grpc.aio.insecure_channel(target, options=_PROBE_OPTIONS) as channel:
+                    await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=wait_s)
+                return True
+        except (OSError, TimeoutError, grpc.aio.AioRpcError):
+            return False
 
     async def stop(self, grace_s: float) -> None:
         """GOAWAY; let calls end, cut those off that have not after `grace_s`. Safe to call before `start`."""

@@ -92,6 +92,11 @@ class WebhookServer:
         """Open connections."""
         return len(self._connections)
 
+    @property
+    def listening(self) -> bool:
+        """Whether new connections are taken."""
+        return self._server is not None and self._server.is_serving()
+
     async def start(self, host: str, port: int, *, ssl_context: ssl.SSLContext | None = None) -> None:
         """Listen. Raises OSError with the address in its text when the address cannot be used."""
         self._loop = asyncio.get_running_loop()

@@ -136,6 +136,21 @@ async def test_after_draining_calls_in_flight_end_and_new_ones_are_refused(serve
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"])
+async def test_it_knows_whether_it_answers(start_server: StartServer, address: str) -> None:
+    server = await start_server(grpc_address=address, insecure=True)
+    assert await server.grpc.answers(WAIT_S)
+    await server.grpc.stop(0)
+    assert not await server.grpc.answers(WAIT_S)
+
+
+async def test_behind_tls_it_knows_whether_it_takes_connections(start_server: StartServer, tmp_path: Path) -> None:
+    server = await start_server(**write(tmp_path, Authority().issue("localhost")))
+    assert await server.grpc.answers(WAIT_S)
+    await server.grpc.stop(0)
+    assert not await server.grpc.answers(WAIT_S)
+
+
 class Authority:
     """Signs certificates for localhost."""
 
