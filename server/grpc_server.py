@@ -11,7 +11,7 @@ import errno
 import socket
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -185,7 +185,8 @@ class GrpcServer:
                     return True
                 target = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
                 async with grpc.aio.insecure_channel(target, options=_PROBE_OPTIONS) as channel:
-                    await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=wait_s)
+                    stub: Any = health_pb2_grpc.HealthStub(channel)
+                    await stub.Check(health_pb2.HealthCheckRequest(), timeout=wait_s)
                 return True
         except (OSError, TimeoutError, grpc.aio.AioRpcError):
             return False

@@ -85,6 +85,15 @@ async def test_a_method_that_does_not_exist_is_unimplemented(server: Server) -> 
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+async def test_a_small_request_that_unpacks_to_a_huge_one_is_refused(server: Server) -> None:
+    client = server.client()
+    submit = client.raw(f"/{MESSAGING}/SubmitMessage")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await submit(bytes(32 << 20), metadata=client.headers, timeout=WAIT_S, compression=grpc.Compression.Gzip)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "Decompressed message larger than max" in (caught.value.details() or "")
+
+
 async def test_a_path_that_is_not_utf_8_ends_nothing(server: Server) -> None:
     """GRPC from 1.84 on ends the whole server at it; no key is needed to send it."""
     headers = wire.fields([(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/\xff"), (b":authority", b"x"),
