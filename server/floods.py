@@ -41,6 +41,8 @@ SUSPECT_TICK_S: Final = 0.02
 # Reasons to watch: a hundred calls a second that come to nothing, or more bytes a second than 5,000 single submissions
 # have, while threads other than the loop's take a seventh of a processor.
 GIVEN_UP_A_SECOND: Final = 100
+# And one of so many: those looked up and not begun yet, in a burst of good ones, count too.
+GIVEN_UP_SHARE: Final = 8
 BUSY_SHARE: Final = 0.15
 BUSY_BYTES_A_SECOND: Final = 2 * 1024 * 1024
 # How long a reason is good for. What began unwatched is over soon after, or what follows it begins in sight.
@@ -114,8 +116,8 @@ class Floods(grpc.GenericRpcHandler):
         self._watching_since_s = 0.0
         self._watch_until_s = 0.0
         self._looking = False
-        # At the last tick of full length: seconds, calls that came to nothing, seconds that other threads ran.
-        self._seen = (0.0, 0, 0.0)
+        # At the last tick of full length: seconds, calls, of them that came to nothing, seconds that other threads ran.
+        self._seen = (0.0, 0, 0, 0.0)
         self._timer: asyncio.TimerHandle | None = None
         self._weighed_s = 0.0
         self._logs_at_s = 0.0
@@ -130,7 +132,7 @@ class Floods(grpc.GenericRpcHandler):
     def start(self, port: int) -> None:
         """Look after the connections of this listener."""
         self._connections.port = port
-        self._seen = (time.perf_counter(), 0, _others_s())
+        self._seen = (time.perf_counter(), 0, 0, _others_s())
         self._set_timer(TICK_S)
 
     def stop(self) -> None:
@@ -257,15 +259,17 @@ class Floods(grpc.GenericRpcHandler):
 
     def _judge(self, now_s: float) -> bool:
         """Watch, or cease to, by the calls; returns whether bytes are to be looked at."""
-        at_s, nothing, others_s = self._seen
-        if now_s - at_s < TICK_S:
+        at_s, calls, nothing, others_s = self._seen
+        passed_s = now_s - at_s
+        if passed_s < TICK_S:
             return False
-        self._seen = (now_s, self._looked_up - self._gate.served, _others_s())
-        if self._seen[1] - nothing > GIVEN_UP_A_SECOND * (now_s - at_s):
+        self._seen = (now_s, self._looked_up, self._looked_up - self._gate.served, _others_s())
+        calls, nothing = self._seen[1] - calls, self._seen[2] - nothing
+        if nothing > GIVEN_UP_A_SECOND * passed_s and nothing * GIVEN_UP_SHARE > calls:
             self._begin(now_s)
         elif now_s > self._watch_until_s and not self._is_anyone_suspect(now_s):
             self._watch_until_s = 0.0
-        return self._seen[2] - others_s > BUSY_SHARE * (now_s - at_s)
+        return self._seen[3] - others_s > BUSY_SHARE * passed_s
 
     def _begin(self, now_s: float) -> None:
         if not self.watching:
