@@ -147,6 +147,11 @@ class Settings(BaseSettings):
         description="gRPC calls at once on one connection, streams included; a client holds further ones back. "
         "It bounds what one connection can make others wait for.",
     )
+    connection_given_up_max: Count = Field(
+        256,
+        description="gRPC calls a second that one connection may give up (reset, or past their deadline) unanswered; "
+        "beyond it the connection is ended, and its address may give up 16 a second for a minute.",
+    )
     group_linger_ms: float = Field(
         5,
         ge=0,
