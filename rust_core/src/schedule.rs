@@ -15,11 +15,13 @@ mod carriers;
 mod charges;
 mod feedback;
 mod hash;
-mod ids;
+
 mod lanes;
 mod meters;
 mod order;
+mod recipients;
 mod slab;
+mod table;
 mod take;
 mod turns;
 mod wheel;

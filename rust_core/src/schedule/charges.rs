@@ -6,10 +6,12 @@
 //!
 //! Invariant: sums of a day change only through `post`, and every change is told by `take_changes`.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::hash::Seeded;
 use super::meters::{DayCharge, Meters};
+use super::recipients::{CHUNK_SLOTS, Recipients};
+use super::table::Table;
 use crate::ledger::Ledger;
 use crate::message::Carrier;
 use crate::settle::Fate;
@@ -43,17 +45,37 @@ impl Days {
     }
 }
 
+/// A slot: a cache line.
+#[repr(align(64))]
+#[derive(Default)]
 struct Charge {
+    id: u64,
     recipient: u64,
     days: Days,
-    /// Messages to the same recipient, charged before and after, while the carrier is unknown; the own id at the end.
-    older: u64,
-    newer: u64,
+    /// The slot is used.
+    open: bool,
     /// Spent already, but evidence may still correct it.
     spent: bool,
     /// Reserved from several carriers.
     carrier_unknown: bool,
     mms: bool,
+}
+
+/// Slots that were laid out together, and those of them whose carrier is unknown by recipient.
+struct Chunk {
+    slots: Vec<Charge>,
+    recipients: Recipients,
+}
+
+/// Four ids that follow each other share a line of their table.
+const ID_GROUP_BITS: u32 = 2;
+/// Attempts in flight beside the remembered for which the table of ids is laid out at first; it doubles when they are more.
+const IN_FLIGHT: usize = 4_096;
+/// However many are to be remembered, so many slots are laid out for at first.
+const SLOTS_FIRST_MAX: usize = 1 << 20;
+
+fn place(slot: u32) -> (usize, usize) {
+    (slot as usize / CHUNK_SLOTS, slot as usize % CHUNK_SLOTS)
 }
 
 #[derive(Clone, Copy, Default)]
@@ -62,14 +84,19 @@ struct Sums {
     reserved: u64,
 }
 
+/// As in `slab.rs`, what came together lies together.
 pub(super) struct Charges {
-    open: HashMap<u64, Charge, Seeded>,
-    /// The newest message to an unknown carrier in `open`; the others are linked to it.
-    by_recipient: HashMap<u64, u64, Seeded>,
+    chunks: Vec<Chunk>,
+    /// Unused slots; those used last are used again first.
+    free: Vec<u32>,
+    ids: Table,
+    /// Slots that `ids` can tell apart.
+    slots_max: usize,
     /// Spent charges by age: the oldest are forgotten, and stay spent.
     remembered: VecDeque<u64>,
     remembered_max: usize,
     rows: Rows,
+    seeded: Seeded,
 }
 
 /// Sums that no ledger counts now, and what changed.
@@ -80,16 +107,36 @@ struct Rows {
 
 impl Charges {
     pub(super) fn new(remembered_max: usize, seeded: Seeded) -> Self {
+        let slots_max = remembered_max
+            .saturating_add(IN_FLIGHT)
+            .min(SLOTS_FIRST_MAX);
         Self {
-            open: HashMap::with_hasher(seeded),
-            by_recipient: HashMap::with_hasher(seeded),
+            chunks: Vec::new(),
+            free: Vec::new(),
+            ids: Table::new(slots_max, ID_GROUP_BITS, seeded),
+            slots_max,
             remembered: VecDeque::new(),
             remembered_max,
             rows: Rows {
                 other_days: BTreeMap::new(),
                 changed: HashSet::with_hasher(seeded),
             },
+            seeded,
         }
+    }
+
+    fn at(&self, slot: u32) -> &Charge {
+        let (chunk, at) = place(slot);
+        &self.chunks[chunk].slots[at]
+    }
+
+    fn at_mut(&mut self, slot: u32) -> &mut Charge {
+        let (chunk, at) = place(slot);
+        &mut self.chunks[chunk].slots[at]
+    }
+
+    fn find(&self, id: u64) -> Option<u32> {
+        self.ids.find(id, |slot| self.at(slot).id == id)
     }
 
     /// Remembers what the ledgers just reserved for an attempt of this message.
@@ -101,60 +148,81 @@ impl Charges {
         mms: bool,
         days: Days,
     ) {
+        // A former attempt of unknown outcome stays spent: this one is charged like a first.
+        self.forget(id);
         for charge in days.iter() {
             self.rows.changed.insert((charge.quota, charge.day));
         }
         let carrier_unknown = carrier == Carrier::Unknown;
-        let charge = Charge {
+        let slot = self.free.pop().unwrap_or_else(|| self.grow());
+        *self.at_mut(slot) = Charge {
+            id,
             recipient,
             days,
-            older: id,
-            newer: id,
+            open: true,
             spent: false,
             carrier_unknown,
             mms,
         };
-        // A former attempt of unknown outcome stays spent: this one is charged like a first.
-        if let Some(former) = self.open.insert(id, charge) {
-            self.unlink_recipient(id, &former);
-        }
-        if carrier_unknown && let Some(older) = self.by_recipient.insert(recipient, id) {
-            self.link(older, id);
+        self.ids.insert(id, slot);
+        if carrier_unknown {
+            let (chunk, at) = place(slot);
+            let Chunk { slots, recipients } = &mut self.chunks[chunk];
+            recipients.insert(recipient, at, |other| slots[other].recipient == recipient);
         }
     }
 
-    fn link(&mut self, older: u64, newer: u64) {
-        if let Some(charge) = self.open.get_mut(&older) {
-            charge.newer = newer;
+    /// One slot more.
+    fn grow(&mut self) -> u32 {
+        let full = |chunk: &Chunk| chunk.slots.len() == CHUNK_SLOTS;
+        if self.chunks.last().is_none_or(full) {
+            self.chunks.push(Chunk {
+                slots: Vec::with_capacity(CHUNK_SLOTS),
+                recipients: Recipients::new(self.seeded),
+            });
         }
-        if let Some(charge) = self.open.get_mut(&newer) {
-            charge.older = older;
+        let mut slots = (self.chunks.len() - 1) * CHUNK_SLOTS;
+        if let Some(chunk) = self.chunks.last_mut() {
+            slots += chunk.slots.len();
+            chunk.slots.push(Charge::default());
         }
+        if slots >= self.slots_max {
+            self.slots_max = slots * 2;
+            let mut ids = Table::new(self.slots_max, ID_GROUP_BITS, self.seeded);
+            let all = self.chunks.iter().flat_map(|chunk| &chunk.slots);
+            for (slot, charge) in (0..).zip(all).filter(|(_, charge)| charge.open) {
+                ids.insert(charge.id, slot);
+            }
+            self.ids = ids;
+        }
+        u32::try_from(slots).unwrap_or(u32::MAX)
     }
 
     /// Settles the attempt of this message. Returns the meters that have room again.
     pub(super) fn settle(&mut self, meters: &mut Meters, id: u64, fate: Fate) -> Vec<u32> {
-        let Some(charge) = self.open.get_mut(&id) else {
+        let Some(slot) = self.find(id) else {
             return Vec::new();
         };
+        let (chunk, at) = place(slot);
+        let charge = &mut self.chunks[chunk].slots[at];
         let mut freed = Vec::new();
         for day in charge.days.iter() {
             let (before, reserved) = if charge.spent {
-                (signed(day.cost), 0)
+                (i64::from(day.cost), 0)
             } else {
-                (0, day.cost)
+                (0, u64::from(day.cost))
             };
             let after = match fate {
                 Fate::Taken(Some(parts)) if day.in_segments && !charge.mms && parts > 0 => {
                     i64::from(parts)
                 }
-                Fate::Taken(_) | Fate::Unknown => signed(day.cost),
+                Fate::Taken(_) | Fate::Unknown => i64::from(day.cost),
                 Fate::NotTaken => 0,
             };
             let meter = self
                 .rows
                 .post(meters, (day.quota, day.day), after - before, reserved);
-            if after < signed(day.cost) {
+            if after < i64::from(day.cost) {
                 freed.extend(meter);
             }
         }
@@ -164,7 +232,7 @@ impl Charges {
                 self.forget_oldest();
             }
         } else {
-            self.forget(id);
+            self.close(slot);
         }
         in_order(freed)
     }
@@ -172,9 +240,10 @@ impl Charges {
     fn forget_oldest(&mut self) {
         while self.remembered.len() > self.remembered_max {
             if let Some(oldest) = self.remembered.pop_front()
-                && self.open.get(&oldest).is_some_and(|charge| charge.spent)
+                && let Some(slot) = self.find(oldest)
+                && self.at(slot).spent
             {
-                self.forget(oldest);
+                self.close(slot);
             }
         }
     }
@@ -187,56 +256,43 @@ impl Charges {
         carrier: Carrier,
     ) -> Vec<u32> {
         let mut freed = Vec::new();
-        let mut next = self.by_recipient.remove(&recipient);
-        while let Some(id) = next
-            && let Some(charge) = self.open.get_mut(&id)
-        {
-            next = Some(charge.older).filter(|&older| older != id);
-            charge.carrier_unknown = false;
-            let days = std::mem::take(&mut charge.days);
-            for &day in days.iter() {
-                if day.carrier == carrier || day.carrier == Carrier::Unknown {
-                    charge.days.push(day);
-                    continue;
+        for Chunk { slots, recipients } in &mut self.chunks {
+            for at in recipients.of(recipient, |other| slots[other].recipient == recipient) {
+                recipients.remove(recipient, at);
+                let charge = &mut slots[at];
+                charge.carrier_unknown = false;
+                for day in std::mem::take(&mut charge.days).iter() {
+                    if day.carrier == carrier || day.carrier == Carrier::Unknown {
+                        charge.days.push(*day);
+                        continue;
+                    }
+                    let (spent, released) = if charge.spent {
+                        (-i64::from(day.cost), 0)
+                    } else {
+                        (0, u64::from(day.cost))
+                    };
+                    let row = (day.quota, day.day);
+                    freed.extend(self.rows.post(meters, row, spent, released));
                 }
-                let (spent, released) = if charge.spent {
-                    (-signed(day.cost), 0)
-                } else {
-                    (0, day.cost)
-                };
-                let row = (day.quota, day.day);
-                freed.extend(self.rows.post(meters, row, spent, released));
             }
         }
         in_order(freed)
     }
 
     fn forget(&mut self, id: u64) {
-        if let Some(charge) = self.open.remove(&id) {
-            self.unlink_recipient(id, &charge);
+        if let Some(slot) = self.find(id) {
+            self.close(slot);
         }
     }
 
-    /// One number may have any count of charges, and each leaves at the same cost.
-    fn unlink_recipient(&mut self, id: u64, charge: &Charge) {
-        if !charge.carrier_unknown {
-            return;
+    fn close(&mut self, slot: u32) {
+        let charge = std::mem::take(self.at_mut(slot));
+        self.ids.remove(charge.id, slot);
+        if charge.carrier_unknown {
+            let (chunk, at) = place(slot);
+            self.chunks[chunk].recipients.remove(charge.recipient, at);
         }
-        let (is_oldest, is_newest) = (charge.older == id, charge.newer == id);
-        if is_newest && is_oldest {
-            self.by_recipient.remove(&charge.recipient);
-        } else if is_newest {
-            self.by_recipient.insert(charge.recipient, charge.older);
-            if let Some(older) = self.open.get_mut(&charge.older) {
-                older.newer = charge.older;
-            }
-        } else if is_oldest {
-            if let Some(newer) = self.open.get_mut(&charge.newer) {
-                newer.older = charge.newer;
-            }
-        } else {
-            self.link(charge.older, charge.newer);
-        }
+        self.free.push(slot);
     }
 
     /// A row of the store at start. What was reserved is spent now: its attempts are unknown.
@@ -350,7 +406,7 @@ impl Charge {
             && !self.mms
         {
             for day in self.days.iter_mut().filter(|day| day.in_segments) {
-                day.cost = u64::from(parts);
+                day.cost = parts;
             }
         }
         !std::mem::replace(&mut self.spent, true)

@@ -94,7 +94,7 @@ impl Meter {
 pub(super) struct DayCharge {
     pub quota: u32,
     pub day: i32,
-    pub cost: u64,
+    pub cost: u32,
     pub carrier: Carrier,
     pub in_segments: bool,
 }
@@ -358,7 +358,7 @@ impl Meters {
                 Some(DayCharge {
                     quota: ledger.quota,
                     day: ledger.day()?,
-                    cost,
+                    cost: u32::try_from(cost).unwrap_or(u32::MAX),
                     carrier: terms.carrier,
                     in_segments: terms.unit == Unit::Segments,
                 })

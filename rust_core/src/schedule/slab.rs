@@ -2,30 +2,28 @@
 //!
 //! It decides nothing about order or time; lanes and wheels own their links, this file owns slots and the two indexes.
 //!
-//! What came in together lies together: slots, the lines of ids (`ids.rs`) and the recipients of a chunk, so a message that
-//! comes or goes touches memory its neighbours touched, however much waits. The price is paid by an opt-out, which looks
-//! into each chunk: one a 16,384 messages.
+//! What came in together lies together: slots, the lines of ids (`table.rs`) and the recipients of a chunk
+//! (`recipients.rs`), so a message that comes or goes touches memory its neighbours touched, however much waits. The price
+//! is paid by an opt-out, which looks into each chunk: one for 16,384 messages.
 //!
-//! Bytes a message beside its body: slot 128, its entry by id 4 to 13, by recipient 2, the body's reference counts 16 and
-//! some 16 of the allocator: 166 to 175; an ordering key adds a tree entry (about 35), a late arrival in a lane another
-//! (about 24).
+//! Bytes a message beside its body: slot 128, its entry by id 4 to 13, by recipient 8 and a link 4, the body's reference
+//! counts 16 and some 16 of the allocator: 176 to 185; an ordering key adds a tree entry (about 35), a late arrival in a
+//! lane another (about 24).
 
 use std::sync::Arc;
 
 use super::hash::Seeded;
-use super::ids::Ids;
 use super::lanes::LaneKey;
+use super::recipients::{CHUNK_SLOTS, Recipients};
+use super::table::Table;
 use crate::message::{Held, Micros, flags};
 
 /// No slot.
 pub(super) const NIL: u32 = u32::MAX;
 /// Not in a wheel.
 pub(super) const NO_BUCKET: u16 = u16::MAX;
-/// Slots are allocated by so many, so that growing never copies: 2^14 × 128 bytes are 2 MiB, touched only when used. Few
-/// enough that links and heads of recipients take 16 bits and stay in a cache, and that the last chunk wastes little.
-const CHUNK_SLOTS: usize = 1 << 14;
-/// No slot of the chunk.
-const NIL_IN_CHUNK: u16 = u16::MAX;
+/// Four ids that follow each other share a line of their table.
+const ID_GROUP_BITS: u32 = 2;
 
 /// What a message waits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +56,6 @@ pub(super) struct Waiting {
     pub timer_prev: u32,
     seq: u32,
     flags: u32,
-    /// Slots of the same chunk whose recipients share a head.
-    recipient_next: u16,
-    recipient_prev: u16,
     pub segments: u16,
     pub bucket: u16,
     pub place: Place,
@@ -88,11 +83,15 @@ impl Waiting {
     }
 }
 
-/// Slots that were laid out together.
+/// Slots that were laid out together: 2 MiB, touched only when used, so that growing never copies.
 struct Chunk {
     slots: Vec<Waiting>,
-    /// First slot of each chain of recipients; as many as slots, so chains stay short.
-    recipients: Vec<u16>,
+    recipients: Recipients,
+}
+
+/// Says of slots of a chunk whether they are this recipient's.
+fn is_of(slots: &[Waiting], recipient: u64) -> impl Fn(usize) -> bool {
+    move |at| slots[at].recipient == recipient
 }
 
 /// All slots and their indexes.
@@ -101,7 +100,7 @@ pub(super) struct Slab {
     /// First of the free slots, linked by `lane_next`.
     free: u32,
     len: usize,
-    ids: Ids,
+    ids: Table,
     /// No id above it ever came in.
     newest: Option<u64>,
     seeded: Seeded,
@@ -118,7 +117,7 @@ impl Slab {
             chunks: Vec::new(),
             free: NIL,
             len: 0,
-            ids: Ids::new(messages_max, seeded),
+            ids: Table::new(messages_max, ID_GROUP_BITS, seeded),
             newest: None,
             seeded,
         }
@@ -148,24 +147,12 @@ impl Slab {
     /// Slots of this recipient, of every tenant.
     pub(super) fn of_recipient(&self, recipient: u64) -> Vec<u32> {
         let mut found = Vec::new();
-        let head = self.head(recipient);
         for (number, chunk) in self.chunks.iter().enumerate() {
-            let mut at = chunk.recipients[head];
-            while at != NIL_IN_CHUNK {
-                let waiting = &chunk.slots[usize::from(at)];
-                if waiting.recipient == recipient {
-                    let slot = number * CHUNK_SLOTS + usize::from(at);
-                    found.extend(u32::try_from(slot));
-                }
-                at = waiting.recipient_next;
-            }
+            let is_of = is_of(&chunk.slots, recipient);
+            let of = chunk.recipients.of(recipient, is_of).into_iter();
+            found.extend(of.filter_map(|at| u32::try_from(number * CHUNK_SLOTS + at).ok()));
         }
         found
-    }
-
-    /// Which chain of its chunk a recipient is in.
-    fn head(&self, recipient: u64) -> usize {
-        usize::try_from(self.seeded.of(recipient) >> 32).unwrap_or(0) % CHUNK_SLOTS
     }
 
     /// Reads what `insert` will, of all these: side by side that takes little longer than one.
@@ -178,18 +165,19 @@ impl Slab {
     pub(super) fn touch(&self, slots: &[u32]) {
         let words = slots.iter().map(|&slot| {
             let waiting = self.at(slot);
-            let head = self.chunks[place(slot).0].recipients[self.head(waiting.recipient)];
-            self.ids.touch(waiting.id) ^ waiting.recipe ^ u32::from(head)
+            let (chunk, at) = place(slot);
+            let recipients = &self.chunks[chunk].recipients;
+            self.ids.touch(waiting.id) ^ waiting.recipe ^ recipients.touch(waiting.recipient, at)
         });
         std::hint::black_box(words.fold(0, |all, word| all ^ word));
     }
 
     /// Stores a message that is not yet here.
     pub(super) fn insert(&mut self, held: Held, lane: u32) -> u32 {
-        let id = held.id;
+        let (id, recipient) = (held.id, held.recipient);
         let waiting = Waiting {
             id,
-            recipient: held.recipient,
+            recipient,
             expires_us: held.expires_us,
             lane,
             lane_next: NIL,
@@ -198,8 +186,6 @@ impl Slab {
             timer_prev: NIL,
             seq: held.seq,
             flags: held.flags,
-            recipient_next: NIL_IN_CHUNK,
-            recipient_prev: NIL_IN_CHUNK,
             segments: held.segments,
             bucket: NO_BUCKET,
             place: Place::Follower,
@@ -218,7 +204,9 @@ impl Slab {
         } else {
             self.reuse(waiting)
         };
-        self.link_recipient(slot);
+        let (chunk, at) = place(slot);
+        let Chunk { slots, recipients } = &mut self.chunks[chunk];
+        recipients.insert(recipient, at, is_of(slots, recipient));
         self.ids.insert(id, slot);
         self.newest = self.newest.max(Some(id));
         self.len += 1;
@@ -230,7 +218,7 @@ impl Slab {
         if self.chunks.last().is_none_or(full) {
             self.chunks.push(Chunk {
                 slots: Vec::with_capacity(CHUNK_SLOTS),
-                recipients: vec![NIL_IN_CHUNK; CHUNK_SLOTS],
+                recipients: Recipients::new(self.seeded),
             });
         }
         let before = (self.chunks.len() - 1) * CHUNK_SLOTS;
@@ -252,8 +240,10 @@ impl Slab {
 
     /// Takes a message out; it must be in no lane and no wheel any more.
     pub(super) fn remove(&mut self, slot: u32, key: &LaneKey) -> Held {
-        self.unlink_recipient(slot);
-        self.ids.remove(self.at(slot).id, slot);
+        let (id, recipient) = (self.at(slot).id, self.at(slot).recipient);
+        let (chunk, at) = place(slot);
+        self.chunks[chunk].recipients.remove(recipient, at);
+        self.ids.remove(id, slot);
         let free = self.free;
         self.free = slot;
         self.len -= 1;
@@ -279,39 +269,6 @@ impl Slab {
             ordering: waiting.ordering,
             recipe: waiting.recipe,
             body: waiting.body.take().unwrap_or_default(),
-        }
-    }
-
-    /// Doubly linked: one number may have any count of messages waiting, and each must leave at the same cost.
-    fn link_recipient(&mut self, slot: u32) {
-        let (number, at) = place(slot);
-        let head = self.head(self.at(slot).recipient);
-        let chunk = &mut self.chunks[number];
-        let own = u16::try_from(at).unwrap_or(NIL_IN_CHUNK);
-        let next = std::mem::replace(&mut chunk.recipients[head], own);
-        chunk.slots[at].recipient_next = next;
-        if next != NIL_IN_CHUNK {
-            chunk.slots[usize::from(next)].recipient_prev = own;
-        }
-    }
-
-    fn unlink_recipient(&mut self, slot: u32) {
-        let (number, _) = place(slot);
-        let waiting = self.at(slot);
-        let (recipient, next, prev) = (
-            waiting.recipient,
-            waiting.recipient_next,
-            waiting.recipient_prev,
-        );
-        let head = self.head(recipient);
-        let chunk = &mut self.chunks[number];
-        if next != NIL_IN_CHUNK {
-            chunk.slots[usize::from(next)].recipient_prev = prev;
-        }
-        if prev == NIL_IN_CHUNK {
-            chunk.recipients[head] = next;
-        } else {
-            chunk.slots[usize::from(prev)].recipient_next = next;
         }
     }
 }
