@@ -52,7 +52,7 @@ const TOUCHED_MESSAGES: usize = 64;
 /// The scheduler's limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Messages in memory, at most 2^26. Some ten bytes each are laid out at start (touched only when used).
+    /// Messages in memory, at most 2^26. Nine bytes each are laid out at start (touched only when used).
     pub held_messages_max: usize,
     /// What each class behind more urgent traffic gets at least, in percent; 0 for strict classes; at most 50.
     pub floor_percent: u8,

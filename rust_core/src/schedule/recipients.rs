@@ -9,7 +9,7 @@
 use super::hash::Seeded;
 use super::table::Table;
 
-/// Slots of a chunk. Few enough that a link takes 16 bits and a chunk's index (192 KiB) stays in a cache, and many enough
+/// Slots of a chunk. Few enough that a link takes 16 bits and a chunk's index (212 KiB) stays in a cache, and many enough
 /// that there are few chunks to look into: 611 for ten million messages.
 pub(super) const CHUNK_SLOTS: usize = 1 << 14;
 

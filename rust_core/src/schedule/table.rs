@@ -1,19 +1,24 @@
 //! Numbers → slots: a table of lines, one line a cache line.
 //!
 //! It keeps no numbers; an entry is a slot and some bits of its number's hash, so a look-up asks whether the slot is the
-//! right one. Numbers that differ in their last `group_bits` only share a line: where numbers rise, as ids do, neighbours in
-//! time are neighbours here, and a batch touches few lines.
+//! right one. Numbers that differ in their last `group_bits` only share a line, and eight such groups a page: where numbers
+//! rise, as ids do, neighbours in time are neighbours here, and a batch touches few lines and fewer pages.
 //!
-//! Layout of a line: 15 entries, 0 for none, then how many entries that belong to this line or one before it had to pass
-//! it because it was full. A look-up ends at the first line that nobody passed. There is room for 1.5 entries a slot.
+//! Layout of a line, in words: 12 slots; 12 bytes of tags, 0 for a free place; how many entries that belong to this line or
+//! one before it had to pass it because it was full. A look-up ends at the first line that nobody passed.
 
 use super::hash::Seeded;
 
 /// Words of a line.
 const LINE: usize = 16;
-const ENTRIES: usize = LINE - 1;
-/// Slots for which a line is laid out at least: two thirds of its entries.
-const SLOTS_A_LINE: usize = 10;
+const ENTRIES: usize = 12;
+const PASSED: usize = 15;
+/// Lines of a page of memory.
+const PAGE_LINES: usize = 64;
+/// Slots for which a line is laid out: seven of its twelve places, so that few lines are passed.
+const SLOTS_A_LINE: usize = 7;
+/// Numbers that differ in three bits more than those of a group lie in the same page.
+const PAGE_BITS: u32 = 3;
 
 type Line = [u32; LINE];
 
@@ -21,50 +26,62 @@ pub(super) struct Table {
     words: Vec<u32>,
     /// The first word that begins a cache line.
     start: usize,
-    /// Lines, a power of two, minus one.
-    mask: usize,
-    /// Low bits of an entry: slot + 1.
-    slot_mask: u32,
+    pages: usize,
     group_bits: u32,
     seeded: Seeded,
 }
 
-/// One bit for each entry whose bits `within` are `wanted`.
-fn matches(line: &Line, wanted: u32, within: u32) -> u32 {
-    let mut found = 0;
-    for (at, entry) in line[..ENTRIES].iter().enumerate() {
-        found |= u32::from(entry & within == wanted) << at;
-    }
-    found
+/// A bit in the byte of each place that may have this tag: all that have it, and sometimes one above such a place.
+fn matches(line: &Line, tag: u8) -> u128 {
+    const ONES: u128 = u128::MAX / 0xff;
+    const TOPS: u128 = (ONES << 7) & (u128::MAX >> 32);
+    let tags = u128::from(line[12]) | u128::from(line[13]) << 32 | u128::from(line[14]) << 64;
+    let differ = tags ^ (ONES * u128::from(tag));
+    differ.wrapping_sub(ONES) & !differ & TOPS
+}
+
+/// The places of these bits.
+fn places(mut bits: u128) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let place = (bits != 0).then(|| bits.trailing_zeros() as usize / 8);
+        bits &= bits.wrapping_sub(1);
+        place
+    })
+}
+
+fn set_tag(line: &mut Line, place: usize, tag: u8) {
+    let (word, shift) = (ENTRIES + place / 4, place % 4 * 8);
+    line[word] = line[word] & !(0xff << shift) | u32::from(tag) << shift;
 }
 
 impl Table {
-    /// For slots 0 to `slots_max` - 1.
+    /// For at most so many slots.
     pub(super) fn new(slots_max: usize, group_bits: u32, seeded: Seeded) -> Self {
-        let lines = slots_max.div_ceil(SLOTS_A_LINE).next_power_of_two();
+        let lines = slots_max.div_ceil(SLOTS_A_LINE);
+        let pages = lines.div_ceil(PAGE_LINES).max(1);
         // Zeroes: the kernel lays out what is used.
-        let words = vec![0_u32; (lines + 1) * LINE];
+        let words = vec![0_u32; (pages * PAGE_LINES + 1) * LINE];
         let start = words.as_ptr().align_offset(LINE * size_of::<u32>());
-        let slots = u32::try_from(slots_max).unwrap_or(u32::MAX);
         Self {
             start: if start < LINE { start } else { 0 },
             words,
-            mask: lines - 1,
-            slot_mask: u32::MAX >> slots.leading_zeros().min(31),
+            pages,
             group_bits,
             seeded,
         }
     }
 
-    /// The line of a number, and the upper bits of its entry.
-    fn place(&self, number: u64) -> (usize, u32) {
-        let mixed = self.seeded.of(number >> self.group_bits);
-        let line = usize::try_from(mixed & u64::from(u32::MAX)).unwrap_or(0) & self.mask;
+    /// The line of a number, and its tag.
+    fn place(&self, number: u64) -> (usize, u8) {
+        let group = number >> self.group_bits;
+        let mixed = self.seeded.of(group);
+        // Upper bits of the product: as likely each page, however many there are.
+        let page = (self.seeded.of(group >> PAGE_BITS) & u64::from(u32::MAX)) * self.pages as u64;
+        let line = (page >> 32) * PAGE_LINES as u64 + mixed % PAGE_LINES as u64;
+        // Numbers of a group differ in the lowest bits of their tags.
         let in_group = number & ((1 << self.group_bits) - 1);
-        // The tag is what the slot leaves of 32 bits: numbers of a group differ in its lowest bits.
-        let tag = u32::try_from(((mixed >> 40) ^ in_group) & 0xff_ffff).unwrap_or(0);
-        let shift = self.slot_mask.count_ones();
-        (line, tag.checked_shl(shift).unwrap_or(0))
+        let tag = u8::try_from((mixed >> 56) ^ in_group).unwrap_or(0) | 0x80;
+        (usize::try_from(line).unwrap_or(0), tag)
     }
 
     fn line(&self, line: usize) -> &Line {
@@ -75,6 +92,18 @@ impl Table {
         &mut self.words[self.start..].as_chunks_mut().0[line]
     }
 
+    fn lines(&self) -> usize {
+        self.pages * PAGE_LINES
+    }
+
+    fn after(&self, line: usize) -> usize {
+        if line + 1 == self.lines() {
+            0
+        } else {
+            line + 1
+        }
+    }
+
     /// Reads a word of the number's line, so that it is near when it is needed. The caller must use what comes back.
     pub(super) fn touch(&self, number: u64) -> u32 {
         self.line(self.place(number).0)[0]
@@ -83,20 +112,14 @@ impl Table {
     /// The slot for which `is` holds among those that may be this number's.
     pub(super) fn find(&self, number: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
         let (mut at, tag) = self.place(number);
-        for _ in 0..=self.mask {
+        for _ in 0..self.lines() {
             let line = self.line(at);
-            let mut found = matches(line, tag, !self.slot_mask);
-            while found != 0 {
-                let slot = line[found.trailing_zeros() as usize] & self.slot_mask;
-                if slot != 0 && is(slot - 1) {
-                    return Some(slot - 1);
-                }
-                found &= found - 1;
+            let slots = places(matches(line, tag)).map(|place| line[place]);
+            let found = slots.into_iter().find(|&slot| is(slot));
+            if found.is_some() || line[PASSED] == 0 {
+                return found;
             }
-            if line[ENTRIES] == 0 {
-                return None;
-            }
-            at = (at + 1) & self.mask;
+            at = self.after(at);
         }
         None
     }
@@ -104,30 +127,30 @@ impl Table {
     /// Writes down the slot of a number that has none.
     pub(super) fn insert(&mut self, number: u64, slot: u32) {
         let (mut at, tag) = self.place(number);
-        for _ in 0..=self.mask {
+        for _ in 0..self.lines() {
             let line = self.line_mut(at);
-            let free = matches(line, 0, u32::MAX);
-            if free != 0 {
-                line[free.trailing_zeros() as usize] = tag | (slot + 1);
+            if let Some(free) = places(matches(line, 0)).next() {
+                line[free] = slot;
+                set_tag(line, free, tag);
                 return;
             }
-            line[ENTRIES] += 1;
-            at = (at + 1) & self.mask;
+            line[PASSED] += 1;
+            at = self.after(at);
         }
     }
 
     /// Forgets the slot of a number that has it.
     pub(super) fn remove(&mut self, number: u64, slot: u32) {
         let (mut at, tag) = self.place(number);
-        for _ in 0..=self.mask {
+        for _ in 0..self.lines() {
             let line = self.line_mut(at);
-            let found = matches(line, tag | (slot + 1), u32::MAX);
-            if found != 0 {
-                line[found.trailing_zeros() as usize] = 0;
+            let found = places(matches(line, tag)).find(|&place| line[place] == slot);
+            if let Some(place) = found {
+                set_tag(line, place, 0);
                 return;
             }
-            line[ENTRIES] = line[ENTRIES].saturating_sub(1);
-            at = (at + 1) & self.mask;
+            line[PASSED] = line[PASSED].saturating_sub(1);
+            at = self.after(at);
         }
     }
 }
@@ -141,11 +164,11 @@ mod tests {
     /// Lines that a look-up of this number may read.
     fn lines_read(table: &Table, number: u64) -> usize {
         let first = table.place(number).0;
-        let passed = |step: &usize| table.line((first + step) & table.mask)[ENTRIES] != 0;
-        (0..=table.mask).take_while(passed).count() + 1
+        let passed = |step: &usize| table.line((first + step) % table.lines())[PASSED] != 0;
+        (0..table.lines()).take_while(passed).count() + 1
     }
 
-    /// A full one, of the worst size: with one line less a slot, half the lines would do.
+    /// A full one.
     fn filled(group_bits: u32, number_of: impl Fn(u64) -> u64) -> (Table, Vec<u64>) {
         let mut table = Table::new(SLOTS as usize, group_bits, Seeded::new(1));
         let all: Vec<u64> = (0..u64::from(SLOTS)).map(number_of).collect();
@@ -195,14 +218,25 @@ mod tests {
         for (&number, slot) in all.iter().zip(0..).filter(|&(&number, _)| stays(number)) {
             table.remove(number, slot);
         }
-        assert!(table.words.iter().all(|&word| word == 0));
+        let lines = (0..table.lines()).map(|line| table.line(line));
+        let traces = lines.flat_map(|line| &line[ENTRIES..]);
+        assert!(traces.into_iter().all(|&word| word == 0));
     }
 
     #[test]
-    fn as_many_slots_as_there_may_be_fit_an_entry() {
-        for slots_max in [0, 1, 2, 1 << 26] {
-            let slots = Table::new(slots_max, 2, Seeded::new(1)).slot_mask;
-            assert!(slots as usize >= slots_max, "{slots_max}");
+    fn a_table_for_nothing_or_one_holds_as_many() {
+        for slots_max in [0_u32, 1, 2] {
+            let mut table = Table::new(slots_max as usize, 2, Seeded::new(1));
+            for slot in 0..slots_max {
+                table.insert(slot.into(), slot);
+            }
+            for number in 0..4 {
+                let found = table.find(number, |slot| u64::from(slot) == number);
+                assert_eq!(
+                    found.map(u64::from),
+                    Some(number).filter(|_| number < slots_max.into())
+                );
+            }
         }
     }
 }
