@@ -1,4 +1,4 @@
-//! Measures the scheduler with few and with many waiting: push, pop, settle and memory a message.
+//! Measures the scheduler with few and with many waiting: push, pop, settle and memory a message, and an opt-out.
 //!
 //! It proves nothing. Run it with `cargo run --release --example schedule_speed [rounds [waiting ...]]`. Each message
 //! passes six limits that never bind, in one of 100 lanes, so that what is measured is the walk and not a refusal.
@@ -179,6 +179,20 @@ fn measure(waiting: u64, rounds: u32) {
             settling.push(settle_time);
         }
     }
+    // To numbers that hardly anybody else has, from the newest: one message each.
+    let newest = waiting + (cycled + u64::from(rounds)) * u64::from(BATCH_MESSAGES);
+    let mut opting_out = Vec::new();
+    for back in 0..u64::from(rounds).min(waiting) {
+        let Held {
+            tenant, recipient, ..
+        } = held(newest - back, now_us);
+        opting_out.push(timing::timed(|| scheduler.remove_recipient(tenant, recipient)).0);
+    }
+    timing::print_ns(
+        &format!("schedule opt-out, {waiting} waiting"),
+        1,
+        opting_out,
+    );
     for (name, times) in [("push", pushing), ("pop", popping), ("settled", settling)] {
         timing::print_ns(
             &format!("schedule {name}, {waiting} waiting"),

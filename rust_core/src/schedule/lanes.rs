@@ -170,8 +170,11 @@ impl Lanes {
         self.index.get(key).copied()
     }
 
+    /// All that are in use, by number: the order of the index is its seed's.
     pub(super) fn live(&self) -> Vec<u32> {
-        self.index.values().copied().collect()
+        let mut live: Vec<u32> = self.index.values().copied().collect();
+        live.sort_unstable();
+        live
     }
 
     pub(super) fn insert(
