@@ -13,6 +13,7 @@
 )]
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -1436,6 +1437,7 @@ impl Scheduler {
                 _ => return Err(bad(format!("unknown setting {name}"))),
             }
         }
+        made.seed = RandomState::new().hash_one(0);
         let spill = Spill::new(made.held_messages_max);
         let inner = scheduling::Scheduler::new(made, Arc::clone(&registry.inner), mono_us);
         let waiting = Waiting {
