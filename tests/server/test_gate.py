@@ -15,7 +15,7 @@ from longwave import contract
 from longwave.v1 import admin_pb2, compliance_pb2, registry_pb2, verdict_pb2
 from longwave.v1 import messaging_pb2 as pb
 from server.status import CODES
-from tests.server.conftest import WAIT_S, Server, StartServer, refusal_of, refused
+from tests.server.conftest import OTHER, TENANT, WAIT_S, Server, StartServer, refusal_of, refused
 
 METHODS: list[contract.Method[Any, Any]] = [m for m in vars(contract).values() if isinstance(m, contract.Method)]
 TENANTS_ONLY = [m for m in METHODS if "MessagingService" in m.path or "ComplianceService" in m.path]
@@ -47,6 +47,28 @@ async def test_no_method_answers_without_a_key(server: Server, method: contract.
     for headers in ((), (("authorization", "Bearer lw_t_nobody"),)):
         refusal = refusal_of(await answer_of(server, method, headers))
         assert (refusal.code, refusal.verdict) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+
+
+async def test_calls_at_once_are_never_taken_for_each_other(server: Server) -> None:
+    """Keys of two tenants, an administrator's and none, over one connection, many at once."""
+    channel: Any = server.client("").channel
+    tenant_of = {server.tenant_key: TENANT, server.other_key: OTHER}
+    keys = [server.tenant_key, server.other_key, server.admin_key, ""] * 100
+    first = 12025550000
+
+    async def call(number: int, key: str) -> str:
+        request = compliance_pb2.AddOptOutRequest(recipient=f"+{first + number}").SerializeToString()
+        headers = (("authorization", f"Bearer {key}"),) if key else ()
+        try:
+            await channel.unary_unary(contract.ADD_OPT_OUT.path)(request, metadata=headers, timeout=WAIT_S)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+    codes = await asyncio.gather(*(call(number, key) for number, key in enumerate(keys)))
+    assert codes == ["OK", "OK", "PERMISSION_DENIED", "UNAUTHENTICATED"] * 100
+    wanted = {(tenant_of[key], first + number) for number, key in enumerate(keys) if key in tenant_of}
+    assert set(server.corridor.opt_outs) == wanted
 
 
 @pytest.mark.parametrize("method", TENANTS_ONLY, ids=lambda method: method.path.rpartition("/")[2])
