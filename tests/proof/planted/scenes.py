@@ -152,7 +152,7 @@ async def overtaken(scene: Scene) -> None:
 
     async def overtake(stage: str, run: Any, **more: Any) -> Any:
         beside.append(asyncio.create_task(scene.opt_out(recipient(1))))
-        await corridor.cancel_message(scene.engine.tenant_key, ids[0])
+        await scene.cancel(ids[0])
         return await hand_in(stage, run, **more)
 
     await scene.engine.take_over_dispatch()

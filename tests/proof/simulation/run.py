@@ -226,9 +226,7 @@ class Run:
     async def _submit(self) -> None:
         batch = [self._new() for _ in range(self.draw.randint(1, 12))]
         for one in batch:
-            self.world.note(
-                "handed_in", request_id=one.request_id, text_sha256=sha256(one.text), recipient=one.recipient
-            )
+            self.world.note("handed_in", **crash_evidence.handed_in(one))
         self.handed_in += batch
         await self._hand_in(batch)
 
@@ -273,11 +271,14 @@ class Run:
             request_id = self.draw.choice(acked)
             [taken] = await self.engine.call([submission(1, "something else", request_id=request_id)])
             if self.world.alive:
-                self.world.note("reused", request_id=request_id, accepted=taken.verdict == "ACCEPTED")
+                accepted = taken.verdict == "ACCEPTED"
+                self.world.note("reused", request_id=request_id, accepted=accepted, verdict=taken.verdict)
 
     async def _cancel(self) -> None:
         if self.ids:
-            await self.engine.corridor.cancel_message(self.engine.tenant_key, self.draw.choice(self.ids))
+            identity = self.draw.choice(self.ids)
+            self.world.note("cancel_asked", message=identity)
+            await self.engine.corridor.cancel_message(self.engine.tenant_key, identity)
 
     async def _opt_out(self) -> None:
         number = recipient(self.draw.randrange(40))
