@@ -50,6 +50,9 @@ def _altered(evidence: Evidence, row: Row, asked: dict[str, object]) -> list[str
     """The fields of a message that are not as its caller wrote them."""
     campaign = evidence.campaign_names.get(row.campaign)
     stored = {"message_class": row.message_class, "ordering_key": row.ordering_key, "campaign": campaign}
+    # A class that the caller left open is the engine's choice; no key is a choice too.
+    if not asked.get("message_class", 0):
+        del stored["message_class"]
     found = [name for name, value in stored.items() if value is not None and asked.get(name, value) != value]
     owner = evidence.senders.get(row.sender)
     wanted = asked.get("sender")
