@@ -200,7 +200,7 @@ class Evidence:
     - frozen: from_us, to_us; the process had no time at all from then to then
     - cancel_asked: message; written before the call
     - campaign_stopped: campaign (its key)
-    - opt_in_acked: recipient, tenant
+    - receipt_told: message, event (the provider's id of it); how often one that contradicts was told
 
     Lines that name a recipient or a request id may name the `tenant` too; without it there is one only.
     """

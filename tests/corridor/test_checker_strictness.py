@@ -351,6 +351,12 @@ def miss_the_failure_of_both(evidence: Evidence) -> None:
     evidence.requests = [*failed, evidence.requests[2]]
 
 
+def contradict_twice(evidence: Evidence) -> None:
+    for _ in range(2):
+        note(evidence, "receipt_told", message=2, event="contrary")
+        evidence.conflicts.append(change(2, 0, 0, DELIVERED, 27 * S, code="40008"))
+
+
 def invent_a_submission(evidence: Evidence) -> None:
     """The carrier never got a byte."""
     rewrite(evidence, 2, steps(2, QUEUED, DISPATCHING, SUBMITTED, NO_RECEIPT))
@@ -507,6 +513,7 @@ BREAKS: Final[list[tuple[Break, str, str]]] = [
     (prove_no_consent, "I15", "0 in the log of consent"),
     (give_up_what_was_unconfirmed, "I16", "unconfirmed, the message is UNRESOLVED"),
     (miss_the_failure_of_both, "I16", "the message is NO_RECEIPT"),
+    (contradict_twice, "I16", "2 contradictions of 1 receipts"),
     (invent_a_submission, "I17", "SUBMITTED, but the carrier took nothing"),
     (take_a_refusal_for_sent, "I17", "SENT, but the carrier took nothing"),
     (tell_anothers_opt_out, "I18", "was told to tenant 2"),

@@ -126,9 +126,21 @@ def receipts_converge(evidence: Evidence, _promises: Promises) -> Found:
                 late = row.state == UNRESOLVED and changes[-1].at_us < copies[0].at_us + RECEIPT_SURE_US
                 if not late:
                     yield Violation("I16", short_of(row.id), f"unconfirmed, the message is {state_name(row.state)}")
+    yield from _told_once(evidence)
     for (_, provider_id), count in Counter((text.provider, text.provider_id) for text in evidence.inbound).items():
         if count > 1:
             yield Violation("I16", provider_id, f"one text from a handset, stored {count} times")
+
+
+def _told_once(evidence: Evidence) -> Found:
+    """A receipt that contradicts is told of once, however often it came."""
+    told: dict[int, set[str]] = defaultdict(set)
+    for line in evidence.of_kind("receipt_told"):
+        told[line["message"]].add(line["event"])
+    for identity, events in told.items():
+        conflicts = sum(conflict.message == identity for conflict in evidence.conflicts)
+        if conflicts > len(events):
+            yield Violation("I16", short_of(identity), f"{conflicts} contradictions of {len(events)} receipts")
 
 
 def _by_the_last(evidence: Evidence, row: Row, copies: list[Request]) -> bool:
