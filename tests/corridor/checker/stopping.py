@@ -178,22 +178,31 @@ def stop_is_kept(evidence: Evidence, promises: Promises) -> Found:
                     what = f"started after the opt-out of {recipient} was acked"
                     yield Violation("I11", short_of(change.message), what)
     for (tenant, recipient), consents in told.items():
-        yield from _in_force_and_effective(evidence, tenant, recipient, consents)
+        yield from _in_force_and_effective(evidence, promises, tenant, recipient, consents)
 
 
-def _in_force_and_effective(evidence: Evidence, tenant: int, recipient: str, consents: list[Consent]) -> Found:
+def _in_force_and_effective(
+    evidence: Evidence, promises: Promises, tenant: int, recipient: str, consents: list[Consent]
+) -> Found:
     """Each opt-out takes effect before it is lifted, and only while it is in force; the store says the same."""
-    waiting = in_force = False
+    in_force, waits_since_us = False, NEVER
     for consent in consents:
         if consent.kind == pb.Event.KIND_OPT_OUT:
-            waiting = in_force = True
+            in_force, waits_since_us = True, consent.at_us
         elif consent.kind == pb.Event.KIND_OPT_IN:
-            waiting = in_force = False
+            in_force, waits_since_us = False, NEVER
         elif not in_force:
             yield Violation("I11", recipient, "called effective though it was lifted")
         else:
-            waiting = False
-    if waiting:
+            waits_since_us = NEVER
+    # One that nobody was told of may have been cut short by the end of the last life.
+    acked = any(
+        line["recipient"] == recipient
+        and same_tenant(line.get("tenant", 0), tenant)
+        and line["at_us"] + promises.clock_error_us >= waits_since_us
+        for line in evidence.of_kind("opt_out_acked")
+    )
+    if acked:
         yield Violation("I11", recipient, "its opt-out never took effect")
     if in_force != ((tenant, recipient) in evidence.opted_out):
         what = "told to be opted out, the store does not forbid it" if in_force else "forbidden though it was lifted"
