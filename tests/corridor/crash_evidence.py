@@ -221,7 +221,7 @@ class Evidence:
     quotas: list[Quota] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
-    """Lines of the engine's history."""
+    """Lines of the engine's history; `right_us` beside `at_us` where its clock was set wrong."""
     settings: dict[str, str] = field(default_factory=dict)
     """`journal_mode` and `synchronous` of the writing connection, where they could be asked."""
     inbound: list[Inbound] = field(default_factory=list)

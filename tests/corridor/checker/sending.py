@@ -37,10 +37,11 @@ def intent_before_bytes(evidence: Evidence, promises: Promises) -> Found:
     intended: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for note in evidence.notes:
         if note["kind"] == "intended":
+            at_us = note.get("right_us", note["at_us"])
             for identity in note["ids"]:
-                intended[identity].append((note["at_us"], note["epoch"]))
+                intended[identity].append((at_us, note["epoch"]))
     for identity, requests in evidence.requests_of.items():
-        times = [at_us - promises.clock_error_us for at_us, _ in intended.get(identity, ())]
+        times = [at_us for at_us, _ in intended.get(identity, ())]
         for number, request in enumerate(requests, 1):
             if bisect_right(times, request.at_us) < number:
                 yield Violation(
