@@ -39,6 +39,7 @@ from tests.corridor.crash_evidence import US, Evidence, sha256
 from tests.corridor.engine_fixture import API_KEY, CallRefused, Engine, Signing, recipient, submission
 from tests.proof.simulation.world import (
     CLOCK_ERROR_MAX_S,
+    START_US,
     InlineWriter,
     Killed,
     SimulatedPool,
@@ -179,6 +180,8 @@ class Run:
                 await self._end()
                 await self._begin()
         world.heal()
+        if not world.clock_errors:  # times written down while the clock was ahead come so much later
+            world.note("faulted", from_us=START_US, to_us=world.clock.right_us())
         with contextlib.suppress(Refused, CallRefused):
             await self.engine.set_campaign(CampaignState.ACTIVE)
         await self._settle()
