@@ -4,10 +4,12 @@ It starts no process (`crash_harness.py` does) and checks nothing (`crash_checke
 
 Lines of its log, each flushed before the next step; all have `kind` and `at_us` (wall clock):
 
-- handed_in: request_id, text_sha256, recipient; written before the first call that carries it
+- handed_in: request_id, text_sha256, recipient, campaign, sender, message_class, ordering_key; written before the first
+  call that carries it
 - acked: request_id, message, text_sha256, recipient
 - refused: request_id, text_sha256, verdict
-- reused: request_id, accepted; other content was tried under an id that was accepted before
+- reused: request_id, accepted, verdict; other content was tried under an id that was accepted before
+- cancel_asked: message; written before the call
 - opt_out_acked: recipient, by (`api` or `stop`)
 - webhook_probe: what, status, wanted; a webhook that nobody may believe
 - life: after (what ended the last one), failpoint; the engine is about to be started
@@ -36,7 +38,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from longwave.v1 import compliance_pb2, compliance_pb2_grpc, messaging_pb2_grpc, verdict_pb2
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.crash_checker import FORGED_CODE
-from tests.corridor.crash_evidence import US, id_of, sha256
+from tests.corridor.crash_evidence import US, handed_in, id_of, sha256
 
 CALL_S: Final = 10
 STALE_S: Final = 400
@@ -183,8 +185,7 @@ class Sender:
         fresh = list(itertools.islice(self._items, self._batch - len(batch)))
         self.exhausted = len(batch) + len(fresh) < self._batch
         for item in fresh:
-            recipient = item.submission.recipient
-            self._log.note("handed_in", request_id=item.request_id, text_sha256=item.text_sha256, recipient=recipient)
+            self._log.note("handed_in", **handed_in(item.submission))
         return batch + fresh
 
     async def step(self) -> bool:
@@ -248,7 +249,10 @@ class Sender:
                 raise
             return
         changed, same = response.results
-        self._log.note("reused", request_id=request_id, accepted=changed.verdict == verdict_pb2.VERDICT_ACCEPTED)
+        if not changed.HasField("retry_delay"):
+            accepted = changed.verdict == verdict_pb2.VERDICT_ACCEPTED
+            verdict = verdict_pb2.Verdict.Name(changed.verdict)
+            self._log.note("reused", request_id=request_id, accepted=accepted, verdict=verdict)
         self._take(item, same)
 
     async def opt_out(self) -> None:
@@ -275,6 +279,7 @@ class Sender:
         if self._channel is None or not self.accepted:
             return
         name, _ = self._draw.choice(list(self.accepted.values())[-self._batch :])
+        self._log.note("cancel_asked", message=id_of(name.removeprefix("messages/")))
         stub = messaging_pb2_grpc.MessagingServiceStub(self._channel)
         try:
             await stub.CancelMessage(pb.CancelMessageRequest(name=name), timeout=CALL_S, metadata=self._metadata)

@@ -71,6 +71,35 @@ class Consent(NamedTuple):
     kind: int
     recipient: str
     at_us: int
+    tenant: int = 0
+    """To whom it is told; 0: not known."""
+
+
+class Proof(NamedTuple):
+    """An entry of the log that proves consent; `kind` is the event's that tells of it."""
+
+    tenant: int
+    recipient: str
+    kind: int
+
+
+class Inbound(NamedTuple):
+    """A stored text from a handset."""
+
+    provider: int
+    provider_id: str
+    id: int = 0
+    tenant: int = 0
+    sender: str = ""
+    recipient: str = ""
+    """Our number."""
+
+
+class Sender(NamedTuple):
+    """Whose a number of ours is."""
+
+    campaign: int
+    tenant: int
 
 
 class Entry(NamedTuple):
@@ -81,6 +110,7 @@ class Entry(NamedTuple):
     at_us: int
     attempt: int
     generation: int
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +156,8 @@ class Request:
     receipt_faults: tuple[str, ...]
     parts: int = 0
     """Segments by the carrier's own count; 0: not known."""
+    answered: str = ""
+    """What the carrier did with it: `ok`, or the name of a fault; empty: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +179,9 @@ class Ledger:
     limit: Quota
     spent: int
     reserved: int
+    time_zone: str = "America/Los_Angeles"
+    days: tuple[tuple[int, int, int], ...] = ()
+    """(ordinal of the date, spent, reserved)."""
 
 
 @dataclass
@@ -161,28 +196,45 @@ class Evidence:
     - watched: subscriber, tenant, events (list of [message, seq] in the order in which it got them), caught_up
     - foreign_asked: what, found; a tenant asked for another's
     - faulted: from_us, to_us; something was broken from then to then
-    - sample: rss_bytes, descriptors; of the engine's process
+    - sample: rss_bytes, descriptors, tasks (where they can be counted); of the engine's process
+    - frozen: from_us, to_us; the process had no time at all from then to then
+    - cancel_asked: message; written before the call
+    - campaign_stopped: campaign (its key)
+    - receipt_told: message, event (the provider's id of it); how often one that contradicts was told
+
+    Lines that name a recipient or a request id may name the `tenant` too; without it there is one only.
     """
     rows: list[Row] = field(default_factory=list)
     bodies: int = 0
     """How many the store holds."""
-    request_ids: dict[str, int] = field(default_factory=dict)
+    request_ids: dict[tuple[int, str], int] = field(default_factory=dict)
+    """By tenant and request id."""
     changes: list[Change] = field(default_factory=list)
     conflicts: list[Change] = field(default_factory=list)
     consents: list[Consent] = field(default_factory=list)
-    opted_out: set[str] = field(default_factory=set)
+    opted_out: set[tuple[int, str]] = field(default_factory=set)
+    """(tenant, recipient)."""
+    proofs: list[Proof] | None = None
+    """The log of consent, in its order; None where it was not read."""
     policies: dict[int, int] = field(default_factory=dict)
     """`on_unknown` of each campaign."""
     quotas: list[Quota] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
-    """Lines of the engine's history."""
+    """Lines of the engine's history; `right_us` beside `at_us` where its clock was set wrong."""
     settings: dict[str, str] = field(default_factory=dict)
     """`journal_mode` and `synchronous` of the writing connection, where they could be asked."""
-    inbound: list[tuple[int, str]] = field(default_factory=list)
-    """(provider, its id) of each stored text from a handset."""
+    inbound: list[Inbound] = field(default_factory=list)
+    inbound_told: list[tuple[int, int]] | None = None
+    """(tenant, id) of each event that tells of one; None where events were not read."""
+    senders: dict[str, Sender] = field(default_factory=dict)
+    """Our numbers."""
+    epoch: int = 0
+    """The store's, at the end; 0: not known."""
     campaign_tenants: dict[int, int] = field(default_factory=dict)
     campaign_brands: dict[int, int] = field(default_factory=dict)
+    campaign_names: dict[int, str] = field(default_factory=dict)
+    campaigns_stopped: set[int] = field(default_factory=set)
     event_tenants: dict[int, set[int]] = field(default_factory=dict)
     """To whom a message's events are told."""
     ledgers: list[Ledger] = field(default_factory=list)
@@ -254,7 +306,21 @@ def request_of(line: dict[str, Any]) -> Request:
         final=line["final"] or "",
         receipt_faults=tuple(line["receipt_faults"]),
         parts=line.get("parts") or 0,
+        answered=line.get("outcome") or "",
     )
+
+
+def handed_in(submission: pb.Submission) -> dict[str, Any]:
+    """The fields of a `handed_in` line: what the store and the carrier are to have, as the caller wrote it."""
+    return {
+        "request_id": submission.request_id,
+        "text_sha256": sha256(submission.text),
+        "recipient": submission.recipient,
+        "campaign": submission.campaign,
+        "sender": submission.sender,
+        "message_class": submission.message_class,
+        "ordering_key": submission.ordering_key,
+    }
 
 
 def open_store(path: Path) -> "dbapi.Connection":
@@ -294,6 +360,7 @@ def timeline(history: bytes) -> tuple[Entry, ...]:
                 at_us=int.from_bytes(history[6:14], "little"),
                 attempt=int.from_bytes(history[2:4], "little"),
                 generation=int.from_bytes(history[4:6], "little"),
+                code=history[HISTORY_HEAD_BYTES : HISTORY_HEAD_BYTES + history[14]].decode(),
             )
         )
         history = history[HISTORY_HEAD_BYTES + history[14] :]
@@ -309,17 +376,31 @@ def read_store(path: Path, evidence: Evidence) -> None:
             raise AssertionError(f"the store is damaged: {verdict}")
         evidence.rows = [_row(*columns) for columns in connection.execute(_SELECT_ROWS)]
         [evidence.bodies] = connection.execute("SELECT count(*) FROM bodies").fetchone()
-        evidence.request_ids = dict(connection.execute("SELECT request_id, id FROM request_ids"))
-        evidence.opted_out = {f"+{number}" for [number] in connection.execute("SELECT recipient FROM opt_outs")}
+        request_ids = connection.execute("SELECT tenant, request_id, id FROM request_ids")
+        evidence.request_ids = {(tenant, request_id): identity for tenant, request_id, identity in request_ids}
+        opt_outs = connection.execute("SELECT tenant, recipient FROM opt_outs")
+        evidence.opted_out = {(tenant, f"+{number}") for tenant, number in opt_outs}
+        proofs = connection.execute("SELECT tenant, recipient, action FROM consent_log ORDER BY position")
+        evidence.proofs = [
+            Proof(tenant, f"+{number}", _TOLD_BY[action]) for tenant, number, action in proofs if action in _TOLD_BY
+        ]
+        senders = connection.execute("SELECT number, campaign, tenant FROM numbers")
+        evidence.senders = {f"+{number}": Sender(campaign, tenant) for number, campaign, tenant in senders}
+        [evidence.epoch] = connection.execute("SELECT value FROM facts WHERE name = 'epoch'").fetchone()
         evidence.policies = dict(connection.execute("SELECT key, on_unknown FROM campaigns"))
         quotas = "SELECT scope, subject, carrier, unit, amount, window_us FROM quotas WHERE time_zone = ''"
         evidence.quotas = [Quota(*columns) for columns in connection.execute(quotas)]
-        evidence.ledgers = [
-            Ledger(Quota(*limit), spent, reserved) for *limit, spent, reserved in connection.execute(_SELECT_LEDGERS)
+        evidence.ledgers = _ledgers(connection)
+        inbound = "SELECT provider, provider_id, id, tenant, sender, recipient FROM inbound ORDER BY id"
+        evidence.inbound = [
+            Inbound(provider, provider_id, identity, tenant, f"+{sender}", f"+{recipient}")
+            for provider, provider_id, identity, tenant, sender, recipient in connection.execute(inbound)
         ]
-        evidence.inbound = list(connection.execute("SELECT provider, provider_id FROM inbound ORDER BY id"))
         evidence.campaign_tenants = dict(connection.execute("SELECT key, tenant FROM campaigns"))
         evidence.campaign_brands = dict(connection.execute("SELECT key, brand FROM campaigns"))
+        evidence.campaign_names = dict(connection.execute("SELECT key, 'campaigns/' || id FROM campaigns"))
+        stopped = connection.execute("SELECT key FROM campaigns WHERE state NOT IN (1, 2)")
+        evidence.campaigns_stopped = {key for [key] in stopped}
         texts = connection.execute("SELECT record FROM bodies ORDER BY id LIMIT ?", (CANARY_TEXTS_MAX,))
         evidence.canaries |= {pb.Submission.FromString(record).text for (record,) in texts}
         add_events(evidence, connection.execute("SELECT position, events, tenant FROM events ORDER BY position"))
@@ -334,12 +415,22 @@ FROM messages AS m LEFT JOIN bodies AS b ON b.id = m.id ORDER BY m.id
 """
 
 
-# A daily limit has a ledger for each day.
 _SELECT_LEDGERS: Final = """
-SELECT q.scope, q.subject, q.carrier, q.unit, q.amount, q.window_us, coalesce(sum(l.spent), 0),
-  coalesce(sum(l.reserved), 0)
-FROM quotas AS q LEFT JOIN ledgers AS l ON l.quota = q.key WHERE q.time_zone <> '' GROUP BY q.key
+SELECT q.key, q.scope, q.subject, q.carrier, q.unit, q.amount, q.window_us, q.time_zone, l.day, l.spent, l.reserved
+FROM quotas AS q LEFT JOIN ledgers AS l ON l.quota = q.key WHERE q.time_zone <> '' ORDER BY q.key, l.day
 """
+# Actions of the log of consent that have an event; a repeated opt-out has none.
+_TOLD_BY: Final = {1: pb.Event.KIND_OPT_OUT, 2: pb.Event.KIND_OPT_OUT_EFFECTIVE, 3: pb.Event.KIND_OPT_IN}
+
+
+def _ledgers(connection: "dbapi.Connection") -> list[Ledger]:
+    """A daily limit has a ledger for each day."""
+    found: dict[int, Ledger] = {}
+    for key, *limit, time_zone, day, spent, reserved in connection.execute(_SELECT_LEDGERS):
+        before = found.get(key) or Ledger(Quota(*limit), 0, 0, time_zone)
+        days = before.days if day is None else (*before.days, (day, spent, reserved))
+        found[key] = Ledger(before.limit, sum(d[1] for d in days), sum(d[2] for d in days), time_zone, days)
+    return list(found.values())
 
 
 def _row(*columns: Any) -> Row:
@@ -370,6 +461,7 @@ def _row(*columns: Any) -> Row:
 
 def add_events(evidence: Evidence, rows: Iterable[Sequence[Any]]) -> None:
     """Decode rows (position, events, and whose they are where that is known) of the event log."""
+    evidence.inbound_told = evidence.inbound_told or []
     for position, encoded, *tenant in rows:
         for event in pb.WatchEventsResponse.FromString(encoded).events:
             at_us = event.event_time.ToMicroseconds()
@@ -388,5 +480,8 @@ def add_events(evidence: Evidence, rows: Iterable[Sequence[Any]]) -> None:
                 )
                 (evidence.changes if event.kind == pb.Event.KIND_MESSAGE else evidence.conflicts).append(change)
                 evidence.event_tenants.setdefault(change.message, set()).update(tenant)
-            elif event.kind != pb.Event.KIND_INBOUND:
-                evidence.consents.append(Consent(position, event.kind, event.recipient, at_us))
+            elif event.kind == pb.Event.KIND_INBOUND:
+                told = id_of(event.message.removeprefix("inbound/"))
+                evidence.inbound_told.append((tenant[0] if tenant else 0, told))
+            else:
+                evidence.consents.append(Consent(position, event.kind, event.recipient, at_us, *tenant))

@@ -345,9 +345,11 @@ class CrashRun:
         accepted = len(self.sender.accepted)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.work(until_accepted=accepted + self.options.batch))
+            from_us = now_us()
             self._engine.send_signal(signal.SIGSTOP)
             await asyncio.sleep(seconds)  # the fault itself, not a wait for something
             self._engine.send_signal(signal.SIGCONT)
+            self.log.note("frozen", from_us=from_us, to_us=now_us())
 
     async def drain_while_working(self) -> int:
         """SIGTERM while more comes in; returns the exit code."""

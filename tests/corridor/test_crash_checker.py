@@ -2,113 +2,46 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import registry_pb2 as registry
 from tests.corridor import crash_checker
+from tests.corridor.checker.histories import (
+    CAMPAIGN,
+    CANCELLED,
+    DELIVERED,
+    DISPATCHING,
+    QUEUED,
+    SUBMITTED,
+    TO,
+    UNDELIVERED,
+    S,
+    change,
+    good,
+    keep_ledger,
+    note,
+    opt_out,
+    request,
+    rewrite,
+    row_of,
+    sample,
+    steps,
+    watch,
+)
 from tests.corridor.crash_checker import FORGED_CODE, Promises, check
 from tests.corridor.crash_evidence import (
-    Change,
-    Consent,
     Entry,
     Evidence,
-    Ledger,
-    Quota,
-    Request,
-    Row,
+    Inbound,
     add_events,
     id_of,
     short_of,
     timeline,
 )
 
-QUEUED, DISPATCHING, SUBMITTED, UNKNOWN = 1, 2, 3, 5
-DELIVERED, UNDELIVERED, CANCELLED = 16, 17, 21
-S = 1_000_000
-TO, SENDER, CAMPAIGN = "+12025550123", "+12025550190", 1
 Break = Callable[[Evidence], None]
-
-
-def change(message: int, seq: int, previous: int, state: int, at_us: int, attempt: int = 1, **more: Any) -> Change:
-    values: dict[str, Any] = {"position": at_us, "reason": 3, "generation": 1, "code": ""} | more
-    return Change(message=message, seq=seq, previous=previous, state=state, at_us=at_us, attempt=attempt, **values)
-
-
-def steps(message: int, *states: int) -> list[Change]:
-    """Events one second apart; the id is also the second in which it begins."""
-    found, attempt = [], 0
-    for seq, (previous, state) in enumerate(zip((0, *states), states, strict=False), 1):
-        attempt += state == DISPATCHING
-        found.append(change(message, seq, previous, state, (10 * message + seq) * S, attempt))
-    return found
-
-
-def row_of(changes: list[Change], **more: Any) -> Row:
-    last = changes[-1]
-    entries = tuple(Entry(c.state, c.reason, c.at_us, c.attempt, c.generation) for c in changes)
-    values: dict[str, Any] = {
-        "id": last.message, "campaign": CAMPAIGN, "sender": SENDER, "recipient": TO, "message_class": 2, "segments": 1,
-        "state": last.state, "seq": last.seq, "attempt": last.attempt, "epoch": 1, "code": "", "timeline": entries,
-        "request_id": f"r{last.message}", "text_sha256": f"t{last.message}", "ordering_key": "",
-    }  # fmt: skip
-    return Row(**values | more)
-
-
-def request(message: int, at_us: int, **more: Any) -> Request:
-    values: dict[str, Any] = {
-        "generation": 1, "sender": SENDER, "recipient": TO, "text_sha256": f"t{message}", "body_sha256": "b",
-        "taken": True, "final": "delivered", "receipt_faults": (),
-    }  # fmt: skip
-    return Request(at_us=at_us, message=message, **values | more)
-
-
-def good() -> Evidence:
-    """Message 1 sent twice after an unknown outcome, message 2 at once; everything as promised."""
-    first = steps(1, QUEUED, DISPATCHING, UNKNOWN, QUEUED, DISPATCHING, SUBMITTED, DELIVERED)
-    second = steps(2, QUEUED, DISPATCHING, SUBMITTED, DELIVERED)
-    evidence = Evidence(
-        rows=[row_of(first), row_of(second)],
-        bodies=2,
-        request_ids={"r1": 1, "r2": 2},
-        changes=first + second,
-        policies={CAMPAIGN: registry.ON_UNKNOWN_RESEND},
-        quotas=[Quota(registry.QUOTA_SCOPE_NUMBER, int(SENDER[1:]), 0, registry.QUOTA_UNIT_MESSAGES, 2, 20 * S)],
-        requests=[request(1, 12 * S + 9), request(1, 15 * S + 9), request(2, 22 * S + 9)],
-        notes=[
-            {"kind": "intended", "at_us": 12 * S + 5, "ids": [1], "epoch": 1},
-            {"kind": "intended", "at_us": 15 * S + 5, "ids": [1], "epoch": 1},
-            {"kind": "intended", "at_us": 22 * S + 5, "ids": [2], "epoch": 1},
-        ],
-        client=[{"kind": "life", "at_us": 0, "after": "new", "failpoint": ""}],
-    )
-    # Two starts within 20 s and the third 7 s after the second: the quota allows three.
-    evidence.quotas = [replace(evidence.quotas[0], amount=3)]
-    for number in (1, 2):
-        line = {"request_id": f"r{number}", "text_sha256": f"t{number}", "recipient": TO, "at_us": number}
-        evidence.client += [line | {"kind": "handed_in"}, line | {"kind": "acked", "message": number}]
-    return evidence
-
-
-def note(evidence: Evidence, kind: str, **fields: Any) -> None:
-    evidence.client.append({"kind": kind, "at_us": 0} | fields)
-
-
-def opt_out(evidence: Evidence, at_us: int, *, effective: bool = True, by: str = "stop") -> None:
-    """An opt-out that is acknowledged, stored and effective at this time."""
-    evidence.opted_out.add(TO)
-    evidence.consents.append(Consent(at_us, pb.Event.KIND_OPT_OUT, TO, at_us))
-    if effective:
-        evidence.consents.append(Consent(at_us + 1, pb.Event.KIND_OPT_OUT_EFFECTIVE, TO, at_us + 1))
-    note(evidence, "opt_out_acked", recipient=TO, by=by, at_us=at_us + 2)
-
-
-def rewrite(evidence: Evidence, number: int, changes: list[Change], **more: Any) -> None:
-    """Another history of a message, told consistently."""
-    evidence.changes = [c for c in evidence.changes if c.message != number] + changes
-    evidence.rows[number - 1] = row_of(changes, **more)
 
 
 def lose_a_message(evidence: Evidence) -> None:
@@ -142,7 +75,7 @@ def answer_differently(evidence: Evidence) -> None:
 
 
 def forget_a_request_id(evidence: Evidence) -> None:
-    del evidence.request_ids["r2"]
+    del evidence.request_ids[0, "r2"]
 
 
 def accept_other_content(evidence: Evidence) -> None:
@@ -159,7 +92,7 @@ def send_what_was_refused(evidence: Evidence) -> None:
 
 def keep_what_was_refused(evidence: Evidence) -> None:
     note(evidence, "refused", request_id="no", text_sha256="no", verdict="INVALID")
-    evidence.request_ids["no"] = 3
+    evidence.request_ids[0, "no"] = 3
 
 
 def refuse_what_was_accepted(evidence: Evidence) -> None:
@@ -359,11 +292,6 @@ def start_after_the_validity(evidence: Evidence) -> None:
     evidence.rows[1] = replace(evidence.rows[1], expires_us=21 * S)
 
 
-def watch(evidence: Evidence, *events: tuple[int, int], caught_up: bool) -> None:
-    told = [list(event) for event in events]
-    note(evidence, "watched", subscriber="a", tenant=1, events=told, caught_up=caught_up)
-
-
 def skip_an_event_for_a_subscriber(evidence: Evidence) -> None:
     watch(evidence, (1, 1), (2, 1), caught_up=False)
     watch(evidence, (2, 3), caught_up=False)
@@ -374,7 +302,7 @@ def keep_the_last_event_from_a_subscriber(evidence: Evidence) -> None:
 
 
 def store_a_text_twice(evidence: Evidence) -> None:
-    evidence.inbound = [(1, "in-1"), (1, "in-1")]
+    evidence.inbound = [Inbound(1, "in-1"), Inbound(1, "in-1")]
 
 
 def show_anothers_message(evidence: Evidence) -> None:
@@ -395,13 +323,7 @@ def miscount_segments(evidence: Evidence) -> None:
     evidence.requests[2] = request(2, 22 * S + 9, parts=2)
 
 
-def keep_ledger(evidence: Evidence, spent: int) -> None:
-    limit = Quota(registry.QUOTA_SCOPE_TENANT, 1, 0, registry.QUOTA_UNIT_MESSAGES, 100, 0)
-    evidence.ledgers = [Ledger(limit, spent, 0)]
-
-
 def spend_too_little(evidence: Evidence) -> None:
-    """A crash excuses too much, never too little."""
     note(evidence, "life", after="kill", failpoint="", at_us=S)
     keep_ledger(evidence, 2)
 
@@ -422,10 +344,6 @@ def crawl(evidence: Evidence) -> None:
     evidence.changes += [change(n, 2, QUEUED, SUBMITTED, 2 * S + n * S // 10) for n in range(100)]
     evidence.changes += [change(n, 2, QUEUED, SUBMITTED, (n - 100) * 10 * S + 20 * S) for n in range(100, 110)]
     note(evidence, "faulted", from_us=12 * S, to_us=20 * S)
-
-
-def sample(evidence: Evidence, **held: int) -> None:
-    note(evidence, "sample", at_us=S, **({"rss_bytes": 1, "descriptors": 1} | held))
 
 
 def swallow_memory(evidence: Evidence) -> None:
@@ -549,8 +467,9 @@ def test_what_is_as_it_should_be_breaks_nothing() -> None:
     evidence.canaries = {"Your code is 4711"}
     evidence.sinks = {"engine.log": "…0123, id 12025550123000001", "history.jsonl": ""}
     evidence.settings = {"journal_mode": "wal", "synchronous": "2"}
-    evidence.inbound = [(1, "in-1"), (1, "in-2")]
+    evidence.inbound = [Inbound(1, "in-1"), Inbound(1, "in-2")]
     evidence.rows = [replace(row, expires_us=100 * S, tenant=1) for row in evidence.rows]
+    evidence.request_ids = {(1, f"r{number}"): number for number in (1, 2)}
     evidence.campaign_tenants, evidence.event_tenants = {CAMPAIGN: 1}, {1: {1}, 2: {1}}
     assert check(evidence, Promises()) == []
 
@@ -569,7 +488,7 @@ def test_short_ids_and_layouts_are_decoded_as_documented() -> None:
     assert id_of("0000000000001") == 1
     assert short_of(id_of("0123456789abc")) == "0123456789abc"
     entry = bytes([16, 11]) + (3).to_bytes(2, "little") + (2).to_bytes(2, "little") + (7).to_bytes(8, "little")
-    assert timeline(entry + b"\x0240" + entry + b"\x00") == (Entry(16, 11, 7, 3, 2), Entry(16, 11, 7, 3, 2))
+    assert timeline(entry + b"\x0240" + entry + b"\x00") == (Entry(16, 11, 7, 3, 2, "40"), Entry(16, 11, 7, 3, 2))
     evidence = Evidence()
     event = pb.Event(
         kind=pb.Event.KIND_MESSAGE, message=f"messages/{short_of(5)}", seq=1, state=pb.MESSAGE_STATE_QUEUED

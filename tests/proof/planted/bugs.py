@@ -8,6 +8,7 @@ promise that its row names, in the scene that its row names.
 """
 
 import json
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -37,7 +38,9 @@ COMMIT_S: Final = 0.25
 MESSAGE_ENCODING: Final = 7
 MESSAGE_SEGMENTS: Final = 8
 SETTLED_STATE: Final = 6
+QUEUED: Final = 1
 SUBMITTED: Final = 3
+TWIN: Final = "~twin"
 TERMINAL_MIN: Final = 16
 
 
@@ -127,7 +130,8 @@ def dedupe_outside_transaction(patch: Patch, _scene: Scene) -> None:
 
 
 def twins_in_one_group(patch: Patch, _scene: Scene) -> None:
-    """The second of two equal request ids in one group is taken for another message."""
+    """Two messages under equal request ids in one group are both stored, under that id."""
+    store = sqlite.append
 
     def make(*values: Any) -> Any:
         real = _core.Admitter(*values)
@@ -137,16 +141,34 @@ def twins_in_one_group(patch: Patch, _scene: Scene) -> None:
 
         return Shadow(real, admit=admit)
 
+    def store_both(connection: Any, admission: Any, now_us: int) -> None:
+        def request_rows() -> list[tuple[Any, ...]]:
+            return [row for row in admission.request_rows() if TWIN not in row[1]]
+
+        def body_rows(start: int, end: int) -> list[tuple[int, bytes]]:
+            return [(identity, _together(record)) for identity, record in admission.body_rows(start, end)]
+
+        store(connection, cast("Any", Shadow(admission, request_rows=request_rows, body_rows=body_rows)), now_us)
+
     shadow_class(patch, corridor, "Admitter", make)
+    patch.setattr(sqlite, "append", store_both)
+
+
+def _together(record: bytes) -> bytes:
+    """What is stored has the id that the caller gave."""
+    body = pb.Submission.FromString(record)
+    body.request_id = body.request_id.partition(TWIN)[0]
+    return body.SerializeToString()
 
 
 def _apart(encoded: bytes) -> bytes:
+    """The core must not see that they are equal."""
     call = pb.SubmitMessagesRequest.FromString(encoded)
     seen: dict[str, int] = defaultdict(int)
     for one in call.submissions:
         seen[one.request_id] += 1
         if seen[one.request_id] > 1:
-            one.request_id += f"~{seen[one.request_id]}"
+            one.request_id += f"{TWIN}{seen[one.request_id]}"
     return call.SerializeToString()
 
 
@@ -208,6 +230,17 @@ def bytes_before_intent(patch: Patch, scene: Scene) -> None:
             self._pool = pool
 
     patch.setattr(dispatch.Dispatch, "_send", send_first)
+
+
+def no_intent(patch: Patch, _scene: Scene) -> None:
+    """Bytes leave, and nothing is ever written down."""
+
+    async def send_only(self: Any, batch: Any) -> None:
+        batch.intent_rows(self._clock.now_us(), self._epoch, self._link.provider, self._link.recipe, self._send_us)
+        for request in self._render(batch):
+            self._pool.submit(request, request.data)
+
+    patch.setattr(dispatch.Dispatch, "_send", send_only)
 
 
 def resend_on_unknown(patch: Patch, _scene: Scene) -> None:
@@ -423,17 +456,35 @@ def _tells_of(encoded: bytes, state: int) -> bool:
 
 
 def cursor_over_ids(patch: Patch, _scene: Scene) -> None:
-    """A reader goes past the position of a row that is committed after later ones, as with ids given out early."""
+    """Positions are given out before the commit: one transaction commits its row after those with higher ones.
+
+    The reader is as it was. It has only to come in between, as readers do: the late commit waits for one.
+    """
     read = LookUp.events
-    seen: set[bytes] = set()
+    late: list[tuple[int, int, int, bytes]] = []
+    passed: list[int] = []
+    given = [0]
+    insert = "INSERT INTO events (position, tenant, at_us, events) VALUES (?, ?, ?, ?)"
 
-    async def read_past(self: Any, tenant: int, after_position: int, rows_max: int) -> tuple[list[bytes], int]:
+    def insert_by_id(connection: Any, rows: Sequence[tuple[int, bytes]], now_us: int) -> None:
+        given[0] = max(given[0], connection.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
+        if late and passed and passed[-1] > late[0][0]:
+            connection.execute(insert, late[0])
+            late[0] = (sys.maxsize, 0, 0, b"")
+        for tenant, events in rows:
+            given[0] += 1
+            if not late and given[0] > 1 and _tells_of(events, QUEUED):
+                late.append((given[0], tenant, now_us, events))
+            else:
+                connection.execute(insert, (given[0], tenant, now_us, events))
+
+    async def read_and_tell(self: Any, tenant: int, after_position: int, rows_max: int) -> tuple[list[bytes], int]:
         rows, reached = await read(self, tenant, after_position, rows_max)
-        if len(rows) > 1 and not seen:
-            seen.add(rows[0])
-        return [row for row in rows if row not in seen], reached
+        passed.append(reached)
+        return rows, reached
 
-    patch.setattr(LookUp, "events", read_past)
+    patch.setattr(sqlite, "_insert_events", insert_by_id)
+    patch.setattr(LookUp, "events", read_and_tell)
 
 
 def receipts_read(change: Callable[[Scene, tuple[Any, ...]], tuple[Any, ...]]) -> Plant:
@@ -552,6 +603,8 @@ class Bug:
     plant: Plant
     rule: str
     """Of the checker: the one that sees it."""
+    words: str = ""
+    """In what it says, where one rule has several ways to see."""
 
 
 BUGS: Final = {
@@ -559,9 +612,12 @@ BUGS: Final = {
     "synchronous_normal": Bug("I1", "plain", commits_without_fsync, "acknowledged_exists"),
     "lane_skipped_on_refill": Bug("I2", "refilled", lane_skipped_on_refill, "all_end"),
     "dedupe_outside_transaction": Bug("I3", "asked_again", dedupe_outside_transaction, "one_message_per_request"),
-    "same_id_twice_in_a_group": Bug("I3", "asked_twice_at_once", twins_in_one_group, "one_message_per_request"),
+    "same_id_twice_in_a_group": Bug(
+        "I3", "asked_twice_at_once", twins_in_one_group, "one_message_per_request", "2 messages of"
+    ),
     "content_not_compared": Bug("I4", "asked_again", content_not_compared, "other_content_refused"),
     "refused_and_stored": Bug("I5", "plain", refused_and_stored, "no_phantom"),
+    "no_intent": Bug("I6", "plain", no_intent, "intent_before_bytes", "1 requests, 0 intents in the store"),
     "bytes_before_intent": Bug("I6", "plain", bytes_before_intent, "intent_before_bytes"),
     "bytes_before_commit": Bug("I6", "intent_lost", answered_before_commit("intent"), "intent_before_bytes"),
     "resend_on_unknown": Bug("I7", "outcome_unknown", resend_on_unknown, "copies_are_counted"),
@@ -588,6 +644,7 @@ BUGS: Final = {
     "cursor_over_ids": Bug("I14", "watched", cursor_over_ids, "subscribers_miss_nothing"),
     "outcome_without_event": Bug("I15", "plain", event_left_out, "outbox_is_complete"),
     "webhook_dedupe_off": Bug("I16", "told_twice", webhook_dedupe_off, "receipts_converge"),
+    "receipt_dedupe_off": Bug("I16", "contradicted_twice", webhook_dedupe_off, "receipts_converge", "contradictions"),
     "early_receipt_dropped": Bug("I16", "told_early", early_receipt_dropped, "receipts_converge"),
     "receipt_signature_unchecked": Bug(
         "I17", "forged", receipts_read(signature_unchecked), "falsehoods_change_nothing"

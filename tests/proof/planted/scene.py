@@ -133,8 +133,7 @@ class Scene:
         for number, one in enumerate(submissions, len(self._lines)):
             one.request_id = one.request_id or f"r{number}"
             if not known:
-                text = sha256(one.text)
-                self.note("handed_in", request_id=one.request_id, text_sha256=text, recipient=one.recipient)
+                self.note("handed_in", **crash_evidence.handed_in(one))
         try:
             taken = await self.engine.call(submissions)
         except (Refused, CallRefused, failpoints.Injected):
@@ -150,7 +149,12 @@ class Scene:
     async def reuse(self, request_id: str, **fields: Any) -> None:
         """Other content under a used request id."""
         [taken] = await self.engine.call([submission(request_id=request_id, **fields)])
-        self.note("reused", request_id=request_id, accepted=taken.verdict == "ACCEPTED")
+        self.note("reused", request_id=request_id, accepted=taken.verdict == "ACCEPTED", verdict=taken.verdict)
+
+    async def cancel(self, identity: int) -> None:
+        """Cancel a message; too late is as good."""
+        self.note("cancel_asked", message=identity)
+        await self.engine.corridor.cancel_message(self.engine.tenant_key, identity)
 
     async def opt_out(self, recipient: str) -> None:
         """Forbid a recipient by the API; returns when it is in effect."""
@@ -205,7 +209,8 @@ class Scene:
     def sample(self) -> None:
         """What this process holds now."""
         rss_bytes = int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        self.note("sample", rss_bytes=rss_bytes, descriptors=len(list(_DESCRIPTORS.iterdir())))
+        tasks = len(asyncio.all_tasks())
+        self.note("sample", rss_bytes=rss_bytes, descriptors=len(list(_DESCRIPTORS.iterdir())), tasks=tasks)
 
     async def collect(self) -> None:
         """Take over what the carrier got since the last time, moved to the engine's time."""

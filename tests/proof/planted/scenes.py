@@ -152,7 +152,7 @@ async def overtaken(scene: Scene) -> None:
 
     async def overtake(stage: str, run: Any, **more: Any) -> Any:
         beside.append(asyncio.create_task(scene.opt_out(recipient(1))))
-        await corridor.cancel_message(scene.engine.tenant_key, ids[0])
+        await scene.cancel(ids[0])
         return await hand_in(stage, run, **more)
 
     await scene.engine.take_over_dispatch()
@@ -344,6 +344,17 @@ async def told_twice(scene: Scene) -> None:
         await scene.deliver("", inbound_body("in-1", "good morning", sender=recipient(3)))
 
 
+async def contradicted_twice(scene: Scene) -> None:
+    """After `delivered` the provider tells of a failure, and tells the same again: one contradiction, not two."""
+    await scene.open()
+    [identity] = await scene.submit(*some(1))
+    await scene.final()
+    for _ in range(2):
+        body = receipt_body("contrary", "delivery_failed", code="40008")
+        scene.note("receipt_told", message=identity, event="contrary")
+        await scene.deliver(scene.engine.callback_query(identity, 1), body)
+
+
 async def told_late(scene: Scene) -> None:
     """`sent` comes after `delivered`."""
     await scene.open()
@@ -452,6 +463,7 @@ PLOTS: Final = {
         Plot(foreigners),
         Plot(forged),
         Plot(told_twice, ALL_FINAL),
+        Plot(contradicted_twice, ALL_FINAL),
         Plot(told_late, ALL_FINAL),
         Plot(told_early, ALL_FINAL),
         Plot(capped_by_day),

@@ -1,10 +1,12 @@
 """Power cuts: what was acknowledged before one is there after it, and a store that is set to lose is seen to lose."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.corridor.crash_harness import Options
+from tests.proof.planted.bugs import BUGS
 from tests.proof.power.append_rig import run_cuts, workers
 from tests.proof.power.append_worker import PLANT_NORMAL
 from tests.proof.power.engine_rig import power_run
@@ -35,6 +37,17 @@ def test_kills_alone_lose_nothing_either(tmp_path: Path) -> None:
         counts = run_cuts(tmp_path / "store", lives, seed=13, cuts=5, only_kills=True)
     assert counts.violations == []
     assert (counts.kills, counts.lost, counts.altered) == (5, 0, 0)
+
+
+async def test_the_whole_engine_below_its_durability_is_seen_to_lose(tmp_path: Path) -> None:
+    """The bug is planted in the real server: it starts, for its look at the settings is wrong too."""
+    command = (sys.executable, "-m", "tests.proof.planted.launch", "synchronous_normal", "serve")
+    async with power_run(tmp_path, Options(seed=15, messages=ENDLESS, batch=20, rough=False), command) as run:
+        assert await run.start()
+        await run.cut_while_working(len(run.sender.accepted) + 200)
+        summary = await run.finish(stop_feeding=True)
+    gone = [one for one in summary.violations if one.invariant == BUGS["synchronous_normal"].invariant]
+    assert any("acknowledged for" in one.what and "and gone" in one.what for one in gone), "\n".join(summary.lines())
 
 
 async def test_no_promise_of_the_whole_engine_breaks(tmp_path: Path) -> None:

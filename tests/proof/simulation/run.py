@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from engine import failpoints, lease, sweep
 from engine.config import Settings
 from engine.corridor import Corridor
 from engine.errors import Refused
+from engine.history import History
 from engine.metrics import Metrics
 from engine.providers.telnyx import link
 from engine.registry.records import CampaignState, OnUnknown
@@ -34,11 +35,20 @@ from loadtest.carrier.signing import key_seed_from
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor import crash_evidence
 from tests.corridor.crash_checker import Promises, Violation, check
-from tests.corridor.crash_evidence import Evidence, sha256
+from tests.corridor.crash_evidence import US, Evidence, sha256
 from tests.corridor.engine_fixture import API_KEY, CallRefused, Engine, Signing, recipient, submission
-from tests.proof.simulation.world import InlineWriter, Killed, SimulatedPool, VirtualLoop, World
+from tests.proof.simulation.world import (
+    CLOCK_ERROR_MAX_S,
+    START_US,
+    InlineWriter,
+    Killed,
+    SimulatedPool,
+    VirtualLoop,
+    World,
+)
 
 CLASSES: Final = (pb.MESSAGE_CLASS_CRITICAL, pb.MESSAGE_CLASS_TRANSACTIONAL, pb.MESSAGE_CLASS_BULK)
+STALE: Final = 401
 FORGER: Final = Signing(Ed25519PrivateKey.from_private_bytes(key_seed_from(2)))
 STEPS: Final = (8, 16)
 LIVES_MAX: Final = 4
@@ -169,14 +179,22 @@ class Run:
                     world.die("at a moment")
                 await self._end()
                 await self._begin()
-        world.healed = True
-        world.kill_after = None
+        world.heal()
+        if not world.clock_errors:  # times written down while the clock was ahead come so much later
+            world.note("faulted", from_us=START_US, to_us=world.clock.right_us())
         with contextlib.suppress(Refused, CallRefused):
             await self.engine.set_campaign(CampaignState.ACTIVE)
         await self._settle()
         await self.engine.stop()
         evidence = self._evidence()
-        violations = check(evidence, Promises(honours_keys=self.honours_keys))
+        # A clock that was set back lets the engine's times of intents run ahead of it for as long again.
+        error_us = 2 * CLOCK_ERROR_MAX_S * US if world.clock_errors else 0
+        promises = Promises(
+            honours_keys=self.honours_keys,
+            no_receipt_after_us=int(SETTINGS["no_receipt_after_h"] * 3600 * US),
+            clock_error_us=error_us,
+        )
+        violations = check(evidence, promises)
         found = {change.state for change in evidence.changes}
         world.tell("ended", sorted(found))
         world.tell("rows", [(row.id, row.state, row.seq) for row in evidence.rows])
@@ -208,6 +226,7 @@ class Run:
                                      (12, 3, 1, 2, 1, 1))[0]  # fmt: skip
             await self._unless_killed(step())
             await self._unless_killed(asyncio.sleep(self.draw.choice((0.01, 0.2, 1, 8))))
+            self.world.befall()
 
     async def _unless_killed(self, work: Any) -> None:
         """Wait for it, or for the end of the process: then its answer never comes."""
@@ -226,9 +245,7 @@ class Run:
     async def _submit(self) -> None:
         batch = [self._new() for _ in range(self.draw.randint(1, 12))]
         for one in batch:
-            self.world.note(
-                "handed_in", request_id=one.request_id, text_sha256=sha256(one.text), recipient=one.recipient
-            )
+            self.world.note("handed_in", **crash_evidence.handed_in(one))
         self.handed_in += batch
         await self._hand_in(batch)
 
@@ -273,11 +290,14 @@ class Run:
             request_id = self.draw.choice(acked)
             [taken] = await self.engine.call([submission(1, "something else", request_id=request_id)])
             if self.world.alive:
-                self.world.note("reused", request_id=request_id, accepted=taken.verdict == "ACCEPTED")
+                accepted = taken.verdict == "ACCEPTED"
+                self.world.note("reused", request_id=request_id, accepted=accepted, verdict=taken.verdict)
 
     async def _cancel(self) -> None:
         if self.ids:
-            await self.engine.corridor.cancel_message(self.engine.tenant_key, self.draw.choice(self.ids))
+            identity = self.draw.choice(self.ids)
+            self.world.note("cancel_asked", message=identity)
+            await self.engine.corridor.cancel_message(self.engine.tenant_key, identity)
 
     async def _opt_out(self) -> None:
         number = recipient(self.draw.randrange(40))
@@ -302,7 +322,7 @@ class Run:
         status = 503
         corridor = self.engine._corridor
         if corridor is not None and self.world.alive and corridor.not_ready() is None:
-            inbound = signing.sign(query, body, self.world.clock.now_us())
+            inbound = signing.sign(query, body, self.world.clock.right_us())
             received = asyncio.ensure_future(self.engine.receive([inbound]))
             died = asyncio.ensure_future(self.world.died.wait())
             # A process that is killed closes its connections: the carrier has no 200 and comes again.
@@ -312,13 +332,21 @@ class Run:
                 status = received.result()[0]
             received.cancel()
         self.world.tell("webhook", (number, status))
-        if status >= 500 and tries < AGAIN_MAX:
+        # A clock that is far off takes what is genuine for stale.
+        refused = status >= 500 or (self.world.clock_errors and status == STALE and not forged)
+        if refused and tries < AGAIN_MAX:
             self.world.loop.call_later(AGAIN_S, self.deliver, number, query, body, forged, tries + 1)
+        elif refused and not forged:
+            self.world.tell("webhook given up", number)
+            request = self.world.requests[number - 1]
+            lost = replace(request, receipt_faults=(*request.receipt_faults, "finalized_lost"))
+            self.world.requests[number - 1] = lost
 
     # The end.
 
     async def _settle(self) -> None:
-        until = self.world.loop.time() + HEAL_S
+        # Times that were written down while the clock was ahead come so much later.
+        until = self.world.loop.time() + HEAL_S + 2 * CLOCK_ERROR_MAX_S * self.world.clock_errors
         while self.world.loop.time() < until:
             states = await self.engine.rows("SELECT count(*) FROM messages WHERE state < 16")
             if states[0][0] == 0:
@@ -348,6 +376,12 @@ def _replaced(run: Run) -> Iterator[None]:
     InlineWriter.world = SimulatedPool.world = world
     SimulatedPool.deliver = staticmethod(run.deliver)
 
+    note = History.note
+
+    def note_when(self: History, kind: str, **fields: Any) -> None:
+        """The right time beside the engine's."""
+        note(self, kind, right_us=world.clock.right_us(), **fields)
+
     def start_lease(self: lease.Lease) -> None:
         self._until_us = world.clock.mono_us() + self._lease_us
 
@@ -356,6 +390,7 @@ def _replaced(run: Run) -> Iterator[None]:
             (corridor_module, "Writer", InlineWriter),
             (link, "make_pool", lambda _settings, _clock, _may, on_results: SimulatedPool(on_results)),
             (failpoints, "passing", world.passing),
+            (History, "note", note_when),
             (lease.Lease, "start", start_lease),
             (sweep, "DUE_EVERY_S", 1.0),
             (sweep, "BACKLOG_EVERY_S", 60.0),

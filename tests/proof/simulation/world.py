@@ -29,6 +29,12 @@ CONNECTIONS_MAX: Final = 16
 TIMEOUT_S: Final = 5.0
 # Of final receipts; only a look-up finds out.
 LOST_SHARE: Final = 0.07
+# Of seeds: whose wall clock is set, wrong and wrong again, at so many of the client's steps.
+CLOCK_SHARE: Final = 0.3
+STEP_SHARE: Final = 0.25
+# Within the window of a webhook's time, and far outside it.
+CLOCK_ERRORS_S: Final = (0, 0, -1, 1, -60, 60, -250, 250, -900, 900)
+CLOCK_ERROR_MAX_S: Final = 900
 
 
 class Killed(BaseException):
@@ -88,16 +94,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock(Clock):
-    """Wall and boot time of the loop; the wall clock may be set wrong."""
+    """Wall and boot time of the loop; the wall clock may be set wrong, and set again."""
 
     def __init__(self, loop: VirtualLoop, draw: random.Random) -> None:
         """Begin right."""
         super().__init__()
         self._loop = loop
         self._draw = draw
+        self.error_us = 0
 
     def now_us(self) -> int:
-        """Wall time."""
+        """Wall time, as wrong as it was set."""
+        return self.right_us() + self.error_us
+
+    def right_us(self) -> int:
+        """What a right clock says: the client's and the carrier's."""
         return START_US + int(self._loop.time() * US)
 
     def mono_us(self) -> int:
@@ -118,6 +129,9 @@ class World:
         self.draw = draw
         self.loop = loop
         self.clock = VirtualClock(loop, draw)
+        # Faults that came later than the rest draw from a source of their own: seeds without them stay what they were.
+        self.chance = random.Random(f"{seed} faults")  # noqa: S311 - it must repeat
+        self.clock_errors = self.chance.random() < CLOCK_SHARE
         self.life = 0
         self.alive = False
         self.died = asyncio.Event()
@@ -133,7 +147,7 @@ class World:
 
     def note(self, kind: str, **fields: Any) -> None:
         """A line of the client's log."""
-        self.lines.append({"kind": kind, "at_us": self.clock.now_us()} | fields)
+        self.lines.append({"kind": kind, "at_us": self.clock.right_us()} | fields)
         self.tell(kind, fields)
 
     def tell(self, what: str, fields: Any = "") -> None:
@@ -142,6 +156,24 @@ class World:
         self.trace.update(line.encode())
         if self.verbose is not None:
             self.verbose(line)
+
+    def befall(self) -> None:
+        """Between two steps of the client something may happen to the machine."""
+        if self.clock_errors and self.chance.random() < STEP_SHARE:
+            self.set_clock(int(self.chance.choice(CLOCK_ERRORS_S) * US))
+
+    def set_clock(self, error_us: int) -> None:
+        """Set the wall clock; the boot clock goes on."""
+        if error_us != self.clock.error_us:
+            self.faults["clock set"] += 1
+            self.clock.error_us = error_us
+            self.tell("clock", error_us)
+
+    def heal(self) -> None:
+        """No fault from now on."""
+        self.healed = True
+        self.kill_after = None
+        self.set_clock(0)
 
     def passing(self, name: str) -> None:
         """Stands in for `failpoints.passing`."""
@@ -293,7 +325,7 @@ class SimulatedPool:
         final = draw.choice(("delivered",) * 6 + ("delivery_failed/40008",)) if taken else ""
         query = fields["webhook_url"].partition("?")[2]
         line = {
-            "taken_at_us": world.clock.now_us(),
+            "taken_at_us": world.clock.right_us(),
             "idempotency_key": key or f"{query.partition('m=')[2].partition('&')[0]}:1",
             "from": fields["from"],
             "to": fields["to"],
