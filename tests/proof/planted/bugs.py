@@ -22,7 +22,7 @@ from engine.breaker import Breaker
 from engine.http_client import HttpPool, Phase
 from engine.look_up import LookUp
 from engine.registry.records import OnUnknown
-from engine.stores import sql, sqlite
+from engine.stores import sql, sqlite, wal
 from engine.stores.connection import Finding, open_reader, open_writer
 from engine.stores.writer import Writer
 from longwave.v1 import messaging_pb2 as pb
@@ -103,7 +103,7 @@ def commits_without_fsync(patch: Patch, _scene: Scene) -> None:
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection
 
-    patch.setattr(corridor, "open_writer", open_fast)
+    patch.setattr(wal, "open_writer", open_fast)
     patch.setattr(corridor, "check", lambda _connection: [Finding("synchronous", "2", "2", ok=True)])
 
 
@@ -236,7 +236,7 @@ def no_intent(patch: Patch, _scene: Scene) -> None:
     """Bytes leave, and nothing is ever written down."""
 
     async def send_only(self: Any, batch: Any) -> None:
-        batch.intent_rows(self._clock.now_us(), self._epoch, self._link.provider, self._link.recipe, self._send_us)
+        batch.intent_rows(self._clock.now_us(), self._link.recipe)
         for request in self._render(batch):
             self._pool.submit(request, request.data)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import corridor, failpoints
+from engine import failpoints
 from engine.errors import ConfigError
+from engine.stores import wal
 from engine.stores.connection import Connection, open_writer
 from tests.corridor.carrier_process import Carrier
 from tests.corridor.crash_checker import RULES, check
@@ -74,7 +75,7 @@ async def test_a_store_below_its_durability_is_not_opened(
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection
 
-    monkeypatch.setattr(corridor, "open_writer", open_fast)
+    monkeypatch.setattr(wal, "open_writer", open_fast)
     scene = Scene(folder, carrier, PATIENCE_S)
     with pytest.raises(ConfigError) as refused:
         await scene.open()
