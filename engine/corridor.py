@@ -477,6 +477,8 @@ class Corridor:
 
     def _on_full(self, full: bool) -> None:  # noqa: FBT001 - the writer's callback
         self.metrics.store_full.set(int(full))
+        if not full and hasattr(self, "record"):
+            self.record.look_at_room()
         (_log.error if full else _log.info)("store full" if full else "store has room again")
 
     async def _check_durability(self) -> None:

@@ -8,7 +8,6 @@ back.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +32,8 @@ STOPPED: Final = 3
 # With nothing due, look again this often: a clock that was set, a registry that changed.
 IDLE_S: Final = 1.0
 RETRY_S: Final = 1.0
+# Outcomes of the last answers are given so long to be written, even when no grace is left.
+RECORD_S: Final = 1.0
 SERVER_ERROR: Final = 500
 ACCOUNT: Final = (401, 402, 403)
 
@@ -127,10 +128,15 @@ class Dispatch:
         self._wake.set()
         if self._task is not None:
             await self._task
+        until_s = asyncio.get_running_loop().time() + grace_s
         if self._pool is not None:
             await self._pool.close(grace_s)
         if self._recording is not None:
-            await self._recording
+            # Bounded: on a full disk it would go on for ever. What is not recorded is UNKNOWN at the next start.
+            left_s = max(RECORD_S, until_s - asyncio.get_running_loop().time())
+            await asyncio.wait([self._recording], timeout=left_s)
+            if self._recording is not None:
+                self._recording.cancel()
 
     async def _run(self) -> None:
         while not self._stopping:
@@ -191,12 +197,14 @@ class Dispatch:
             written: sqlite.Written | None = await self._writer.submit("intent", job, weight=len(popped))
         except BaseException:
             self._breaker.nothing_started()
-            await self._put_back(self._scheduler.unpop(dispatch))
+            self._record.spawn(self._record.take_up_again(self._scheduler.unpop(dispatch)))
             raise
         if written is not None:
             kept = set(dispatch.ids())
             self._scheduler.dropped([identity for identity in popped if identity not in kept])
             self._record.follow(written)
+            if written.poisoned:
+                self._record.spawn(self._poisoned(written.poisoned))
         if not len(dispatch):
             self._breaker.nothing_started()
             return
@@ -247,14 +255,15 @@ class Dispatch:
             self._record.spawn(self._crashed(bad))
         return good
 
-    async def _crashed(self, ids: list[int]) -> None:
-        await self._record.settle(_core.Facts.crashed(ids))
+    async def _poisoned(self, ids: list[int]) -> None:
+        """Messages whose attempt cannot be written down: counted as crashed, out of the way until looked at again."""
+        await self._crashed(ids)
+        for identity in ids:
+            if not self._record.is_aside(identity):
+                self._record.set_aside(identity, "its attempt cannot be written down")
 
-    async def _put_back(self, ids: list[int]) -> None:
-        """Load popped messages again from the store as they stand there."""
-        with contextlib.suppress(Refused):  # a broken store ends the process; recovery loads them
-            rows = await self._writer.submit("record", partial(sqlite.held, ids=ids))
-            self._scheduler.load(rows, self._clock.now_us())
+    async def _crashed(self, ids: list[int]) -> None:
+        await self._record.settle_surely(_core.Facts.crashed(ids))
 
     # Outcomes.
 
@@ -295,9 +304,6 @@ class Dispatch:
                     for exchange in exchanges
                 ]
             )
-        except Refused as error:
-            # The outcomes are lost to memory, not to the truth: recovery finds attempts without outcome.
-            _log.error("outcomes not recorded", stage="record", verdict=error.verdict.name, attempts=len(exchanges))
         finally:
             self._meter.metrics.dispatch_in_flight.labels(self._link.name).set(self.in_flight)
             self._wake.set()

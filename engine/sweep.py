@@ -51,9 +51,14 @@ class Sweep:
         """The loops to run."""
         yield every(DUE_EVERY_S, self.settle_due)
         yield every(REFILL_EVERY_S, self.look_at_stored)
+        yield every(REFILL_EVERY_S, self.rescue)
         yield every(BACKLOG_EVERY_S, self.count_backlog)
         yield every(DAYS_EVERY_S, self._roll_days)
         yield every(PRUNE_EVERY_S, self.prune)
+
+    async def rescue(self) -> None:
+        """Look again at messages whose rows could not be written."""
+        await self._corridor.record.rescue()
 
     async def _roll_days(self) -> None:
         self._corridor.roll_days()
@@ -70,11 +75,11 @@ class Sweep:
         corridor = self._corridor
         now_us = corridor.clock.now_us()
         find = partial(sqlite.due, states=STATES, now_us=now_us, rows_max=DUE_ROWS_MAX)
-        ids = await corridor.look_up.read(find)
+        ids = [identity for identity in await corridor.look_up.read(find) if not corridor.record.is_aside(identity)]
         if not ids:
             return
-        written = await corridor.record.settle(_core.Facts.due(ids))
-        await self._look_up(written.settlement.lookups())
+        for written in await corridor.record.settle(_core.Facts.due(ids)):
+            await self._look_up(written.settlement.lookups())
 
     async def look_at_stored(self) -> None:
         """End what expired in the store alone, and read back what a failure or a freed place left to be asked for."""

@@ -28,7 +28,7 @@ INSERT_EVENTS: Final = "INSERT INTO events (tenant, at_us, events) VALUES (?, ?,
 # The guard of an attempt: queued, unchanged since it was popped, still valid, not opted out, campaign active and still
 # owner of the number. What fails it never reaches the wire.
 UPDATE_INTENT: Final = """
-UPDATE messages SET state = 2, reason = 3, code = '', seq = seq + 1, attempt = attempt + 1,
+UPDATE messages SET state = 2, reason = 3, code = '', seq = seq + 1, attempt = min(attempt + 1, 65535),
   started_us = ?, epoch = ?, provider = ?, recipe = ?, due_us = ?, updated_us = ?,
   history = CAST(history || ? AS BLOB)
 WHERE id = ? AND seq = ? AND state = 1 AND expires_us > ?

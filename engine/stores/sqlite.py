@@ -21,6 +21,8 @@ from engine.stores.connection import Connection, Fault, classify
 RECOVER_ROWS: Final = 5000
 # Rows of one INSERT: longer steps would hold the interpreter for nothing more.
 ROWS_AT_ONCE: Final = 64
+# Where the id stands in a row of UPDATE_INTENT.
+INTENT_ID: Final = 7
 OPT_OUT_API: Final = 1
 OPT_OUT_KEYWORD: Final = 2
 OPT_OUT_PROVIDER: Final = 3
@@ -39,6 +41,8 @@ class Written:
     """Rows to load into the scheduler."""
     opt_outs: list[tuple[int, int]] = field(default_factory=list)
     """(tenant, recipient) newly opted out."""
+    poisoned: list[int] = field(default_factory=list)
+    """Messages whose attempt the store refused to write for their data alone."""
 
 
 def _ids(ids: Iterable[int]) -> str:
@@ -150,7 +154,7 @@ def intend(
         message = "the store has another owner; no attempt is written down"
         raise NotReady(message)
     rows = dispatch.intent_rows(intent.now_us, intent.epoch, intent.provider, intent.recipe, intent.send_us)
-    granted = connection.executemany(sql.UPDATE_INTENT, rows).rowcount
+    granted, poisoned = _grant(connection, rows)
     connection.executemany(sql.UPSERT_LEDGER, ledgers)
     written = None
     if granted != len(rows):
@@ -161,11 +165,31 @@ def intend(
         gates = connection.execute(sql.SELECT_CLOSED_GATES, (_ids(refused), intent.now_us)).fetchall()
         facts = _core.Facts.gates([gate for gate in gates if gate[1] != 0])
         written = settle(connection, facts, settler, registry, intent.now_us, seed)
+        written.poisoned = poisoned
         # Queued still (paused meanwhile, or moved on): back into the scheduler as the row stands now.
-        again = [identity for identity, gate in gates if gate == 0]
+        again = [identity for identity, gate in gates if gate == 0 and identity not in poisoned]
         written.load += connection.execute(sql.SELECT_HELD, (_ids(again),)).fetchall()
     _insert_events(connection, dispatch.event_rows(registry, intent.now_us), intent.now_us)
     return written
+
+
+def _grant(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> tuple[int, list[int]]:
+    """(attempts written down, messages whose data the store refused); after a refusal the first number is too low."""
+    try:
+        return connection.executemany(sql.UPDATE_INTENT, rows).rowcount, []
+    except Exception as error:
+        if classify(error) is not Fault.DATA:
+            raise
+    # Each row alone: those before the one at fault are written already, and their guard refuses them now.
+    granted, poisoned = 0, []
+    for row in rows:
+        try:
+            granted += connection.execute(sql.UPDATE_INTENT, row).rowcount
+        except Exception as error:
+            if classify(error) is not Fault.DATA:
+                raise
+            poisoned.append(row[INTENT_ID])
+    return granted, poisoned
 
 
 def settle(
