@@ -29,9 +29,9 @@ US: Final = 1_000_000
 ASIDE_S: Final = 60
 ASIDE_MAX: Final = 10_000
 RESCUED_AT_ONCE: Final = 100
-# Where `due_us` stands in a row of SELECT_HELD.
-HELD_DUE: Final = 14
 OPTED_OUT: Final = 2  # the gate, as the core numbers them
+# Outcomes after which the provider is not asked again.
+ENDED: Final = ("taken", "refused_for_good")
 OK: Final = 200
 UNAUTHORIZED: Final = 401
 BAD_REQUEST: Final = 400
@@ -257,13 +257,8 @@ class Record:
         self._early_kept += len(settlement.keep_rows())
         if written.load:
             # Only what is tried again costs the budget, not what was put back because its campaign was paused.
-            retries = len(settlement.requeue())
-            wait_us = self._budget.retries_wait_us(retries, mono_us) if retries else 0
-            rows: Sequence[tuple[Any, ...]] = written.load
-            if wait_us:
-                later = now_us + wait_us
-                rows = [(*row[:HELD_DUE], max(row[HELD_DUE], later), *row[HELD_DUE + 1 :]) for row in rows]
-            self._scheduler.load(rows, now_us)
+            self._budget.again(len(settlement.requeue()))
+            self._scheduler.load(written.load, now_us)
         for tenant, recipient in written.opt_outs:
             self._forbid(tenant, recipient)
             self.spawn(self.take_effect(tenant, recipient))
@@ -478,6 +473,8 @@ class Record:
     async def outcomes(self, exchanges: list[tuple[_core.Request, int, int, int | None, bytes]]) -> None:
         """Record what became of attempts."""
         facts = _core.Facts.outcomes(exchanges)
-        self._meter.attempts(self._provider_name, facts.outcome_counts())
+        counts = facts.outcome_counts()
+        self._meter.attempts(self._provider_name, counts)
+        self._budget.ended(sum(attempts for outcome, attempts in counts if outcome in ENDED))
         failpoints.passing("dispatch.after_bytes")
         await self.settle_surely(facts)

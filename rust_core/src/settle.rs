@@ -18,6 +18,9 @@ use crate::telnyx::{CodeClass, class_of};
 /// instead would take hours off a message's validity.
 const SPREAD_MAX_US: i64 = 60_000_000;
 
+/// A lane whose provider says "too fast" without saying for how long is held so long at most.
+const LANE_HOLD_MAX_US: i64 = 5_000_000;
+
 /// What a receipt or look-up says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReceiptStatus {
@@ -485,11 +488,12 @@ impl Settling<'_> {
                 self.now_us + self.backoff(tries, self.policy.backoff_base_us * 10),
             ),
             NotTaken::Throttled => {
-                let wait = retry_after_us
-                    .unwrap_or_else(|| self.backoff(tries, self.policy.backoff_base_us));
-                let until = self.now_us + wait.clamp(1, 3_600_000_000);
-                self.park(false, until);
-                (Reason::Throttled, until)
+                let own = self.backoff(tries, self.policy.backoff_base_us);
+                let said = retry_after_us.map(|wait| wait.clamp(1, 3_600_000_000));
+                // The lane waits as long as the provider says; where it says nothing, one message's many tries are not
+                // to hold its neighbours for minutes.
+                self.park(false, self.now_us + said.unwrap_or(own.min(LANE_HOLD_MAX_US)));
+                (Reason::Throttled, self.now_us + said.unwrap_or(0).max(own))
             }
             NotTaken::CapDay | NotTaken::CapSpend | NotTaken::CapMinute => {
                 (Reason::CapReached, self.capped(why))

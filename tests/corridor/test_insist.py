@@ -6,14 +6,15 @@ The disk is SQLite's own bound (`Disk`), the bad row a trigger of the test's.
 import asyncio
 from typing import Any
 
+import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from engine.errors import StoreFull
-from engine.registry.records import CampaignState
+from engine.registry.records import CampaignState, OnUnknown
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.conftest import StartEngine
-from tests.corridor.engine_fixture import Engine, inbound_body, receipt_body, recipient, submission
-from tests.corridor.scripted_provider import HOLD, ScriptedProvider
+from tests.corridor.engine_fixture import SENDER, Engine, inbound_body, receipt_body, recipient, submission
+from tests.corridor.scripted_provider import HOLD, THROTTLED, ScriptedProvider
 from tests.corridor.test_store_faults import Disk, on_writer
 
 ENOUGH = 12
@@ -263,3 +264,21 @@ async def test_stopping_on_a_full_disk_ends_within_its_grace(
     await asyncio.wait_for(corridor.stop(0.2), 10)
     await engine.start()
     await engine.until_state(identity, "UNKNOWN")
+
+
+@pytest.mark.parametrize("retry_after", ["", "retry-after: 0\r\n", "retry-after: 1\r\n"])
+async def test_a_message_that_is_always_too_fast_comes_back_ever_later(
+    start_engine: StartEngine, provider: ScriptedProvider, retry_after: str
+) -> None:
+    """An hour of it costs some dozen attempts, not thousands, and its row stays small."""
+    provider.post = lambda _: type(THROTTLED)(429, THROTTLED.body, retry_after)
+    engine = await start_engine(provider.url, sample=False)
+    await engine.make_sample(on_unknown=OnUnknown.UNRESOLVED)
+    await engine.make_campaign("other", SENDER + 1)
+    engine.clock.freeze()
+    await engine.take_over_dispatch()
+    await engine.submit(submission())
+    for _ in range(600):
+        await engine.dispatch_now()
+        engine.clock.jump(6)
+    assert 10 < provider.posts < 60
