@@ -80,6 +80,7 @@ class _Barrier:
     tenant: int
     recipient: int
     passed: asyncio.Future[None]
+    lifted: bool = False
 
 
 class Record:
@@ -349,11 +350,12 @@ class Record:
             self._early_kept += received.kept_early - len(items)
             if received.written is not None:
                 self.follow(received.written)
-            for tenant, recipient in received.opt_ins:
-                self._rights.consent.remove(tenant, recipient)
-            for tenant, recipient in received.opt_outs:
-                self._forbid(tenant, recipient)
-                self.spawn(self.take_effect(tenant, recipient))
+            for tenant, recipient, out in received.consents:
+                if out:
+                    self._forbid(tenant, recipient)
+                    self.spawn(self.take_effect(tenant, recipient))
+                else:
+                    self._allow(tenant, recipient)
             self._meter.inbound(received.inbound)
             self._on_recorded()
         self._meter.stage("record", len(items), (self._clock.mono_us() - began_us) / 1e6)
@@ -394,9 +396,14 @@ class Record:
         )
         removed: bool = await self._writer.submit("opt_out", job)
         if removed:
-            self._rights.consent.remove(tenant, recipient)
+            self._allow(tenant, recipient)
             self._on_recorded()
         return removed
+
+    def _allow(self, tenant: int, recipient: int) -> None:
+        self._rights.consent.remove(tenant, recipient)
+        for barrier in self._barriers:
+            barrier.lifted |= (barrier.tenant, barrier.recipient) == (tenant, recipient)
 
     def _forbid(self, tenant: int, recipient: int) -> None:
         self._rights.consent.insert(tenant, recipient)
@@ -407,18 +414,22 @@ class Record:
 
     async def take_effect(self, tenant: int, recipient: int) -> None:
         """Wait for attempts that were written down before the opt-out, then say that it is in effect."""
-        await self._passed(tenant, recipient)
+        barrier = await self._passed(tenant, recipient)
+        if barrier.lifted:
+            return  # another opt-out may follow, with a barrier of its own
         mark = partial(sqlite.mark_effective, pairs=[(tenant, recipient)], now_us=self._clock.now_us())
         await self._insist.until_taken("opt_out", lambda: self._writer.submit("opt_out", mark))
         if self._history.on:
             self._history.note("opt_out_effective", tenant=tenant)
         self._on_recorded()
 
-    async def _passed(self, tenant: int, recipient: int) -> None:
+    async def _passed(self, tenant: int, recipient: int) -> _Barrier:
         passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._barriers.append(_Barrier(tenant, recipient, passed))
+        barrier = _Barrier(tenant, recipient, passed)
+        self._barriers.append(barrier)
         self.look_at_barriers()
         await passed
+        return barrier
 
     def look_at_barriers(self) -> None:
         """Let go of each opt-out behind which no attempt is open any more."""

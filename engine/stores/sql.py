@@ -192,6 +192,13 @@ SELECT o.tenant, o.recipient FROM opt_outs AS o WHERE 2 <> (
     AND l.action IN (1, 2, 3) ORDER BY l.position DESC LIMIT 1)
 """
 
+# The same of one opt-out.
+SELECT_BARRIER_OPEN: Final = """
+SELECT 1 FROM opt_outs AS o WHERE o.tenant = ?1 AND o.recipient = ?2 AND 2 <> (
+  SELECT l.action FROM consent_log AS l WHERE l.tenant = o.tenant AND l.recipient = o.recipient
+    AND l.action IN (1, 2, 3) ORDER BY l.position DESC LIMIT 1)
+"""
+
 SELECT_LAST_OPT_OUT_OCCURRED: Final = """
 SELECT max(occurred_us) FROM consent_log WHERE tenant = ?1 AND recipient = ?2 AND action IN (1, 4)
 """

@@ -284,8 +284,13 @@ def add_opt_out(
 
 
 def mark_effective(connection: Connection, pairs: Sequence[tuple[int, int]], now_us: int) -> None:
-    """Say that from here on nothing to these (tenant, recipient) starts or is on the wire."""
+    """Say that from here on nothing to these (tenant, recipient) starts or is on the wire.
+
+    Of an opt-out that was lifted meanwhile, or said so already, nothing is said.
+    """
     for tenant, recipient in pairs:
+        if connection.execute(sql.SELECT_BARRIER_OPEN, (tenant, recipient)).fetchone() is None:
+            continue
         log = (tenant, recipient, CONSENT_EFFECTIVE, 0, now_us, now_us, "")
         connection.execute(sql.INSERT_CONSENT_LOG, log)
         _insert_events(connection, [(tenant, _core.consent_event("OPT_OUT_EFFECTIVE", recipient, now_us))], now_us)
@@ -314,8 +319,8 @@ class Received:
     written: Written | None = None
     duplicates: int = 0
     kept_early: int = 0
-    opt_outs: list[tuple[int, int]] = field(default_factory=list)
-    opt_ins: list[tuple[int, int]] = field(default_factory=list)
+    consents: list[tuple[int, int, bool]] = field(default_factory=list)
+    """(tenant, recipient, whether it is out from now on), in the order in which they were stored."""
     inbound: int = 0
 
 
@@ -399,7 +404,7 @@ def _store_inbound(
         if new:
             event = _core.consent_event("OPT_OUT", inbound.sender, now_us)
             _insert_events(connection, [(inbound.tenant, event)], now_us)
-            received.opt_outs.append((inbound.tenant, inbound.sender))
+            received.consents.append((inbound.tenant, inbound.sender, True))
         else:
             # Already out: remember the later STOP, so that a START from before it lifts nothing.
             log = (inbound.tenant, inbound.sender, CONSENT_REPEATED, OPT_OUT_KEYWORD, now_us, occurred_us, "")
@@ -407,7 +412,7 @@ def _store_inbound(
     elif inbound.keyword == "START" and remove_opt_out(
         connection, inbound.tenant, inbound.sender, OPT_OUT_KEYWORD, now_us, occurred_us
     ):
-        received.opt_ins.append((inbound.tenant, inbound.sender))
+        received.consents.append((inbound.tenant, inbound.sender, False))
 
 
 def recipe_key(connection: Connection, provider: int, callback_base: str, mac_key: str, renderer: int) -> int:
