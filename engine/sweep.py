@@ -9,6 +9,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
 from engine import _core
 from engine.http_client import NoFreeSlotError
 from engine.meter import STATE_NAMES
@@ -34,6 +36,10 @@ STATES: Final = (5, 3, 4)
 US: Final = 1_000_000
 # Look-ups share the provider's API limit with sends; so many at once are few beside in_flight_max.
 LOOKUPS_AT_ONCE: Final = 8
+# Ten minutes of look-ups that take half a second each.
+LOOKUPS_WAITING_MAX: Final = 10_000
+
+_log = structlog.get_logger("longwave.sweep")
 
 
 class Sweep:
@@ -44,6 +50,8 @@ class Sweep:
         self._corridor = corridor
         self.backlog: dict[str, int] = {}
         """Non-terminal messages by state, as last counted."""
+        self._lookups: asyncio.Queue[tuple[int, str, int]] = asyncio.Queue(LOOKUPS_WAITING_MAX)
+        self._looked_up: set[int] = set()  # messages that wait for a look-up or are asked for
 
     def tasks(
         self, every: Callable[[float, Callable[[], Awaitable[None]]], Coroutine[Any, Any, None]]
@@ -52,6 +60,7 @@ class Sweep:
         yield every(DUE_EVERY_S, self.settle_due)
         yield every(REFILL_EVERY_S, self.look_at_stored)
         yield every(REFILL_EVERY_S, self.rescue)
+        yield from (self._look_up() for _ in range(LOOKUPS_AT_ONCE))
         yield every(BACKLOG_EVERY_S, self.count_backlog)
         yield every(DAYS_EVERY_S, self._roll_days)
         yield every(PRUNE_EVERY_S, self.prune)
@@ -79,7 +88,7 @@ class Sweep:
         if not ids:
             return
         for written in await corridor.record.settle(_core.Facts.due(ids)):
-            await self._look_up(written.settlement.lookups())
+            self._look_up_soon(written.settlement.lookups())
 
     async def look_at_stored(self) -> None:
         """End what expired in the store alone, and read back what a failure or a freed place left to be asked for."""
@@ -92,13 +101,27 @@ class Sweep:
             chunk = [(identity, EXPIRED) for identity in ids[start : start + DUE_ROWS_MAX]]
             await corridor.record.settle(_core.Facts.gates(chunk))
 
-    async def _look_up(self, lookups: list[tuple[int, str, int]]) -> None:
-        for start in range(0, len(lookups), LOOKUPS_AT_ONCE):
-            chunk = lookups[start : start + LOOKUPS_AT_ONCE]
-            answers = await asyncio.gather(*(self._ask(*lookup) for lookup in chunk))
-            facts = _core.Facts.lookups([answer for answer in answers if answer is not None])
-            if len(facts):
-                await self._corridor.record.settle(facts)
+    def _look_up_soon(self, lookups: list[tuple[int, str, int]]) -> None:
+        for lookup in lookups:
+            if self._lookups.full():
+                return  # their timers, which moved on, bring them back
+            if lookup[0] not in self._looked_up:
+                self._looked_up.add(lookup[0])
+                self._lookups.put_nowait(lookup)
+
+    async def _look_up(self) -> None:
+        """One of those who ask: a provider that hangs holds up look-ups, and nothing else."""
+        while True:
+            lookup = await self._lookups.get()
+            try:
+                answer = await self._ask(*lookup)
+                facts = _core.Facts.lookups([] if answer is None else [answer])
+                if len(facts):
+                    await self._corridor.record.settle(facts)
+            except Exception:  # noqa: BLE001 - logged; its timer brings it back
+                _log.exception("look-up failed")
+            finally:
+                self._looked_up.discard(lookup[0])
 
     async def _ask(self, identity: int, provider_id: str, generation: int) -> tuple[int, int, int, int, bytes] | None:
         pool = getattr(self._corridor, "pool", None)
