@@ -131,6 +131,7 @@ class Corridor:
         self._closing.push_async_callback(self.look_up.close)
         await self._assemble()
         await self._recover()
+        await self.sweep.retention.look_at_clock()
         self._start_tasks()
         self.dispatch.start()
         self.append.open()

@@ -14,13 +14,13 @@ import structlog
 from engine import _core
 from engine.http_client import NoFreeSlotError
 from engine.meter import STATE_NAMES
+from engine.retention import Retention
 from engine.stores import sql, sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
     from engine.corridor import Corridor
-    from engine.stores.connection import Connection
 
 DUE_EVERY_S: Final = 0.25
 DUE_ROWS_MAX: Final = 500
@@ -29,8 +29,6 @@ EXPIRED: Final = 1
 BACKLOG_EVERY_S: Final = 5.0
 DAYS_EVERY_S: Final = 1.0
 PRUNE_EVERY_S: Final = 60.0
-PRUNE_ROWS_MAX: Final = 2000
-PRUNE_ROUNDS_MAX: Final = 20
 # Timers of these: SUBMITTED, SENT, UNKNOWN.
 STATES: Final = (5, 3, 4)
 US: Final = 1_000_000
@@ -48,6 +46,7 @@ class Sweep:
     def __init__(self, corridor: Corridor) -> None:
         """Do nothing yet."""
         self._corridor = corridor
+        self.retention = Retention(corridor)
         self.backlog: dict[str, int] = {}
         """Non-terminal messages by state, as last counted."""
         self._lookups: asyncio.Queue[tuple[int, str, int]] = asyncio.Queue(LOOKUPS_WAITING_MAX)
@@ -150,40 +149,5 @@ class Sweep:
         corridor.metrics.event_log_oldest_seconds.set(age_us / US)
 
     async def prune(self) -> None:
-        """Remove rows past their retention, in small batches."""
-        corridor, settings = self._corridor, self._corridor.settings
-        now_us = corridor.clock.now_us()
-        for statement, retention_s in (
-            (sql.DELETE_EVENTS, settings.event_retention_days * 86_400),
-            (sql.DELETE_WEBHOOK_EVENTS, settings.webhook_event_retention_days * 86_400),
-            (sql.DELETE_EARLY_RECEIPTS, settings.early_receipt_retention_h * 3600),
-        ):
-            before_us = now_us - int(retention_s * US)
-            for _ in range(PRUNE_ROUNDS_MAX):
-                delete = partial(_delete, statement=statement, before_us=before_us)
-                if await corridor.writer.submit("control", delete) < PRUNE_ROWS_MAX:
-                    break
-        before = _core.first_id_at(now_us - int(settings.request_id_retention_h * 3600 * US))
-        for _ in range(PRUNE_ROUNDS_MAX):
-            if not await corridor.writer.submit("control", partial(_prune_request_ids, before=before)):
-                break
-
-
-def _delete(connection: Connection, statement: str, before_us: int) -> int:
-    removed: int = connection.execute(statement, (before_us, PRUNE_ROWS_MAX)).rowcount
-    return removed
-
-
-def _prune_request_ids(connection: Connection, before: int) -> bool:
-    """Forget request ids of messages accepted before the retention; True when there may be more."""
-    found = connection.execute(sql.SELECT_FACT, ("request_ids_pruned_to",)).fetchone()
-    after = 0 if found is None else found[0]
-    rows = connection.execute(sql.SELECT_REQUEST_IDS_TO_PRUNE, (after, before, PRUNE_ROWS_MAX)).fetchall()
-    if not rows:
-        return False
-    connection.executemany(
-        sql.DELETE_REQUEST_ID,
-        [(tenant, _core.record_request_id(record), identity) for identity, tenant, record in rows],
-    )
-    connection.execute(sql.UPSERT_FACT, ("request_ids_pruned_to", rows[-1][0]))
-    return len(rows) == PRUNE_ROWS_MAX
+        """Remove rows past their retention."""
+        await self.retention.prune()

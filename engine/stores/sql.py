@@ -277,6 +277,12 @@ DELETE FROM webhook_events WHERE position IN (
   WHERE received_us < ?1)
 """
 
+DELETE_UNKNOWN_WEBHOOKS: Final = """
+DELETE FROM unknown_webhooks WHERE position IN (
+  SELECT position FROM (SELECT position, received_us FROM unknown_webhooks ORDER BY position LIMIT ?2)
+  WHERE received_us < ?1)
+"""
+
 DELETE_EARLY_RECEIPTS: Final = """
 DELETE FROM early_receipts WHERE position IN (
   SELECT position FROM (SELECT position, received_us FROM early_receipts ORDER BY position LIMIT ?2)
