@@ -3,8 +3,9 @@
 It removes no message and no opt-out.
 
 Rows carry wall time, and the wall clock may be set wrong or right: a row a second old would look days old after a
-step forward. So its age is the younger by two clues: the wall clock, and the time that the engine has run (`_Elapsed`), which
-nobody sets. By how far the first ran ahead of the second within the last retention, so much longer everything is kept.
+step forward. So its age is the younger by two clues: the wall clock, and the time that the engine has run
+(`_Elapsed`), which nobody sets. By how far the first ran ahead of the second within the last retention, so much longer
+everything is kept.
 
 Invariants: nothing is removed before it was kept for its retention by both; one transaction removes only what takes
 some `HOLD_US`; every kind has its turn, however much there is of another.
