@@ -157,7 +157,8 @@ def _write_facts(connection: Connection, values: Sequence[int]) -> None:
 
 
 def _delete(connection: Connection, rows: int, *, statement: str, before_us: int) -> bool:
-    return bool(connection.execute(statement, (before_us, rows)).rowcount == rows)
+    removed: int = connection.execute(statement, (before_us, rows)).rowcount
+    return removed == rows
 
 
 def _prune_request_ids(connection: Connection, rows: int, *, before: int) -> bool:

@@ -16,7 +16,7 @@ from engine import lease
 from engine.append import BATCH
 from engine.errors import NotReady, StoreBroken, StoreLocked, StoreTooNew, StoreUnavailable
 from engine.registry.records import CampaignState
-from engine.stores.connection import Connection, open_writer
+from engine.stores.connection import Connection, open_reader, open_writer
 from engine.stores.migrate import VERSION_TABLE
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
@@ -217,7 +217,7 @@ async def test_a_heartbeat_that_finds_no_descriptor_tries_again(
     start_engine: StartEngine, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F34: while the lease cannot be renewed nothing leaves and nobody is sent here; then all goes on."""
-    open_reader, failed, loop = lease.open_reader, asyncio.Event(), asyncio.get_running_loop()
+    failed, loop = asyncio.Event(), asyncio.get_running_loop()
     descriptors = False
 
     def open_if_any(path: Path) -> Connection:
