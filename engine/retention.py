@@ -139,6 +139,7 @@ class Retention:
             began_us = clock.mono_us()
             return job(connection, rows), clock.mono_us() - began_us
 
+        more: bool
         more, took_us = await self._corridor.writer.submit("control", timed)
         if more:
             fitting = rows * HOLD_US // max(1, took_us)

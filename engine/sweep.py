@@ -100,6 +100,10 @@ class Sweep:
             chunk = [(identity, EXPIRED) for identity in ids[start : start + DUE_ROWS_MAX]]
             await corridor.record.settle(_core.Facts.gates(chunk))
 
+    async def looked_up(self) -> None:
+        """Wait until every look-up that fell due has its answer."""
+        await self._lookups.join()
+
     def _look_up_soon(self, lookups: list[tuple[int, str, int]]) -> None:
         for lookup in lookups:
             if self._lookups.full():
@@ -121,6 +125,7 @@ class Sweep:
                 _log.exception("look-up failed")
             finally:
                 self._looked_up.discard(lookup[0])
+                self._lookups.task_done()
 
     async def _ask(self, identity: int, provider_id: str, generation: int) -> tuple[int, int, int, int, bytes] | None:
         pool = getattr(self._corridor, "pool", None)

@@ -385,6 +385,7 @@ class Engine:
         self.clock.jump(seconds)
         self.corridor.roll_days()
         await self.corridor.sweep.settle_due()
+        await self.corridor.sweep.looked_up()
         await self.corridor.sweep.look_at_stored()
         self.corridor.dispatch.wake()
 
