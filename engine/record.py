@@ -414,8 +414,7 @@ class Record:
 
     async def take_effect(self, tenant: int, recipient: int) -> None:
         """Wait for attempts that were written down before the opt-out, then say that it is in effect."""
-        barrier = await self._passed(tenant, recipient)
-        if barrier.lifted:
+        if await self._passed(tenant, recipient):
             return  # another opt-out may follow, with a barrier of its own
         mark = partial(sqlite.mark_effective, pairs=[(tenant, recipient)], now_us=self._clock.now_us())
         await self._insist.until_taken("opt_out", lambda: self._writer.submit("opt_out", mark))
@@ -423,13 +422,14 @@ class Record:
             self._history.note("opt_out_effective", tenant=tenant)
         self._on_recorded()
 
-    async def _passed(self, tenant: int, recipient: int) -> _Barrier:
+    async def _passed(self, tenant: int, recipient: int) -> bool:
+        """Wait until no attempt is open that began before; True when the opt-out was lifted meanwhile."""
         passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         barrier = _Barrier(tenant, recipient, passed)
         self._barriers.append(barrier)
         self.look_at_barriers()
         await passed
-        return barrier
+        return barrier.lifted
 
     def look_at_barriers(self) -> None:
         """Let go of each opt-out behind which no attempt is open any more."""

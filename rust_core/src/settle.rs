@@ -492,7 +492,10 @@ impl Settling<'_> {
                 let said = retry_after_us.map(|wait| wait.clamp(1, 3_600_000_000));
                 // The lane waits as long as the provider says; where it says nothing, one message's many tries are not
                 // to hold its neighbours for minutes.
-                self.park(false, self.now_us + said.unwrap_or(own.min(LANE_HOLD_MAX_US)));
+                self.park(
+                    false,
+                    self.now_us + said.unwrap_or(own.min(LANE_HOLD_MAX_US)),
+                );
                 (Reason::Throttled, self.now_us + said.unwrap_or(0).max(own))
             }
             NotTaken::CapDay | NotTaken::CapSpend | NotTaken::CapMinute => {
