@@ -377,6 +377,7 @@ class Record:
         source, since_us, new = await self._writer.submit("opt_out", job)
         self._forbid(tenant, recipient)
         if new:
+            self._on_recorded()  # its event is committed; watchers need not wait for the barrier
             # Goes on when the caller is gone: whoever watches events waits for it too.
             await asyncio.shield(self.spawn(self.take_effect(tenant, recipient)))
         else:
