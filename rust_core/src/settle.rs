@@ -21,6 +21,9 @@ const SPREAD_MAX_US: i64 = 60_000_000;
 /// A lane whose provider says "too fast" without saying for how long is held so long at most.
 const LANE_HOLD_MAX_US: i64 = 5_000_000;
 
+/// An urgent message that was "too fast" comes back within so long: of its 15 minutes that is some hundred tries.
+const URGENT_WAIT_MAX_US: i64 = 10_000_000;
+
 /// What a receipt or look-up says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReceiptStatus {
@@ -488,7 +491,11 @@ impl Settling<'_> {
                 self.now_us + self.backoff(tries, self.policy.backoff_base_us * 10),
             ),
             NotTaken::Throttled => {
-                let own = self.backoff(tries, self.policy.backoff_base_us);
+                let mut own = self.backoff(tries, self.policy.backoff_base_us);
+                if self.row.class == Class::Critical {
+                    // Urgent messages go first and so are refused most often: that is not to make them the last to go.
+                    own = own.min(URGENT_WAIT_MAX_US);
+                }
                 let said = retry_after_us.map(|wait| wait.clamp(1, 3_600_000_000));
                 // The lane waits as long as the provider says; where it says nothing, one message's many tries are not
                 // to hold its neighbours for minutes.
