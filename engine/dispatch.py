@@ -300,7 +300,10 @@ class Dispatch:
         try:
             while self._answered:
                 exchanges, self._answered = self._answered, []
-                await self._record_outcomes(exchanges)
+                try:
+                    await self._record_outcomes(exchanges)
+                except Exception:  # noqa: BLE001 - logged; those behind are recorded
+                    _log.exception("recording outcomes failed", stage="record", attempts=len(exchanges))
         finally:
             self._recording = None
 
