@@ -21,6 +21,9 @@ const SPREAD_MAX_US: i64 = 60_000_000;
 /// A lane whose provider says "too fast" without saying for how long is held so long at most.
 const LANE_HOLD_MAX_US: i64 = 5_000_000;
 
+/// So often a message that was "too fast" comes back when the provider said.
+const QUICK_TRIES_MAX: u16 = 3;
+
 /// An urgent message that was "too fast" comes back within so long: of its 15 minutes that is some hundred tries.
 const URGENT_WAIT_MAX_US: i64 = 10_000_000;
 
@@ -491,7 +494,12 @@ impl Settling<'_> {
                 self.now_us + self.backoff(tries, self.policy.backoff_base_us * 10),
             ),
             NotTaken::Throttled => {
-                let mut own = self.backoff(tries, self.policy.backoff_base_us);
+                // The first times the provider's word is all; then the message waits ever longer, whatever it says.
+                let mut own = match retry_after_us {
+                    Some(_) if tries <= QUICK_TRIES_MAX => 0,
+                    Some(_) => self.backoff(tries - QUICK_TRIES_MAX, self.policy.backoff_base_us),
+                    None => self.backoff(tries, self.policy.backoff_base_us),
+                };
                 if self.row.class == Class::Critical {
                     // Urgent messages go first and so are refused most often: that is not to make them the last to go.
                     own = own.min(URGENT_WAIT_MAX_US);

@@ -684,7 +684,9 @@ fn too_fast_again_and_again_waits_ever_longer_whatever_the_provider_says() {
         // Its neighbours are not held for the tries of one.
         assert!(lane_us <= 5_000_000, "{said:?}: {lane_us}");
     }
-    assert!(throttled(Class::Bulk, 1, Some(2 * MINUTE)).0 >= 2 * MINUTE);
+    assert!(throttled(Class::Bulk, 20, Some(30 * MINUTE)).0 >= 30 * MINUTE);
+    let (wait_us, _) = throttled(Class::Bulk, 3, Some(MINUTE));
+    assert!((MINUTE..=MINUTE * 11 / 10).contains(&wait_us), "{wait_us}");
 }
 
 #[test]
