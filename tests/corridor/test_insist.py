@@ -41,6 +41,15 @@ class Refusing:
         return future
 
 
+async def until_let_go(engine: Engine) -> None:
+    """Wait until no attempt holds a slot: memory follows the store."""
+
+    async def let_go() -> bool:
+        return engine.corridor.dispatch.in_flight == 0
+
+    await engine.until(let_go)
+
+
 async def poison(engine: Engine, condition: str) -> None:
     """The store refuses this update of a message."""
     statement = f"CREATE TRIGGER poison BEFORE UPDATE ON messages WHEN {condition} BEGIN SELECT RAISE(ABORT, 'x'); END"
@@ -67,7 +76,7 @@ async def test_outcomes_that_met_a_full_disk_are_recorded_when_it_has_room(
     await disk.free()
     await engine.corridor._check_durability()
     await engine.until_states({"SUBMITTED": 2 * ENOUGH})
-    assert engine.corridor.dispatch.in_flight == 0
+    await until_let_go(engine)
     await asyncio.gather(opting_out, return_exceptions=True)
     await asyncio.wait_for(engine.corridor.add_opt_out(engine.tenant_key, int(recipient(0)[1:])), 10)
     assert provider.posts == 2 * ENOUGH
@@ -84,7 +93,7 @@ async def test_a_row_whose_outcome_cannot_be_written_is_unknown_and_its_neighbou
     await engine.set_campaign(CampaignState.ACTIVE)
     await engine.until_states({"SUBMITTED": ENOUGH - 1, "UNKNOWN": 1})
     assert (await engine.message(ids[7])).state == pb.MESSAGE_STATE_UNKNOWN
-    assert engine.corridor.dispatch.in_flight == 0
+    await until_let_go(engine)
     await engine.pass_time(61)
     await engine.until_state(ids[7], "UNRESOLVED")
     assert provider.posts == ENOUGH
@@ -101,10 +110,7 @@ async def test_a_row_that_cannot_be_written_at_all_holds_no_slot_and_is_taken_up
     provider.release()
     await engine.until_states({"SUBMITTED": ENOUGH - 1, "DISPATCHING": 1})
 
-    async def let_go() -> bool:
-        return engine.corridor.dispatch.in_flight == 0
-
-    await engine.until(let_go)
+    await until_let_go(engine)
     registry = engine.corridor.metrics.registry
     assert registry.get_sample_value("longwave_messages_set_aside_total") == 1
     await asyncio.wait_for(engine.corridor.add_opt_out(engine.tenant_key, int(recipient(7)[1:])), 10)
