@@ -215,14 +215,14 @@ class Settler:
         """Next midnight of the carriers' and of the provider's day."""
     def settle(
         self,
-        rows: Sequence[_Row],
+        rows: str,
         facts: Facts,
         early: Sequence[tuple[int, bytes]],
         registry: Registry,
         now_us: int,
         seed: int,
     ) -> Settlement:
-        """Decide. Rows as `engine.stores.sql.SELECT_ROWS`; raises ValueError for a row that cannot be."""
+        """Decide. Rows as the JSON of `engine.stores.sql.SELECT_ROWS`; raises ValueError for a row that cannot be."""
 
 @final
 class Settlement:
@@ -353,7 +353,8 @@ class Dispatch:
 
     def __len__(self) -> int: ...
     def ids(self) -> list[int]: ...
-    def intent_rows(self, now_us: int, epoch: int, provider: int, recipe: int, send_us: int) -> list[_Row]: ...
+    def intent_rows(self, now_us: int, recipe: int) -> list[_Row]:
+        """(id, seq, recipe, history): the recipe given is that of generations which have none."""
     def drop(self, ids: Sequence[int]) -> None: ...
     def event_rows(self, registry: Registry, now_us: int) -> list[tuple[int, bytes]]: ...
     def requests(

@@ -147,11 +147,17 @@ class Settings(BaseSettings):
         description="gRPC calls at once on one connection, streams included; a client holds further ones back. "
         "It bounds what one connection can make others wait for.",
     )
+    connection_given_up_max: Count = Field(
+        256,
+        description="gRPC calls a second that one connection may give up (reset, or past their deadline) unanswered; "
+        "beyond it the connection is ended, and its address may give up 16 a second for a minute.",
+    )
     group_linger_ms: float = Field(
-        2,
+        5,
         ge=0,
         le=100,
-        description="Milliseconds a group commit waits for company; adds to every accept's latency, so at most 100.",
+        description="Milliseconds a group commit waits for company at most, while calls keep coming; a call that comes "
+        "alone waits for nobody. Adds to the latency of accepts, so at most 100.",
     )
     group_messages_max: Count = Field(
         5000, description="Messages in one group commit; bounds how long one commit holds the only writer."

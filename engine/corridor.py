@@ -38,9 +38,10 @@ from engine.registry.version import VERSION_SQL
 from engine.rights import Rights
 from engine.secrets import Secrets
 from engine.stores import sql, sqlite
-from engine.stores.connection import Connection, Reserve, StoreLock, check, engine_over, open_writer
+from engine.stores.connection import Connection, Reserve, StoreLock, check, engine_over
+from engine.stores.last_run import remember
 from engine.stores.migrate import migrate
-from engine.stores.wal import refuse_if_damaged
+from engine.stores.wal import open_recovered
 from engine.stores.writer import GroupStats, Writer
 from engine.sweep import Sweep
 
@@ -105,10 +106,7 @@ class Corridor:
         self._closing.callback(self.history.close)
         lock = StoreLock(path)
         self._closing.callback(lock.release)
-        refuse_if_damaged(path)
-        connection = open_writer(path)
-        # A new log from here on: what a torn end left behind its last good frame is not to be met again.
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection = open_recovered(path)
         self._closing.callback(connection.close)
         findings = check(connection)
         if not all(finding.ok for finding in findings):
@@ -145,6 +143,7 @@ class Corridor:
         settings, clock = self.settings, self.clock
         last_id: int = await self.writer.submit("recover", sqlite.last_id)
         epoch: int = await self.writer.submit("recover", sqlite.raise_epoch)
+        await asyncio.to_thread(remember, settings.store_file, epoch)
         provider: int = await self.run_control_quietly(partial(ensure_provider, provider=self.provider_name))
         rows: RegistryRows = await self.run_control_quietly(self._read_registry)
         self.rights = Rights(registry_of(rows), _core.Consent([]))

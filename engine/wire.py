@@ -15,7 +15,8 @@ def message_id_of(name: str, field: str) -> int:
     """The 64-bit id in `messages/{message}`. Raises Refused INVALID_FIELD when the form is wrong."""
     identity = _core.parse_short_id(name.removeprefix(MESSAGES)) if name.startswith(MESSAGES) else None
     if identity is None:
-        raise Refused(Verdict.INVALID_FIELD, "write it as messages/{message}", field=field)
+        detail = "this names no message: write messages/ and the 13 characters that its submission returned"
+        raise Refused(Verdict.INVALID_FIELD, detail, field=field)
     return identity
 
 

@@ -65,6 +65,10 @@ REHASH_S: Final = 30.0
 # How often health is made to follow what only the corridor knows, such as a store below its durability.
 HEALTH_S: Final = 1.0
 UNAVAILABLE: Final = 503
+# How often it is tried whether the listener of gRPC answers, how long an answer may take, and how many may fail.
+PROBE_S: Final = 5.0
+PROBE_WAIT_S: Final = 5.0
+MISSES_MAX: Final = 2
 # Objects made and not gone again before the collector looks, and rounds of the young before it looks at older ones.
 GC_OBJECTS: Final = 2_000
 GC_ROUNDS: Final = 10
@@ -97,6 +101,7 @@ class Process:
         self._tasks: list[asyncio.Task[None]] = []
         self._started = False
         self._draining = False
+        self._misses = 0  # of probes, one after the other
 
     async def start(self) -> None:
         """Start all in order. Raises ConfigError, StoreLocked, StoreTooNew, StoreBroken, OSError; then call `stop`."""
@@ -121,6 +126,7 @@ class Process:
         self._tasks = [
             loop.create_task(_every(REHASH_S, self._rehash)),
             loop.create_task(_every(HEALTH_S, self._follow_readiness)),
+            loop.create_task(_every(PROBE_S, self._probe)),
         ]
         await self.grpc.serving()
 
@@ -178,8 +184,15 @@ class Process:
         return await self.corridor.receive(cast("Sequence[RecordInbound]", batch))
 
     def _not_ready(self) -> Sequence[str]:
-        because = "the server drains" if self._draining else self.corridor.not_ready()
-        return [because] if because else []
+        if self._draining:
+            return ["the server drains"]
+        because = self.corridor.not_ready()
+        reasons = [because] if because else []
+        if self._misses >= MISSES_MAX:
+            reasons.append("the gRPC listener does not answer")
+        if self._started and not self.webhooks.listening:
+            reasons.append("the webhook listener takes no connections")
+        return reasons
 
     async def _stats(self) -> Mapping[str, object]:
         if not self._started:
@@ -203,6 +216,11 @@ class Process:
         hashes = self._authenticator.take_rehashes()
         if hashes:
             await self.corridor.run_control(partial(rehash, hashes=hashes))
+
+    async def _probe(self) -> None:
+        self._misses = 0 if await self.grpc.answers(PROBE_WAIT_S) else self._misses + 1
+        if self._misses == MISSES_MAX:
+            _log.error("the gRPC listener does not answer: not ready")
 
     async def _follow_readiness(self) -> None:
         await self.grpc.set_ready(ready=self.corridor.not_ready() is None)

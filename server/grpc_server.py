@@ -6,11 +6,12 @@ Invariants: health says SERVING only between `serving` and `drain`; a certificat
 the next connection, and one that cannot be read leaves the last good one in use.
 """
 
+import asyncio
 import errno
 import socket
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -29,6 +30,7 @@ from engine.errors import ConfigError
 from longwave.v1 import admin_pb2_grpc, compliance_pb2_grpc, registry_pb2_grpc
 from server.auth import Authenticator
 from server.compliance import ComplianceService
+from server.floods import Floods
 from server.gate import COMPLIANCE, MESSAGING, REGISTRY, SERVER, UNARY_S_MAX, Gate
 from server.info import ServerService
 from server.messaging import Messaging
@@ -44,11 +46,16 @@ _log = structlog.get_logger("longwave.grpc")
 SERVICES: Final = (MESSAGING, COMPLIANCE, REGISTRY, SERVER)
 # Taken in so that the refusal has a number; gRPC itself cuts off what is larger, without one.
 RECEIVE_BYTES_MAX: Final = 16 * 1024 * 1024
-# Ten thousand calls at once met a bound of a hundred such, and none of one for each call being served: twice that.
-LETTING_GO: Final = 2
+# Ten thousand calls at once met a bound of a hundred such, and none of one for each call being served. A new connection
+# can leave so many more calls behind, reset, than it may make at once.
+LETTING_GO: Final = 1
 READ_PIECE_BYTES: Final = 64 * 1024
 # Above the gate's own limit, so that a refusal there has its number, and probes of health still pass.
 CALLS_BEYOND: Final = 1000
+# Where this machine reaches what listens on all of its addresses.
+_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - listens on nothing
+# A connection of its own each time, by no proxy.
+_PROBE_OPTIONS: Final = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 
 
 def options(settings: Settings) -> list[tuple[str, int]]:
@@ -117,7 +124,12 @@ class GrpcServer:
             options=options(settings),
             maximum_concurrent_rpcs=settings.max_concurrent_calls + CALLS_BEYOND,
         )
-        self._server.add_generic_rpc_handlers((self.gate,))
+        self.floods = Floods(
+            self.gate,
+            given_up_a_second=settings.connection_given_up_max,
+            request_bytes_max=settings.request_bytes_max,
+        )
+        self._server.add_generic_rpc_handlers((self.floods,))
         # Generated code and the libraries know a server only; the gate takes handlers like one.
         door = cast("grpc.aio.Server", self.gate)
         door.add_generic_rpc_handlers((Messaging(corridor, self.streams, self.watches).handlers(),))
@@ -143,6 +155,7 @@ class GrpcServer:
         except RuntimeError as error:
             raise bind_error(address) from error
         await self._server.start()
+        self.floods.start(self.port)
 
     async def serving(self) -> None:
         """Let callers in."""
@@ -160,8 +173,27 @@ class GrpcServer:
         self.streams.drain()
         self.watches.drain()
 
+    async def answers(self, wait_s: float) -> bool:
+        """Whether someone new is answered within so many seconds: by health, or, behind TLS, by a connection alone."""
+        host, _ = split_address(self._settings.grpc_address)
+        host = _EVERYWHERE.get(host, host)
+        try:
+            async with asyncio.timeout(wait_s):
+                if self._settings.grpc_tls_cert_file is not None:
+                    _, writer = await asyncio.open_connection(host, self.port)
+                    writer.transport.abort()
+                    return True
+                target = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+                async with grpc.aio.insecure_channel(target, options=_PROBE_OPTIONS) as channel:
+                    stub: Any = health_pb2_grpc.HealthStub(channel)
+                    await stub.Check(health_pb2.HealthCheckRequest(), timeout=wait_s)
+                return True
+        except (OSError, TimeoutError, grpc.aio.AioRpcError):
+            return False
+
     async def stop(self, grace_s: float) -> None:
         """GOAWAY; let calls end, cut those off that have not after `grace_s`. Safe to call before `start`."""
+        self.floods.stop()
         await self._server.stop(grace_s)
 
     async def _set_health(self, status: int) -> None:

@@ -38,6 +38,8 @@ _REASONS: Final = {
     503: b"Service Unavailable",
 }
 _EXTRA: Final = {405: b"Allow: POST\r\n", 503: b"Retry-After: 1\r\n"}
+# Refusals that a client may meet by the hundred without being wrong: it was slow, or we are busy.
+_OURS: Final = frozenset({408, 503})
 # What `longwave_receipts_total` counts a request refused here as; the rest is garbage.
 _RESULTS: Final = {401: "bad_signature", 503: "shed"}
 
@@ -84,6 +86,7 @@ class WebhookLimits:
     """Every bound of the edge; times in seconds."""
 
     connections_max: int = 1024
+    """A quarter of them may wait for refusals that are held back."""
     head_bytes_max: int = 16 * 1024
     body_bytes_max: int = 256 * 1024
     held_bytes_max: int = 64 * 1024 * 1024
@@ -103,7 +106,8 @@ class WebhookLimits:
     handle_s: float = 2.0
     """A carrier waits no longer for its 2xx (Telnyx's rule), so a later 200 helps nobody; handling itself goes on."""
     tick_s: float = 0.25
-    backlog: int = 1024
+    backlog: int = 256
+    """Connections that one turn of the loop takes in at the most: at 0.1 ms each, others wait for 25 ms."""
 
     def __post_init__(self) -> None:
         """Refuse bounds that contradict each other."""
@@ -184,6 +188,13 @@ class Connection(asyncio.Protocol):
         """Cut the connection."""
         if self._transport is not None:
             self._transport.abort()
+
+    def answer_late(self) -> None:
+        """Read again and write the answer that was held back."""
+        transport = cast("asyncio.Transport", self._transport)
+        if not transport.is_closing() and not transport.is_reading() and not self._paused_writing:
+            transport.resume_reading()
+        self.flush()
 
     def flush(self) -> None:
         """Write the answers that are known, up to the first that is not."""
@@ -345,9 +356,7 @@ class Connection(asyncio.Protocol):
         if not slot.status and not self._enqueue(slot):
             slot.status = 503
         if slot.status:
-            self._count_refused(slot.status)
-            self._release_body()
-            self.flush()
+            self._refuse(slot)
 
     def _enqueue(self, slot: Slot) -> bool:
         provider, headers = self._provider
@@ -406,10 +415,20 @@ class Connection(asyncio.Protocol):
         self._ending = True
         self._reading = False
         self._owe_continue = False
+        slot = Slot(self, status, close=True)
+        self._owed.append(slot)
+        self._refuse(slot)
+
+    def _refuse(self, slot: Slot) -> None:
+        """Answer without the server's `handle`; late, and reading nothing more until then, where that comes often."""
         self._release_body()
-        self._count_refused(status)
-        self._owed.append(Slot(self, status, close=True))
-        self.flush()
+        self._count_refused(slot.status)
+        transport = cast("asyncio.Transport", self._transport)
+        if slot.status not in _OURS and self._server.hold_back(slot, transport.get_extra_info("peername")):
+            if not transport.is_closing() and transport.is_reading():
+                transport.pause_reading()
+        else:
+            self.flush()
 
     def _finish(self, transport: asyncio.Transport) -> None:
         """Close our half after the last answer.

@@ -6,7 +6,8 @@ Invariants:
 
 - 200 leaves only after `handle` returned it for that very item; whatever goes wrong there is 503: the carrier retries.
 - Bounded: connections, requests in flight, and the bodies of all of them together.
-- Wrong signatures beyond a hundred a second are answered about a second later: their sender waits for its answers.
+- Wrong signatures beyond a hundred a second, and of an address ten requests refused by head or length, are answered
+  about a second later: their sender waits for its answers.
 - What a batch holds is given back when its handling ends, not when its answers leave.
 """
 
@@ -35,6 +36,10 @@ _log = structlog.stdlib.get_logger(__name__)
 UNAUTHORIZED: Final = 401
 # Answered at once; a carrier signs rightly or, after a key was changed on one side only, always wrongly.
 BAD_SIGNATURES_A_SECOND: Final = 100
+# Of an address, by their form alone; one of five megabytes takes milliseconds to be read to its end, as it must be, or
+# the answer would be lost. A carrier meets none; one that was moved to a wrong path meets all, late.
+REFUSALS_A_SECOND: Final = 10
+_HELD_SHARE: Final = 4
 _HANDLED: Final = frozenset({200, 400, 401, 503})
 # What `longwave_receipts_total` counts each status as; 400 is garbage.
 _RESULTS: Final = {200: "stored", 401: "bad_signature", 503: "not_stored"}
@@ -70,6 +75,7 @@ class WebhookServer:
         self._works: set[asyncio.Task[list[int]]] = set()  # keeps what outlives its answer from being collected
         self._in_flight = 0
         self._patience = Patience()
+        self._refusals = Patience()
         self._server: asyncio.Server | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event = asyncio.Event()
@@ -85,6 +91,11 @@ class WebhookServer:
     def connections(self) -> int:
         """Open connections."""
         return len(self._connections)
+
+    @property
+    def listening(self) -> bool:
+        """Whether new connections are taken."""
+        return self._server is not None and self._server.is_serving()
 
     async def start(self, host: str, port: int, *, ssl_context: ssl.SSLContext | None = None) -> None:
         """Listen. Raises OSError with the address in its text when the address cannot be used."""
@@ -160,6 +171,22 @@ class WebhookServer:
     def count(self, provider: str, result: str) -> None:
         """Count one request that never reached `handle`."""
         self.metrics.receipts.labels(provider, result).inc()
+
+    def hold_back(self, slot: Slot, peer: tuple[str, int] | None) -> bool:
+        """Whether the refusal in this slot waits for `answer_late`: its address was refused too often lately."""
+        if self.draining or self._refusals.held >= self.limits.connections_max // _HELD_SHARE:
+            return False
+        wait_s = self._refusals.wait_s(peer[0] if peer else "", REFUSALS_A_SECOND, self._loop.time())
+        if wait_s:
+            self._refusals.held += 1
+            self._loop.call_later(wait_s, self._refuse_late, slot, slot.status)
+            slot.status = 0
+        return wait_s > 0
+
+    def _refuse_late(self, slot: Slot, status: int) -> None:
+        self._refusals.held -= 1
+        slot.status = status
+        slot.connection.answer_late()
 
     def _hand_over(self) -> None:
         if self._batch_timer is not None:

@@ -48,6 +48,8 @@ READER_CACHE_KIB: Final = 16 * 1024
 # Only a backup by an outside tool can make the single writer wait.
 WRITER_BUSY_MS: Final = 5000
 READER_BUSY_MS: Final = 1000
+# Prepared statements the writer keeps, some KiB each: ten over 1 to 64 rows, and those of one row.
+STATEMENTS_MAX: Final = 1024
 RESERVE_BLOCK_BYTES: Final = 1024 * 1024
 
 _SQLITE_BUSY: Final = 5
@@ -181,7 +183,7 @@ def open_writer(path: Path) -> Connection:
         timeout=WRITER_BUSY_MS / 1000,
         isolation_level=None,
         check_same_thread=False,
-        cached_statements=256,
+        cached_statements=STATEMENTS_MAX,
     )
     try:
         # Order matters: the page size is fixed by the first write, and the change to WAL is one.

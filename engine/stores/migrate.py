@@ -21,7 +21,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from engine.errors import StoreTooNew
-from engine.stores.connection import Connection, StoreLock, engine_over, open_writer
+from engine.stores.connection import Connection, StoreLock, engine_over
+from engine.stores.wal import open_recovered
 
 SCRIPTS: Final = Path(__file__).parent / "migrations"
 VERSION_TABLE: Final = "schema_version"
@@ -98,10 +99,10 @@ def migrate(
 
 
 def migrate_store(path: Path, *, now_us: int, progress: Callable[[str], None] = lambda _line: None) -> list[str]:
-    """Lock and open the store at `path`, `migrate` it, close it. Raises StoreLocked too."""
+    """Lock and open the store at `path`, `migrate` it, close it. Raises StoreLocked and StoreBroken too."""
     lock = StoreLock(path)
     try:
-        connection = open_writer(path)
+        connection = open_recovered(path)
         try:
             return migrate(connection, path, now_us=now_us, progress=progress)
         finally:

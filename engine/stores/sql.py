@@ -1,11 +1,19 @@
 """The corridor's statements for SQLite, one constant each; column orders are those of the core's rows.
 
 It runs nothing. A guarded write names its guard in the WHERE clause: `seq` is the optimistic lock of a message's row.
+A statement over VALUES is written here for one row; `engine/stores/sqlite.py` repeats the row, or puts parameters in
+place of its columns. Parameters that hold for all rows are numbered, from 1 on.
 """
 
 from typing import Final
 
-INSERT_REQUEST_ID: Final = "INSERT INTO request_ids (tenant, request_id, id, content_hash) VALUES (?, ?, ?, ?)"
+# What came before stays, and is seen by the number of rows: duplicates are retries, and cost no savepoint. The only
+# conflict there can be is that of the key, so nothing needs to be undone row by row (OR FAIL keeps no copy of the
+# pages that random ids touch).
+INSERT_REQUEST_ID: Final = """
+INSERT OR FAIL INTO request_ids (tenant, request_id, id, content_hash) VALUES (?, ?, ?, ?)
+ON CONFLICT (tenant, request_id) DO NOTHING
+"""
 
 # The parameter is a JSON array of [tenant, request_id].
 SELECT_REQUEST_IDS: Final = """
@@ -21,17 +29,21 @@ INSERT INTO messages (id, tenant, campaign, sender, recipient, class, kind, enco
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
+# Takes back rows that an INSERT of this transaction made: no other can be meant.
+DELETE_MESSAGES: Final = "DELETE FROM messages WHERE id IN (SELECT value FROM json_each(?1))"
+
 INSERT_BODY: Final = "INSERT INTO bodies (id, record) VALUES (?, ?)"
 
 INSERT_EVENTS: Final = "INSERT INTO events (tenant, at_us, events) VALUES (?, ?, ?)"
 
 # The guard of an attempt: queued, unchanged since it was popped, still valid, not opted out, campaign active and still
-# owner of the number. What fails it never reaches the wire.
+# owner of the number. What fails it never reaches the wire. The columns of `asked`: id, seq, recipe, history.
 UPDATE_INTENT: Final = """
-UPDATE messages SET state = 2, reason = 3, code = '', seq = seq + 1, attempt = min(attempt + 1, 65535),
-  started_us = ?, epoch = ?, provider = ?, recipe = ?, due_us = ?, updated_us = ?,
-  history = CAST(history || ? AS BLOB)
-WHERE id = ? AND seq = ? AND state = 1 AND expires_us > ?
+UPDATE messages SET state = 2, reason = 3, code = '', seq = messages.seq + 1, attempt = min(attempt + 1, 65535),
+  started_us = ?1, epoch = ?2, provider = ?3, due_us = ?4, updated_us = ?1,
+  recipe = asked.column3, history = CAST(history || asked.column4 AS BLOB)
+FROM (VALUES (?, ?, ?, ?)) AS asked
+WHERE messages.id = asked.column1 AND messages.seq = asked.column2 AND state = 1 AND expires_us > ?1
   AND NOT EXISTS (SELECT 1 FROM opt_outs AS o WHERE o.tenant = messages.tenant AND o.recipient = messages.recipient)
   AND EXISTS (SELECT 1 FROM campaigns AS c WHERE c.key = messages.campaign AND c.state = 1)
   AND EXISTS (SELECT 1 FROM numbers AS n WHERE n.number = messages.sender AND n.campaign = messages.campaign)
@@ -55,19 +67,26 @@ SELECT m.id, CASE
 FROM json_each(?1) AS asked JOIN messages AS m ON m.id = asked.value
 """
 
+# One JSON array of all rows, which the core reads: row by row, the driver would let go of the interpreter at each.
 SELECT_ROWS: Final = """
-SELECT m.id, m.tenant, m.campaign, m.recipient, m.class, m.segments, m.state, m.reason, m.code, m.seq, m.attempt,
+SELECT json_group_array(json_array(
+  m.id, m.tenant, m.campaign, m.recipient, m.class, m.segments, m.state, m.reason, m.code, m.seq, m.attempt,
   m.generation, m.counted, m.flags, m.due_us, m.accept_us, m.expires_us, m.updated_us, m.started_us, m.provider,
   m.provider_id, m.carrier, m.crashes,
-  EXISTS (SELECT 1 FROM opt_outs AS o WHERE o.tenant = m.tenant AND o.recipient = m.recipient)
+  EXISTS (SELECT 1 FROM opt_outs AS o WHERE o.tenant = m.tenant AND o.recipient = m.recipient)))
 FROM json_each(?1) AS asked JOIN messages AS m ON m.id = asked.value
 """
 
+# The columns of `changed`: id, seq as read, state, reason, code, seq, counted, flags, due_us, generation, updated_us,
+# provider_id, carrier, crashes, history.
 UPDATE_MESSAGE: Final = """
-UPDATE messages SET state = ?, reason = ?, code = ?, seq = ?, counted = ?, flags = ?, due_us = ?,
-  recipe = CASE WHEN generation = ? THEN recipe ELSE 0 END, generation = ?,
-  updated_us = ?, provider_id = ?, carrier = ?, crashes = ?, history = CAST(history || ? AS BLOB)
-WHERE id = ? AND seq = ?
+UPDATE messages SET state = changed.column3, reason = changed.column4, code = changed.column5, seq = changed.column6,
+  counted = changed.column7, flags = changed.column8, due_us = changed.column9,
+  recipe = CASE WHEN generation = changed.column10 THEN recipe ELSE 0 END, generation = changed.column10,
+  updated_us = changed.column11, provider_id = changed.column12, carrier = changed.column13,
+  crashes = changed.column14, history = CAST(history || changed.column15 AS BLOB)
+FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)) AS changed
+WHERE messages.id = changed.column1 AND messages.seq = changed.column2
 """
 
 UPDATE_QUIET: Final = """
@@ -150,7 +169,16 @@ DELETE_EARLY_POSITIONS: Final = "DELETE FROM early_receipts WHERE position IN (S
 
 COUNT_EARLY: Final = "SELECT count(*) FROM early_receipts"
 
-INSERT_WEBHOOK_EVENT: Final = "INSERT INTO webhook_events (provider, event_id, received_us) VALUES (?, ?, ?)"
+# As INSERT_REQUEST_ID.
+INSERT_WEBHOOK_EVENT: Final = """
+INSERT OR FAIL INTO webhook_events (provider, event_id, received_us) VALUES (?, ?, ?)
+ON CONFLICT (provider, event_id) DO NOTHING
+"""
+
+# Those that an INSERT of so many rows has just made: positions grow at the end.
+SELECT_NEWEST_WEBHOOK_EVENTS: Final = """
+SELECT event_id FROM webhook_events WHERE position > (SELECT max(position) FROM webhook_events) - ?1
+"""
 
 SELECT_BY_PROVIDER_ID: Final = """
 SELECT m.provider_id, m.id FROM json_each(?1) AS asked JOIN messages AS m ON m.provider_id = asked.value
@@ -213,9 +241,11 @@ SETTLE_LEDGERS: Final = "UPDATE ledgers SET spent = spent + reserved, reserved =
 
 SELECT_LEDGERS: Final = "SELECT quota, day, spent, reserved FROM ledgers"
 
+# Recipients lie scattered: each row is a page of the log. What is known already is written again once a day.
 UPSERT_CARRIER: Final = """
 INSERT INTO carriers (recipient, carrier, learned_us) VALUES (?, ?, ?)
 ON CONFLICT (recipient) DO UPDATE SET carrier = excluded.carrier, learned_us = excluded.learned_us
+WHERE carriers.carrier <> excluded.carrier OR carriers.learned_us < excluded.learned_us - 86400000000
 """
 
 SELECT_CARRIERS: Final = "SELECT recipient, carrier FROM carriers ORDER BY learned_us DESC LIMIT ?1"

@@ -4,6 +4,7 @@ It decides nothing about a message: the core's rows come in, its changes go out.
 (a gate that closed, a duplicate webhook), never over the messages of a batch.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,14 +16,18 @@ import orjson
 from engine import _core
 from engine.errors import NotReady, Verdict
 from engine.stores import sql
-from engine.stores.connection import Connection, Fault, classify
+from engine.stores.connection import STATEMENTS_MAX, Connection, Fault, classify
 
 # A chunk of recovery: 5,000 rows with bodies are some 2 MiB.
 RECOVER_ROWS: Final = 5000
-# Rows of one INSERT: longer steps would hold the interpreter for nothing more.
+# Rows of one step: longer ones would hold the interpreter for nothing more.
 ROWS_AT_ONCE: Final = 64
 # Where the id stands in a row of UPDATE_INTENT.
-INTENT_ID: Final = 7
+INTENT_ID: Final = 0
+# Fewer rows are updated one by one.
+ROWS_TOGETHER_MIN: Final = 8
+# One statement for each number of rows, of some ten that take many; the driver keeps as many prepared.
+PREPARED_MAX: Final = STATEMENTS_MAX
 OPT_OUT_API: Final = 1
 OPT_OUT_KEYWORD: Final = 2
 OPT_OUT_PROVIDER: Final = 3
@@ -49,30 +54,58 @@ def _ids(ids: Iterable[int]) -> str:
     return orjson.dumps(list(ids)).decode()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=PREPARED_MAX)
 def _with_rows(statement: str, rows: int) -> str:
-    """An INSERT of one row, as one of many."""
-    head, _, values = statement.rpartition("VALUES")
-    return f"{head}VALUES {', '.join([values.strip()] * rows)}"
+    """A statement over VALUES of one row, as one over many."""
+    head, mark, rest = statement.partition("VALUES ")
+    row, end, tail = rest.partition(")")
+    return f"{head}{mark}{', '.join([row + end] * rows)}{tail}"
 
 
-def _insert(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows in few, long steps.
+def _run_over(
+    connection: Connection,
+    statement: str,
+    rows: Sequence[tuple[Any, ...]],
+    common: tuple[Any, ...] = (),
+) -> int:
+    """Run a statement over VALUES in few, long steps; returns the rows it changed.
 
     Around each step the driver lets go of the interpreter, and while the loop is busy it gets it back late: row by row,
-    a group of a dozen messages waited longer for that than for the disk.
+    a group of a dozen messages waited longer for that than for the disk. `common` are the parameters of all rows.
     """
-    start = 0
-    while start < len(rows):
-        # A power of two, so that few statements are ever prepared.
-        count = min(ROWS_AT_ONCE, 1 << ((len(rows) - start).bit_length() - 1))
-        values = tuple(chain.from_iterable(rows[start : start + count]))
-        connection.execute(_with_rows(statement, count), values)
-        start += count
+    changed = 0
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[start : start + ROWS_AT_ONCE]
+        values = (*common, *chain.from_iterable(part))
+        changed += connection.execute(_with_rows(statement, len(part)), values).rowcount
+    return changed
+
+
+@lru_cache
+def _row_by_row(statement: str, common: int) -> str:
+    """An UPDATE from VALUES, as one whose parameters are a single row behind the common ones."""
+    head, _, rest = statement.partition("FROM (VALUES ")
+    _, _, tail = rest.partition("\n")
+    return re.sub(r"\b\w+\.column(\d+)", lambda column: f"?{common + int(column[1])}", head + tail)
+
+
+def _update(
+    connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]], common: tuple[Any, ...] = ()
+) -> int:
+    """Run an UPDATE from VALUES; returns the rows it changed.
+
+    SQLite puts VALUES into a table of its own, which costs as much as some eight rows: fewer go one by one.
+    """
+    if len(rows) >= ROWS_TOGETHER_MIN:
+        return _run_over(connection, statement, rows, common)
+    if not rows:
+        return 0
+    alone = _row_by_row(statement, len(common))
+    return connection.executemany(alone, [(*common, *row) for row in rows]).rowcount
 
 
 def _insert_events(connection: Connection, rows: Sequence[tuple[int, bytes]], now_us: int) -> None:
-    _insert(connection, sql.INSERT_EVENTS, [(tenant, now_us, events) for tenant, events in rows])
+    _run_over(connection, sql.INSERT_EVENTS, [(tenant, now_us, events) for tenant, events in rows])
 
 
 def append(connection: Connection, admission: _core.Admission, now_us: int) -> None:
@@ -83,21 +116,21 @@ def append(connection: Connection, admission: _core.Admission, now_us: int) -> N
     if admission.refused_lookups():
         # Something was refused for a reason that may have come after its first try was stored: ask first.
         _resolve(connection, admission)
-    request_rows = admission.request_rows()
-    if request_rows:
-        connection.execute("SAVEPOINT request_ids")
-        try:
-            _insert(connection, sql.INSERT_REQUEST_ID, request_rows)
-        except Exception as error:
-            if classify(error) is not Fault.DATA:
-                raise
-            connection.execute("ROLLBACK TO request_ids")
-            _resolve(connection, admission)
-            _insert(connection, sql.INSERT_REQUEST_ID, admission.request_rows())
-        connection.execute("RELEASE request_ids")
+    _insert_request_ids(connection, admission)
     if admission.accepted:
         _insert_messages(connection, admission, 0, admission.accepted)
         _insert_events(connection, admission.event_rows(), now_us)
+
+
+def _insert_request_ids(connection: Connection, admission: _core.Admission) -> None:
+    rows = admission.request_rows()
+    new = _run_over(connection, sql.INSERT_REQUEST_ID, rows)
+    if new != len(rows):
+        # Those that came before have their message; those of this group have none yet, and are not found.
+        _resolve(connection, admission)
+        if new != len(admission.request_rows()):
+            message = "a request id is stored without its message"
+            raise RuntimeError(message)
 
 
 def _resolve(connection: Connection, admission: _core.Admission) -> None:
@@ -106,22 +139,40 @@ def _resolve(connection: Connection, admission: _core.Admission) -> None:
 
 
 def _insert_messages(connection: Connection, admission: _core.Admission, start: int, end: int) -> None:
-    connection.execute("SAVEPOINT messages")
+    bad: list[int] = []
+    for first in range(start, end, ROWS_AT_ONCE):
+        bad += _insert_part(connection, admission, first, min(end, first + ROWS_AT_ONCE))
+    # The last first: refusing it leaves the earlier positions as they are.
+    for position in reversed(bad):
+        identity = admission.ids()[position]
+        keys = [(tenant, request_id, key) for tenant, request_id, key, _ in admission.request_rows() if key == identity]
+        connection.executemany(sql.DELETE_REQUEST_ID, keys)
+        admission.refuse(position, int(Verdict.INTERNAL), "the store refused this message")
+
+
+def _insert_part(connection: Connection, admission: _core.Admission, start: int, end: int) -> list[int]:
+    """Insert messages, each table's in one statement; returns the positions that the store would not have, ascending.
+
+    A statement that fails undoes itself, so no savepoint is needed: its pages would be copied for each group, to undo
+    what hardly ever fails.
+    """
     try:
-        _insert(connection, sql.INSERT_MESSAGE, admission.message_rows(start, end))
-        _insert(connection, sql.INSERT_BODY, admission.body_rows(start, end))
+        _run_over(connection, sql.INSERT_MESSAGE, admission.message_rows(start, end))
+        try:
+            _run_over(connection, sql.INSERT_BODY, admission.body_rows(start, end))
+        except Exception as error:
+            if classify(error) is Fault.DATA:
+                connection.execute(sql.DELETE_MESSAGES, (_ids(admission.ids()[start:end]),))
+            raise
     except Exception as error:
         if classify(error) is not Fault.DATA:
             raise
-        connection.execute("ROLLBACK TO messages")
         if end - start == 1:
-            admission.refuse(start, int(Verdict.INTERNAL), "the store refused this message")
-        else:
-            middle = (start + end) // 2
-            # The later half first: refusing in it leaves the earlier positions as they are.
-            _insert_messages(connection, admission, middle, end)
-            _insert_messages(connection, admission, start, middle)
-    connection.execute("RELEASE messages")
+            return [start]
+        middle = (start + end) // 2
+        earlier = _insert_part(connection, admission, start, middle)
+        return earlier + _insert_part(connection, admission, middle, end)
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +204,11 @@ def intend(
     if owner is None or owner[0] != intent.epoch:
         message = "the store has another owner; no attempt is written down"
         raise NotReady(message)
-    rows = dispatch.intent_rows(intent.now_us, intent.epoch, intent.provider, intent.recipe, intent.send_us)
-    granted, poisoned = _grant(connection, rows)
-    connection.executemany(sql.UPSERT_LEDGER, ledgers)
+    now_us = intent.now_us
+    rows = dispatch.intent_rows(now_us, intent.recipe)
+    common = (now_us, intent.epoch, intent.provider, now_us + intent.send_us)
+    granted, poisoned = _grant(connection, rows, common)
+    _run_over(connection, sql.UPSERT_LEDGER, ledgers)
     written = None
     if granted != len(rows):
         asked = _ids(dispatch.ids())
@@ -173,10 +226,10 @@ def intend(
     return written
 
 
-def _grant(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> tuple[int, list[int]]:
+def _grant(connection: Connection, rows: Sequence[tuple[Any, ...]], common: tuple[Any, ...]) -> tuple[int, list[int]]:
     """(attempts written down, messages whose data the store refused); after a refusal the first number is too low."""
     try:
-        return connection.executemany(sql.UPDATE_INTENT, rows).rowcount, []
+        return _update(connection, sql.UPDATE_INTENT, rows, common), []
     except Exception as error:
         if classify(error) is not Fault.DATA:
             raise
@@ -184,7 +237,7 @@ def _grant(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> tuple[int
     granted, poisoned = 0, []
     for row in rows:
         try:
-            granted += connection.execute(sql.UPDATE_INTENT, row).rowcount
+            granted += _update(connection, sql.UPDATE_INTENT, [row], common)
         except Exception as error:
             if classify(error) is not Fault.DATA:
                 raise
@@ -208,7 +261,7 @@ def settle(
     `early_kept` False says that no receipt waits for its attempt, so none is looked for.
     """
     asked = _ids(facts.ids())
-    rows = connection.execute(sql.SELECT_ROWS, (asked,)).fetchall()
+    rows: str = connection.execute(sql.SELECT_ROWS, (asked,)).fetchone()[0]
     early: list[tuple[int, bytes]] = []
     if early_kept:
         early = _join_early(connection, facts, asked, provider)
@@ -231,7 +284,7 @@ def _write(
     connection: Connection, settlement: _core.Settlement, registry: _core.Registry, now_us: int, provider: int
 ) -> Written:
     updates = settlement.update_rows()
-    if updates and connection.executemany(sql.UPDATE_MESSAGE, updates).rowcount != len(updates):
+    if _update(connection, sql.UPDATE_MESSAGE, updates) != len(updates):
         message = "a row moved inside the transaction that had read it"
         raise RuntimeError(message)
     quiet = settlement.quiet_rows()
@@ -246,16 +299,16 @@ def _write(
             events.append((tenant, _core.consent_event("OPT_OUT", recipient, now_us)))
     _insert_events(connection, events, now_us)
     keep = settlement.keep_rows()
-    if keep:
-        connection.executemany(
-            sql.INSERT_EARLY, [(message, provider, provider_id, now_us, fact) for message, provider_id, fact in keep]
-        )
+    _run_over(
+        connection,
+        sql.INSERT_EARLY,
+        [(message, provider, provider_id, now_us, fact) for message, provider_id, fact in keep],
+    )
     joined = settlement.joined()
     if joined:
         connection.execute(sql.DELETE_EARLY, (_ids(joined),))
     learned = settlement.learned()
-    if learned:
-        connection.executemany(sql.UPSERT_CARRIER, [(recipient, carrier, now_us) for recipient, carrier in learned])
+    _run_over(connection, sql.UPSERT_CARRIER, [(recipient, carrier, now_us) for recipient, carrier in learned])
     requeue = settlement.requeue()
     if requeue:
         written.load = connection.execute(sql.SELECT_HELD, (_ids(requeue),)).fetchall()
@@ -347,8 +400,8 @@ def receive(
         found = dict(connection.execute(sql.SELECT_BY_PROVIDER_ID, (asked,)).fetchall())
         resolved = {index: found[provider_id] for index, provider_id in wanted if provider_id in found}
         early = webhooks.early_rows([index for index, _ in wanted if index not in resolved])
-        connection.executemany(
-            sql.INSERT_EARLY, [(0, provider, provider_id, now_us, fact) for provider_id, fact in early]
+        _run_over(
+            connection, sql.INSERT_EARLY, [(0, provider, provider_id, now_us, fact) for provider_id, fact in early]
         )
         received.kept_early = len(early)
     facts = webhooks.facts(fresh, resolved)
@@ -362,23 +415,26 @@ def receive(
     return received
 
 
+def _taken(left: set[str], event_id: str) -> bool:
+    if event_id not in left:
+        return False
+    left.remove(event_id)
+    return True
+
+
 def _fresh(connection: Connection, webhooks: _core.Webhooks, provider: int, now_us: int) -> list[int]:
     good = webhooks.good()
     rows = [(provider, event_id, now_us) for event_id in webhooks.event_ids(good)]
-    connection.execute("SAVEPOINT webhook_events")
-    fresh = good
-    try:
-        connection.executemany(sql.INSERT_WEBHOOK_EVENT, rows)
-    except Exception as error:
-        if classify(error) is not Fault.DATA:
-            raise
-        connection.execute("ROLLBACK TO webhook_events")
-        # Duplicates are rare: only then is each row asked alone.
-        statement = sql.INSERT_WEBHOOK_EVENT + " ON CONFLICT (provider, event_id) DO NOTHING"
-        fresh = [
-            index for index, row in zip(good, rows, strict=True) if connection.execute(statement, row).rowcount == 1
-        ]
-    connection.execute("RELEASE webhook_events")
+    fresh: list[int] = []
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part, indexes = rows[start : start + ROWS_AT_ONCE], good[start : start + ROWS_AT_ONCE]
+        new = _run_over(connection, sql.INSERT_WEBHOOK_EVENT, part)
+        if new != len(part):
+            # Duplicates are rare: only then is each looked at. Within a batch, the first of an id is the new one.
+            found = connection.execute(sql.SELECT_NEWEST_WEBHOOK_EVENTS, (new,)).fetchall()
+            left = {event_id for (event_id,) in found}
+            indexes = [index for index, row in zip(indexes, part, strict=True) if _taken(left, row[1])]
+        fresh += indexes
     return fresh
 
 
@@ -430,7 +486,7 @@ def raise_epoch(connection: Connection) -> int:
 
 def write_ledgers(connection: Connection, rows: Sequence[tuple[int, int, int, int]]) -> None:
     """Store (quota, day, spent, reserved) as they stand in memory."""
-    connection.executemany(sql.UPSERT_LEDGER, rows)
+    _run_over(connection, sql.UPSERT_LEDGER, rows)
 
 
 def hasten_lookups(connection: Connection, from_us: int, spread_us: int) -> int:

@@ -1,7 +1,7 @@
 """The writer's thread: one connection, one transaction every few milliseconds, many jobs in each.
 
-It knows no table. A job is a function of the connection; it runs inside a savepoint of the group's transaction, and its
-caller is answered after the COMMIT that holds it, never earlier.
+It knows no table. A job is a function of the connection; behind the first of a group it runs inside a savepoint of the
+group's transaction, and its caller is answered after the COMMIT that holds it, never earlier.
 
 Invariants:
 - a job's error rolls back that job alone; a full disk fails new work and runs the rest again with the reserve released;
@@ -187,9 +187,7 @@ class Writer:
         try:
             connection.execute("BEGIN IMMEDIATE")
             for job in group:
-                self._run_in_savepoint(job)
-                if job.error is not None and not connection.in_transaction:
-                    raise job.error  # noqa: TRY301 - the driver rolled the whole transaction back
+                self._run_undoable(job, first=job is group[0])
             stages = {job.stage for job in group}
             for stage in stages:
                 failpoints.passing(f"{stage}.before_commit")
@@ -203,10 +201,13 @@ class Writer:
         ended = time.monotonic()
         self._answer(group, GroupStats(len(group), sum(job.weight for job in group), ended - committing, ended - began))
 
-    def _run_in_savepoint(self, job: _Job) -> None:
+    def _run_undoable(self, job: _Job, *, first: bool) -> None:
+        """Run a job; when it fails, undo it alone. Raises what ends the whole transaction."""
         connection = self._connection
         job.result = job.error = None
-        connection.execute("SAVEPOINT job")
+        if not first:
+            # Never released: COMMIT does that. Before the first job there is nothing to keep, so it has none.
+            connection.execute("SAVEPOINT job")
         try:
             job.result = job.run(connection)
         except BaseException as error:
@@ -214,8 +215,11 @@ class Writer:
             fault = Fault.DATA if isinstance(error, Refused) else classify(error)
             if fault in {Fault.FULL, Fault.FATAL} or not connection.in_transaction:
                 raise
-            connection.execute("ROLLBACK TO job")
-        connection.execute("RELEASE job")
+            if first:
+                connection.execute("ROLLBACK")
+                connection.execute("BEGIN IMMEDIATE")
+            else:
+                connection.execute("ROLLBACK TO job")
 
     def _recover(self, group: list[_Job], error: BaseException, tries: int) -> None:
         """The transaction failed as a whole: nothing of it is stored unless COMMIT itself failed, which is fatal."""

@@ -18,6 +18,7 @@ from loadtest.benchmarks import (
     accept_batches,
     accept_sdk,
     accept_unary,
+    accept_unary_native,
     core_speed,
     delivery,
     machine,
@@ -32,16 +33,20 @@ from loadtest.benchmarks.plan import Plan
 Measure = Callable[[Plan, Path, Sheet], None]
 
 CORE: Final = "core"
+NATIVE: Final = "accept-unary-native"
 # In this order; the engine is new for each of them.
 MEASUREMENTS: Final[dict[str, tuple[str, Measure]]] = {
     "accept-batches": (accept_batches.METHOD, accept_batches.measure),
     "accept-unary": (accept_unary.METHOD, accept_unary.measure),
+    NATIVE: (accept_unary_native.METHOD, accept_unary_native.measure),
     "accept-sdk": (accept_sdk.METHOD, accept_sdk.measure),
     "delivery": (delivery.METHOD, delivery.measure),
     "urgent": (urgent.METHOD, urgent.measure),
     "restart": (restart.METHOD, restart.measure),
     CORE: (core_speed.METHOD, core_speed.measure),
 }
+# Not part of a quick run: building the core's examples takes minutes, once, and h2load may not be there.
+SLOW_OR_WANTING: Final = (CORE, NATIVE)
 RESULTS: Final = Path("loadtest/results")
 # Ignored by version control; a folder in the system's temporary place may be memory, where an fsync proves nothing.
 SCRATCH: Final = Path("var")
@@ -51,11 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write; returns the exit code: 0 measured, 1 something failed, 2 cannot be measured here."""
     options = _options(arguments)
     plan = _plan(options)
-    # Building the core's examples takes minutes, once; quick is to stay quick.
-    chosen = options.only or [name for name in MEASUREMENTS if not (options.quick and name == CORE)]
+    chosen = options.only or [name for name in MEASUREMENTS if not (options.quick and name in SLOW_OR_WANTING)]
     root = Path.cwd()
     try:
         _check(plan, root)
+        if NATIVE in chosen:
+            accept_unary_native.check_tools()  # now, not after a quarter of an hour
         options.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.folder) as scratch:
             done = _measure(plan, chosen, root, Path(scratch), command(plan, chosen, quick=options.quick))
@@ -108,7 +114,7 @@ def _measure(plan: Plan, chosen: Sequence[str], root: Path, scratch: Path, again
 def command(plan: Plan, chosen: Sequence[str], *, quick: bool) -> str:
     """How to measure the same again, without the folders of this machine."""
     parts = ["python -m loadtest.benchmarks", *(["--quick"] if quick else []), f"--runs {plan.runs}"]
-    if list(chosen) != [name for name in MEASUREMENTS if not (quick and name == CORE)]:
+    if list(chosen) != [name for name in MEASUREMENTS if not (quick and name in SLOW_OR_WANTING)]:
         parts += [f"--only {name}" for name in chosen]
     usual = Plan.quick() if quick else Plan()
     if plan.backlog_messages != usual.backlog_messages:

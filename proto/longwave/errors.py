@@ -91,7 +91,9 @@ class LongwaveError(Exception):
     def __str__(self) -> str:
         text = f"{self.reason}: {self.detail}" if self.reason else self.detail
         for violation in self.field_violations:
-            text += f" [{violation.field}: {violation.description}]"
+            # A single field's sentence is the detail already: it is not said twice.
+            said = "" if violation.description == self.detail else f": {violation.description}"
+            text += f" [{violation.field}{said}]"
         return text
 
 

@@ -33,8 +33,10 @@ for file in fuzz_targets/*.rs; do
   else
     "$program" -merge=1 "$scratch/kept" "corpus/$name" "$scratch/found" 2>/dev/null
     find "corpus/$name" -type f -delete
-    # The smallest are kept: they reach most for their bytes.
-    find "$scratch/kept" -type f -printf '%s %p\n' | sort -n | awk -v kept="$KEPT_MAX" 'NR <= kept { print $2 }' |
+    # Evenly from the smallest to the largest: short ones reach most for their bytes, long ones what takes a history.
+    find "$scratch/kept" -type f -printf '%s %p\n' | sort -n |
+      awk -v kept="$KEPT_MAX" '{ of[NR] = $2 } END { n = NR < kept ? NR : kept
+        for (i = 0; i < n; i++) print of[1 + int(i * NR / n)] }' |
       xargs --no-run-if-empty cp --target-directory="corpus/$name"
     rm -rf "$scratch"
   fi

@@ -13,6 +13,7 @@
 )]
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -28,7 +29,7 @@ use crate::message::{Carrier, Class, Held, Micros, flags};
 use crate::outcome::{Outcome, Phase};
 use crate::registry as picture;
 use crate::schedule as scheduling;
-use crate::settle::{self as settling, Changes, Fact, Fate, Gate, Policy, Receipt, Row, Told};
+use crate::settle::{self as settling, Changes, Fact, Fate, Gate, Policy, Receipt, Told};
 use crate::spill::{Away, Spill, Stream, StreamKind};
 use crate::state::State;
 use crate::telnyx::{self, InboundText, Recipe, SendConfig, WebhookVerdict};
@@ -695,14 +696,13 @@ impl Settler {
     fn settle(
         &self,
         py: Python<'_>,
-        rows: Vec<Bound<'_, PyTuple>>,
+        rows: &str,
         facts: &Facts,
         early: Vec<(u64, Bound<'_, PyBytes>)>,
         registry: &Registry,
         now_us: Micros,
         seed: u64,
     ) -> PyResult<Settlement> {
-        let rows = rows.iter().map(row_of).collect::<PyResult<Vec<_>>>()?;
         let early = early
             .into_iter()
             .map(|(id, fact)| {
@@ -715,41 +715,16 @@ impl Settler {
         let policy = lock(&self.policy).clone();
         let facts = facts.inner.clone();
         let registry = Arc::clone(&registry.inner);
-        let changes =
-            py.detach(|| settling::settle(rows, facts, early, &policy, &registry, now_us, seed));
-        Ok(Settlement { changes })
+        let changes = py.detach(|| {
+            let rows = settling::rows_from_json(rows)?;
+            Ok(settling::settle(
+                rows, facts, early, &policy, &registry, now_us, seed,
+            ))
+        });
+        Ok(Settlement {
+            changes: changes.map_err(|error: serde_json::Error| bad(error))?,
+        })
     }
-}
-
-fn row_of(row: &Bound<'_, PyTuple>) -> PyResult<Row> {
-    let class: i64 = column(row, 4)?;
-    let state: i64 = column(row, 6)?;
-    Ok(Row {
-        id: column(row, 0)?,
-        tenant: column(row, 1)?,
-        campaign: column(row, 2)?,
-        recipient: column(row, 3)?,
-        class: Class::from_number(class).ok_or_else(|| bad(format!("unknown class {class}")))?,
-        segments: column(row, 5)?,
-        state: State::from_number(state).ok_or_else(|| bad(format!("unknown state {state}")))?,
-        reason: column(row, 7)?,
-        code: column(row, 8)?,
-        seq: column(row, 9)?,
-        attempt: column(row, 10)?,
-        generation: column(row, 11)?,
-        counted: column(row, 12)?,
-        flags: column(row, 13)?,
-        due_us: column(row, 14)?,
-        accept_us: column(row, 15)?,
-        expires_us: column(row, 16)?,
-        updated_us: column(row, 17)?,
-        started_us: column(row, 18)?,
-        provider: column(row, 19)?,
-        provider_id: column::<Option<String>>(row, 20)?.unwrap_or_default(),
-        carrier: column(row, 21)?,
-        crashes: column(row, 22)?,
-        opted_out: column::<i64>(row, 23)? != 0,
-    })
 }
 
 #[pyclass(frozen, module = "engine._core")]
@@ -766,7 +741,9 @@ impl Settlement {
     fn update_rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let rows = PyList::empty(py);
         for (row, seq, events) in &self.changes.updates {
-            let cells: [Bound<'py, PyAny>; 16] = [
+            let cells: [Bound<'py, PyAny>; 15] = [
+                row.id.into_pyobject(py)?.into_any(),
+                seq.into_pyobject(py)?.into_any(),
                 (row.state as u8).into_pyobject(py)?.into_any(),
                 row.reason.into_pyobject(py)?.into_any(),
                 row.code.as_str().into_pyobject(py)?.into_any(),
@@ -775,14 +752,11 @@ impl Settlement {
                 row.flags.into_pyobject(py)?.into_any(),
                 row.due_us.into_pyobject(py)?.into_any(),
                 row.generation.into_pyobject(py)?.into_any(),
-                row.generation.into_pyobject(py)?.into_any(),
                 row.updated_us.into_pyobject(py)?.into_any(),
                 id_or_none(&row.provider_id).into_pyobject(py)?.into_any(),
                 row.carrier.into_pyobject(py)?.into_any(),
                 row.crashes.into_pyobject(py)?.into_any(),
                 PyBytes::new(py, &events::history_of(events)).into_any(),
-                row.id.into_pyobject(py)?.into_any(),
-                seq.into_pyobject(py)?.into_any(),
             ];
             rows.append(PyTuple::new(py, cells)?)?;
         }
@@ -1472,6 +1446,7 @@ impl Scheduler {
                 _ => return Err(bad(format!("unknown setting {name}"))),
             }
         }
+        made.seed = RandomState::new().hash_one(0);
         let spill = Spill::new(made.held_messages_max);
         let inner = scheduling::Scheduler::new(made, Arc::clone(&registry.inner), mono_us);
         let waiting = Waiting {
@@ -1779,10 +1754,7 @@ impl Dispatch {
         &self,
         py: Python<'py>,
         now_us: Micros,
-        epoch: u64,
-        provider: u32,
         recipe: u32,
-        send_us: Micros,
     ) -> PyResult<Bound<'py, PyList>> {
         let mut batch = lock(&self.held);
         let mut first = lock(&self.first_of_generation);
@@ -1795,19 +1767,7 @@ impl Dispatch {
             }
             let event = events::intended(held, now_us);
             let history = events::history_of(std::slice::from_ref(&event));
-            let row = (
-                now_us,
-                epoch,
-                provider,
-                held.recipe,
-                now_us + send_us,
-                now_us,
-                PyBytes::new(py, &history),
-                held.id,
-                held.seq,
-                now_us,
-            );
-            rows.append(row)?;
+            rows.append((held.id, held.seq, held.recipe, PyBytes::new(py, &history)))?;
         }
         Ok(rows)
     }

@@ -29,9 +29,9 @@ pub fn default_burst(amount: u64) -> u64 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
     /// Units of scaled time in a microsecond: amount − burst, or 1 where one passes per window.
-    scale: i128,
+    scale: u64,
     /// Scaled time that one token takes to come back: the window.
-    token: i128,
+    token: u64,
     /// Tokens at once.
     burst: u64,
     /// Scaled time at which the bucket is full again (the algorithm's theoretical arrival time).
@@ -50,8 +50,8 @@ impl Bucket {
         let burst = burst.clamp(1, amount.saturating_sub(1).max(1));
         let scale = amount.saturating_sub(burst).max(1);
         Self {
-            scale: i128::from(scale),
-            token: i128::from(window_us.max(1)),
+            scale,
+            token: window_us.max(1),
             burst,
             full_at: i128::MIN,
             latest_us: Micros::MIN,
@@ -82,7 +82,8 @@ impl Bucket {
         }
         let ready = self.full_at.saturating_sub(slack);
         // Rounded up: a whole microsecond later is never too early.
-        let ready_us = ready.div_euclid(self.scale) + i128::from(ready.rem_euclid(self.scale) != 0);
+        let scale = i128::from(self.scale);
+        let ready_us = ready.div_euclid(scale) + i128::from(ready.rem_euclid(scale) != 0);
         Err(Refusal::Until(
             Micros::try_from(ready_us).unwrap_or(Micros::MAX),
         ))
@@ -116,10 +117,11 @@ impl Bucket {
 
     fn scaled(&self, mono: Micros) -> i128 {
         // At most 2^63 × 2^64: fits.
-        i128::from(mono).saturating_mul(self.scale)
+        i128::from(mono) * i128::from(self.scale)
     }
 
     fn tokens(&self, count: u64) -> i128 {
-        i128::from(count).saturating_mul(self.token)
+        // Two of 64 bits make 128 without a sign.
+        i128::try_from(u128::from(count) * u128::from(self.token)).unwrap_or(i128::MAX)
     }
 }

@@ -14,10 +14,14 @@
 mod carriers;
 mod charges;
 mod feedback;
+mod hash;
+
 mod lanes;
 mod meters;
 mod order;
+mod recipients;
 mod slab;
+mod table;
 mod take;
 mod turns;
 mod wheel;
@@ -31,6 +35,7 @@ use crate::message::{Carrier, Held, Micros};
 use crate::registry::{CampaignState, Registry};
 use carriers::Carriers;
 use charges::Charges;
+use hash::Seeded;
 use lanes::{Gate, LaneKey, Lanes, Status};
 use meters::Meters;
 use order::Keys;
@@ -40,11 +45,14 @@ use wheel::{WHEEL_BUCKETS, Wheel};
 
 /// 2^26 messages, whatever the configuration says: slots are numbered in 32 bits and indexes are laid out at start.
 const MESSAGES_MAX: usize = 1 << 26;
+/// Messages whose memory is asked for at once, before any is worked on: their cache lines (some four each) fit the nearest
+/// caches, and the waits for memory overlap.
+const TOUCHED_MESSAGES: usize = 64;
 
 /// The scheduler's limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Messages in memory, at most 2^26. Eight bytes each are laid out at start (touched only when used).
+    /// Messages in memory, at most 2^26. Nine bytes each are laid out at start (touched only when used).
     pub held_messages_max: usize,
     /// What each class behind more urgent traffic gets at least, in percent; 0 for strict classes; at most 50.
     pub floor_percent: u8,
@@ -58,6 +66,9 @@ pub struct Config {
     pub pop_work_max: usize,
     /// Key of the provider all of this goes to.
     pub provider: u32,
+    /// Of the tables by numbers that callers choose, so that nobody can choose numbers that meet in one place. Nothing that
+    /// is told depends on it.
+    pub seed: u64,
 }
 
 impl Default for Config {
@@ -70,6 +81,7 @@ impl Default for Config {
             lanes_idle_max: 16_384,
             pop_work_max: 4_096,
             provider: 1,
+            seed: 0,
         }
     }
 }
@@ -140,13 +152,15 @@ pub struct Scheduler {
     /// Ordering keys by tenant.
     keys: HashMap<u32, Keys>,
     /// Messages that are out and hold their key: tenant and ordering.
-    out: HashMap<u64, (u32, u64)>,
+    out: HashMap<u64, (u32, u64), Seeded>,
     /// Beside their lanes until limits change.
     stuck: BTreeSet<u32>,
     /// Lanes to hand out as blocked.
     stopped: BTreeSet<u32>,
     counts: Counts,
     last_ticket: u64,
+    /// What this pop gives out: in no line and no wheel any more, but still in their slots.
+    leaving: Vec<u32>,
 }
 
 impl Scheduler {
@@ -155,25 +169,27 @@ impl Scheduler {
     pub fn new(config: Config, registry: Arc<Registry>, mono_us: Micros) -> Self {
         let messages_max = config.held_messages_max.min(MESSAGES_MAX);
         let floor_percent = i64::from(config.floor_percent.min(50));
+        let seeded = Seeded::new(config.seed);
         let mut scheduler = Self {
             registry: Arc::clone(&registry),
             now_us: Micros::MIN,
             mono_us,
             messages_max,
-            slab: Slab::new(messages_max),
+            slab: Slab::new(messages_max, seeded),
             due: Wheel::new(0),
             expiry: Wheel::new(WHEEL_BUCKETS),
-            lanes: Lanes::new(config.lanes_idle_max),
+            lanes: Lanes::new(config.lanes_idle_max, seeded),
             turns: Turns::new(floor_percent),
-            meters: Meters::new(floor_percent),
-            charges: Charges::new(config.charges_remembered_max),
-            carriers: Carriers::new(config.carriers_max),
+            meters: Meters::new(floor_percent, seeded),
+            charges: Charges::new(config.charges_remembered_max, seeded),
+            carriers: Carriers::new(config.carriers_max, seeded),
             keys: HashMap::new(),
-            out: HashMap::new(),
+            out: HashMap::with_hasher(seeded),
             stuck: BTreeSet::new(),
             stopped: BTreeSet::new(),
             counts: Counts::default(),
             last_ticket: 0,
+            leaving: Vec::new(),
             config,
         };
         scheduler.set_registry(registry, mono_us);
@@ -221,15 +237,20 @@ impl Scheduler {
             messages.sort_by_key(|held| held.id);
         }
         let mut rest = Vec::new();
-        for held in messages {
-            if self.contains(held.id) {
-                continue;
+        let mut messages = messages.into_iter();
+        while !messages.as_slice().is_empty() {
+            let near = messages.len().min(TOUCHED_MESSAGES);
+            self.slab.touch_ids(&messages.as_slice()[..near]);
+            for held in messages.by_ref().take(near) {
+                if self.contains(held.id) {
+                    continue;
+                }
+                if self.room() == 0 {
+                    rest.push(held);
+                    continue;
+                }
+                self.push_one(held);
             }
-            if self.room() == 0 {
-                rest.push(held);
-                continue;
-            }
-            self.push_one(held);
         }
         rest
     }
@@ -237,6 +258,7 @@ impl Scheduler {
     fn push_one(&mut self, held: Held) {
         let ordering = held.ordering;
         let (tenant, id) = (held.tenant, held.id);
+        let (due_us, expires_us) = (held.due_us, held.expires_us);
         let key = LaneKey {
             tenant,
             campaign: held.campaign,
@@ -249,10 +271,14 @@ impl Scheduler {
         self.lanes.at_mut(lane).members += 1;
         self.counts.by_class[held.class as usize - 1] += 1;
         let slot = self.slab.insert(held, lane);
-        if ordering == 0 {
+        if ordering != 0 {
+            self.enter_key(tenant, ordering, id, slot);
+        } else if due_us > self.now_us {
             self.enter(slot);
         } else {
-            self.enter_key(tenant, ordering, id, slot);
+            // The rule, and the shortest way: it has no timer yet and its lane is the one just found.
+            self.expiry.insert(&mut self.slab, slot, expires_us);
+            self.line_up(slot, lane);
         }
     }
 
@@ -338,15 +364,20 @@ impl Scheduler {
     /// Puts a message in line, in the lane of its carrier if that has become known.
     fn enter_lane(&mut self, slot: u32) {
         let lane = self.lane_now(slot);
-        self.lanes.at_mut(lane).append(&mut self.slab, slot);
-        let status = self.lanes.at(lane).status;
+        self.line_up(slot, lane);
+    }
+
+    fn line_up(&mut self, slot: u32, at: u32) {
+        let lane = self.lanes.at_mut(at);
+        lane.append(&mut self.slab, slot);
+        let status = lane.status;
         *self.counts.of_status(status) += 1;
         match status {
-            Status::Idle => self.set_status(lane, self.open_status(lane)),
-            Status::Waiting(_) if self.lanes.at(lane).first(&self.slab) == Some(slot) => {
+            Status::Idle => self.set_status(at, self.open_status(at)),
+            Status::Waiting(_) if self.lanes.at(at).first(&self.slab) == Some(slot) => {
                 // Another head, another need.
-                self.drop_claims(lane, None);
-                self.set_status(lane, Status::Ready);
+                self.drop_claims(at, None);
+                self.set_status(at, Status::Ready);
             }
             _ => {}
         }
@@ -411,15 +442,21 @@ impl Scheduler {
     fn take_out(&mut self, slot: u32, out: bool) -> Held {
         self.leave(slot);
         self.clear_timer(slot);
-        let lane = self.slab.at(slot).lane;
-        let key = self.lanes.at(lane).key;
-        let held = self.slab.remove(slot, &key);
-        self.counts.by_class[key.class as usize - 1] -= 1;
-        self.lanes.at_mut(lane).members -= 1;
-        self.lanes.free_if_unused(lane);
+        let held = self.empty(slot);
         if held.ordering != 0 {
-            self.leave_key(&held, out);
+            self.leave_key(held.tenant, held.ordering, held.id, out);
         }
+        held
+    }
+
+    /// Empties the slot of a message that is in no line and no wheel any more.
+    fn empty(&mut self, slot: u32) -> Held {
+        let at = self.slab.at(slot).lane;
+        let lane = self.lanes.at_mut(at);
+        lane.members -= 1;
+        let held = self.slab.remove(slot, &lane.key);
+        self.counts.by_class[held.class as usize - 1] -= 1;
+        self.lanes.free_if_unused(at);
         held
     }
 

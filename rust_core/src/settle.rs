@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::message::{Carrier, Class, Micros, flags};
 use crate::outcome::{NotTaken, Outcome};
@@ -108,16 +109,18 @@ pub enum Fact {
     Crashed,
 }
 
-/// A row of `messages` as it stands in the writing transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A row of `messages` as it stands in the writing transaction: in JSON an array of these columns in this order.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[allow(missing_docs)] // the columns' names, as in the store's schema
 pub struct Row {
     pub id: u64,
     pub tenant: u32,
     pub campaign: u32,
     pub recipient: u64,
+    #[serde(deserialize_with = "class_column")]
     pub class: Class,
     pub segments: u16,
+    #[serde(deserialize_with = "state_column")]
     pub state: State,
     pub reason: u8,
     pub code: String,
@@ -132,11 +135,40 @@ pub struct Row {
     pub updated_us: Micros,
     pub started_us: Micros,
     pub provider: u32,
+    #[serde(deserialize_with = "text_or_null_column")]
     pub provider_id: String,
     pub carrier: u8,
     pub crashes: u8,
     /// The recipient is in the opt-out list now.
+    #[serde(deserialize_with = "truth_column")]
     pub opted_out: bool,
+}
+
+fn class_column<'de, D: Deserializer<'de>>(column: D) -> Result<Class, D::Error> {
+    let number = i64::deserialize(column)?;
+    Class::from_number(number).ok_or_else(|| D::Error::custom(format!("unknown class {number}")))
+}
+
+fn state_column<'de, D: Deserializer<'de>>(column: D) -> Result<State, D::Error> {
+    let number = i64::deserialize(column)?;
+    State::from_number(number).ok_or_else(|| D::Error::custom(format!("unknown state {number}")))
+}
+
+fn text_or_null_column<'de, D: Deserializer<'de>>(column: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(column)?.unwrap_or_default())
+}
+
+fn truth_column<'de, D: Deserializer<'de>>(column: D) -> Result<bool, D::Error> {
+    Ok(i64::deserialize(column)? != 0)
+}
+
+/// The rows of `engine.stores.sql.SELECT_ROWS`: a JSON array with an array for each.
+///
+/// # Errors
+///
+/// When one of them cannot be a row.
+pub fn rows_from_json(rows: &str) -> serde_json::Result<Vec<Row>> {
+    serde_json::from_str(rows)
 }
 
 /// The numbers decisions depend on.
@@ -254,7 +286,7 @@ fn mix(seed: u64) -> u64 {
 }
 
 /// Settles facts on the rows they concern. `early` are kept receipts of these messages; they are applied after the facts
-/// once no attempt is open. Facts of ids without a row are ignored. `seed` makes jitter reproducible.
+/// once no attempt is open, and so are receipts among the facts that came before their attempt's outcome. Facts of ids without a row are ignored. `seed` makes jitter reproducible.
 #[must_use]
 pub fn settle(
     rows: Vec<Row>,
@@ -279,6 +311,7 @@ pub fn settle(
         };
         let (seq, id) = (row.seq, row.id);
         let random = mix(seed ^ id);
+        let kept_before = changes.keep.len();
         let mut settling = Settling {
             row,
             events: Vec::new(),
@@ -292,11 +325,15 @@ pub fn settle(
         for fact in facts {
             settling.apply(fact);
         }
-        if !early.is_empty() && settling.row.state != State::Dispatching {
-            for receipt in early {
+        if settling.row.state != State::Dispatching {
+            if !early.is_empty() {
+                settling.changes.joined.push(id);
+            }
+            let just_kept = settling.changes.keep.split_off(kept_before);
+            let just_kept = just_kept.into_iter().map(|(_, receipt)| receipt);
+            for receipt in early.into_iter().chain(just_kept) {
                 settling.receipt(&receipt);
             }
-            settling.changes.joined.push(id);
         }
         let Settling {
             row,
@@ -402,7 +439,8 @@ impl Settling<'_> {
         match fact {
             Fact::Outcome(attempt, outcome) => self.outcome(attempt, outcome),
             Fact::Receipt(receipt) => {
-                if self.row.state == State::Dispatching {
+                let open = self.row.state == State::Dispatching;
+                if open && receipt.generation <= self.row.generation {
                     self.changes.keep.push((self.row.id, receipt));
                 } else {
                     self.receipt(&receipt);
@@ -430,8 +468,16 @@ impl Settling<'_> {
 
     fn outcome(&mut self, attempt: u16, outcome: Outcome) {
         let open = self.row.state == State::Dispatching;
-        // Late truth about the last attempt is evidence even when it was given up meanwhile.
-        if attempt != self.row.attempt || !(open || self.row.state == State::Unknown) {
+        let closed = self.has(flags::CANCEL_REQUESTED | flags::NO_RESEND);
+        // Late truth about the last attempt is evidence even when it was given up meanwhile, or a copy waits.
+        let counts = match self.row.state {
+            State::Dispatching | State::Unknown => true,
+            State::Queued => {
+                self.has(flags::MAYBE_SENT) && matches!(outcome, Outcome::Taken { .. })
+            }
+            _ => false,
+        };
+        if attempt != self.row.attempt || !counts {
             return;
         }
         match outcome {
@@ -452,10 +498,15 @@ impl Settling<'_> {
                 code,
             } => {
                 self.changes.fates.push((self.row.id, Fate::NotTaken));
-                self.not_taken(why, retry_after_us, &code);
+                if !closed {
+                    self.not_taken(why, retry_after_us, &code);
+                }
             }
             Outcome::RefusedForNow { code, hold_us } => {
                 self.changes.fates.push((self.row.id, Fate::NotTaken));
+                if closed {
+                    return; // no bytes go any more; its timer ends it
+                }
                 self.row.counted += 1;
                 if self.row.counted >= self.policy.attempts_max {
                     self.refuse(Reason::AttemptsUsedUp, &code);
@@ -565,9 +616,17 @@ impl Settling<'_> {
     }
 
     fn receipt(&mut self, receipt: &Receipt) {
-        let older = receipt.generation != 0 && receipt.generation < self.row.generation;
+        let older = if receipt.generation == 0 {
+            receipt.provider_id != self.row.provider_id
+        } else {
+            receipt.generation < self.row.generation
+        };
         if older && receipt.status != ReceiptStatus::Delivered {
             return; // of a generation that ended; only an arrival still matters
+        }
+        if receipt.generation > self.row.generation {
+            self.conflict(receipt); // of an attempt that was never written down
+            return;
         }
         self.learn(receipt.carrier);
         let reason = if receipt.lookup {
@@ -639,8 +698,8 @@ impl Settling<'_> {
             && !self.has(flags::NO_RESEND | flags::CANCEL_REQUESTED)
             // A copy queued again is settled by this receipt; it does not start a third.
             && self.row.state != State::Queued
-            // Another attempt may still be out.
-            && !self.has(flags::MAYBE_SENT);
+            // Another attempt may still be out; the first was alone.
+            && (self.row.attempt == 1 || !self.has(flags::MAYBE_SENT));
         let retry = match class {
             Some(CodeClass::CapDay) => Some((Reason::CapReached, NotTaken::CapDay)),
             Some(CodeClass::CapMinute) => Some((Reason::CapReached, NotTaken::CapMinute)),
@@ -673,6 +732,7 @@ impl Settling<'_> {
         self.requeue(until + spread, why, &receipt.code);
         self.row.generation += 1;
         self.row.provider_id.clear();
+        self.row.flags &= !flags::MAYBE_SENT;
     }
 
     fn may_resend(&self) -> bool {

@@ -990,6 +990,28 @@ fn validity_counts_from_the_later_of_acceptance_and_schedule() {
 }
 
 #[test]
+fn a_bound_of_whole_days_is_said_in_days() {
+    let far = Submission {
+        schedule_time: Some(Timestamp {
+            seconds: NOW_SECONDS + 36 * 86_400,
+            nanos: 0,
+        }),
+        ..plain()
+    };
+    let long = Submission {
+        validity: Some(Duration {
+            seconds: 15 * 86_400,
+            nanos: 0,
+        }),
+        ..plain()
+    };
+    for (submission, said) in [(far, "35 d (3024000 s)"), (long, "14 d (1209600 s)")] {
+        let detail = results(&group(&[submission]))[0].detail.clone();
+        assert!(detail.contains(said), "{detail}");
+    }
+}
+
+#[test]
 fn smart_encoding_replaces_only_where_it_is_asked_for_and_pays() {
     let stored = |submission: Submission| {
         let admission = group(&[submission]);

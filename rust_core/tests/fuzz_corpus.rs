@@ -28,11 +28,14 @@ fn random_bytes_break_nothing() {
         state ^= state << 17;
         state
     };
-    for _ in 0..2_000 {
+    for number in 0..2_000 {
         let len = next() % 64;
         let data: Vec<u8> = (0..len).map(|_| next().to_le_bytes()[0]).collect();
-        for (_, target) in targets::ALL {
-            target(&data);
+        for (name, target) in targets::ALL {
+            // A history takes some hundred times as long as a text.
+            if number % 20 == 0 || !["state_machine", "schedule"].contains(&name) {
+                target(&data);
+            }
         }
     }
 }

@@ -186,6 +186,8 @@ struct Model {
     scheduler: Scheduler,
     now: i64,
     next_id: u64,
+    /// Ids that were left out, for messages that come late.
+    gaps: Vec<u64>,
     waiting: BTreeMap<u64, Held>,
     out: BTreeMap<u64, Held>,
     held_keys: BTreeSet<(u32, u64, u64)>,
@@ -211,6 +213,7 @@ impl Model {
             scheduler,
             now: 0,
             next_id: 1,
+            gaps: Vec::new(),
             waiting: BTreeMap::new(),
             out: BTreeMap::new(),
             held_keys: BTreeSet::new(),
@@ -235,8 +238,19 @@ impl Model {
             let dice = (pick.rotate_left(u32::try_from(n * 7 % 64).unwrap()))
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)
                 >> 8;
-            let mut message = held(self.next_id, CAMPAIGNS[dice as usize % 4]);
-            self.next_id += 1;
+            let late = pick.is_multiple_of(5) && !self.gaps.is_empty();
+            let id = if late {
+                self.gaps.swap_remove(dice as usize % self.gaps.len())
+            } else {
+                // One after the other, in another millisecond, or with one left out.
+                let step = [1, 1, 2, 1 << 22][dice as usize / 8 % 4];
+                self.next_id += step;
+                if step > 1 {
+                    self.gaps.push(self.next_id - 1);
+                }
+                self.next_id
+            };
+            let mut message = held(id, CAMPAIGNS[dice as usize % 4]);
             message.class = Class::ALL[dice as usize / 4 % 3];
             message.kind = if dice % 13 == 0 { Kind::Mms } else { Kind::Sms };
             message.segments = [1, 2, 3][dice as usize / 16 % 3];
@@ -1169,4 +1183,86 @@ fn a_flood_of_timers_is_handled_in_portions() {
         assert!(told == 1000 || popped.wake_after_us == Some(0));
     }
     assert_eq!(told, 1000);
+}
+
+/// More than two of the pieces that memory is laid out in.
+const MANY: u64 = 40_000;
+
+#[test]
+fn a_number_with_thousands_waiting_is_taken_out_whole_and_nobody_else() {
+    let mut scheduler = scheduler(vec![]);
+    let number = 13_035_559_999;
+    // Everybody's messages among each other, of two tenants, some to the one number.
+    let message = |id: u64| Held {
+        recipient: if id.is_multiple_of(3) {
+            number
+        } else {
+            13_035_560_000 + id
+        },
+        ..held(id, if id.is_multiple_of(2) { 10 } else { 20 })
+    };
+    push(&mut scheduler, (1..=MANY).map(message).collect());
+    // Some have gone before, from its front.
+    let gone: BTreeSet<u64> = ids(&pop(&mut scheduler, 0, 1_000).ready)
+        .into_iter()
+        .collect();
+    let removed = ids(&scheduler.remove_recipient(1, number));
+    let of_it: Vec<u64> = (1..=MANY)
+        .filter(|id| id.is_multiple_of(6) && !gone.contains(id))
+        .collect();
+    assert_eq!(removed, of_it);
+    assert_eq!(scheduler.remove_recipient(1, number), []);
+    let left = (1..=MANY).filter(|id| scheduler.contains(*id)).count() as u64;
+    assert_eq!(left, MANY - gone.len() as u64 - of_it.len() as u64);
+    // Their places are used again.
+    push(
+        &mut scheduler,
+        of_it.iter().map(|&id| message(id)).collect(),
+    );
+    assert_eq!(ids(&scheduler.remove_recipient(1, number)), of_it);
+}
+
+#[test]
+fn each_of_many_attempts_gives_its_reservation_back() {
+    let config = Config {
+        charges_remembered_max: 10,
+        ..Config::default()
+    };
+    let quotas = vec![
+        day_quota(1, Carrier::TMobile, MANY),
+        day_quota(2, Carrier::Att, MANY),
+    ];
+    let mut scheduler = Scheduler::new(config, registry(&HashMap::new(), quotas), 0);
+    scheduler.set_days(&[(1, 20, TOMORROW_US), (2, 20, TOMORROW_US)]);
+    // Half of them to one number, whose carrier nobody knows yet.
+    let number = 13_035_559_999;
+    let message = |id: u64| Held {
+        recipient: if id.is_multiple_of(2) {
+            number
+        } else {
+            13_035_560_000 + id
+        },
+        ..held(id, 10)
+    };
+    push(&mut scheduler, (1..=MANY).map(message).collect());
+    assert_eq!(pop(&mut scheduler, 0, 2 * 40_000).ready.len() as u64, MANY);
+    assert_eq!(
+        scheduler.ledger_changes(),
+        [(1, 20, 0, MANY), (2, 20, 0, MANY)]
+    );
+    // A quarter is not taken, from the front, the middle and the back of the number's list.
+    for id in (1..=MANY).filter(|id| id.is_multiple_of(4)) {
+        scheduler.settled(id, Fate::NotTaken);
+    }
+    assert_eq!(
+        scheduler.ledger_changes(),
+        [(1, 20, 0, MANY * 3 / 4), (2, 20, 0, MANY * 3 / 4)]
+    );
+    // The number is AT&T's: the rest of its messages gives T-Mobile's share back.
+    scheduler.learn(number, Carrier::Att);
+    assert_eq!(scheduler.ledger_changes(), [(1, 20, 0, MANY / 2)]);
+    for id in 1..=MANY {
+        scheduler.settled(id, Fate::NotTaken);
+    }
+    assert_eq!(scheduler.ledger_changes(), [(1, 20, 0, 0), (2, 20, 0, 0)]);
 }

@@ -3,7 +3,9 @@
 use _core::message::{Class, flags};
 use _core::outcome::{NotTaken, Outcome};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Registry, Tenant};
-use _core::settle::{Changes, Fact, Fate, Gate, Policy, Receipt, ReceiptStatus, Row, settle};
+use _core::settle::{
+    Changes, Fact, Fate, Gate, Policy, Receipt, ReceiptStatus, Row, rows_from_json, settle,
+};
 use _core::state::{Reason, State};
 use proptest::prelude::*;
 
@@ -273,6 +275,38 @@ fn late_truth_about_an_unknown_attempt_counts() {
 }
 
 #[test]
+fn late_truth_that_it_was_taken_drops_the_copy_that_waits() {
+    let mut again = row(State::Queued, 1);
+    again.flags = flags::MAYBE_SENT;
+    let changes = apply(again.clone(), vec![Fact::Outcome(1, taken())]);
+    assert_eq!(after(&changes).state, State::Submitted);
+    assert_eq!(changes.drop, [77]);
+    again.flags = 0;
+    let changes = apply(again, vec![Fact::Outcome(1, taken())]);
+    assert!(
+        changes.updates.is_empty(),
+        "its outcome was known: not taken"
+    );
+}
+
+#[test]
+fn late_truth_that_it_was_not_taken_sends_nothing_that_was_closed() {
+    let later = Outcome::RefusedForNow {
+        code: "x".into(),
+        hold_us: 0,
+    };
+    for flag in [flags::CANCEL_REQUESTED, flags::NO_RESEND] {
+        for outcome in [not_taken(NotTaken::Throttled), later.clone()] {
+            let mut closed = row(State::Unknown, 1);
+            closed.flags = flags::MAYBE_SENT | flag;
+            let changes = apply(closed, vec![Fact::Outcome(1, outcome)]);
+            assert!(changes.updates.is_empty() && changes.requeue.is_empty());
+            assert_eq!(changes.fates, [(77, Fate::NotTaken)]);
+        }
+    }
+}
+
+#[test]
 fn a_late_refusal_of_a_copy_leaves_the_first_attempt_open() {
     let refused = Outcome::RefusedForGood {
         code: "40310".into(),
@@ -367,6 +401,45 @@ fn a_receipt_before_the_outcome_is_kept_and_joined() {
 }
 
 #[test]
+fn a_receipt_and_its_outcome_at_once_are_joined_at_once() {
+    let (sent, delivered) = (
+        receipt(ReceiptStatus::Sent, "", 1),
+        receipt(ReceiptStatus::Delivered, "", 1),
+    );
+    let changes = settle(
+        vec![row(State::Dispatching, 1)],
+        vec![
+            (77, Fact::Receipt(delivered)),
+            (77, Fact::Outcome(1, taken())),
+        ],
+        vec![(77, sent)],
+        &policy(),
+        &registry(OnUnknown::ByClass, CampaignState::Active),
+        NOW,
+        7,
+    );
+    assert_eq!(after(&changes).state, State::Delivered);
+    assert_eq!(
+        changes.keep,
+        [],
+        "what is kept beside `joined` is thrown away unread"
+    );
+}
+
+#[test]
+fn a_receipt_of_a_generation_that_never_was_is_a_conflict() {
+    for state in [State::Submitted, State::Dispatching, State::Unknown] {
+        let never = Fact::Receipt(receipt(ReceiptStatus::Delivered, "", 2));
+        let changes = apply(row(state, 1), vec![never]);
+        assert!(
+            changes.updates.is_empty() && changes.keep.is_empty(),
+            "{state:?}"
+        );
+        assert_eq!(changes.conflicts.len(), 1, "{state:?}");
+    }
+}
+
+#[test]
 fn caps_and_retries_of_the_provider_start_a_new_generation() {
     for (code, reason) in [
         ("40016", Reason::CapReached),
@@ -402,6 +475,38 @@ fn caps_and_retries_of_the_provider_start_a_new_generation() {
         State::Undelivered,
         "no validity left"
     );
+}
+
+#[test]
+fn a_silent_attempt_that_failed_later_for_a_cap_is_tried_again_in_any_order_of_receipts() {
+    let queued = || Fact::Receipt(receipt(ReceiptStatus::Queued, "", 1));
+    let capped = || Fact::Receipt(receipt(ReceiptStatus::Undelivered, "40016", 1));
+    for facts in [vec![queued(), capped()], vec![capped(), queued()]] {
+        let mut silent = row(State::Unknown, 1);
+        silent.flags = flags::MAYBE_SENT;
+        let changes = apply(silent, facts);
+        let again = after(&changes);
+        assert_eq!((again.state, again.generation), (State::Queued, 2));
+        assert_eq!(again.flags & flags::MAYBE_SENT, 0, "no copy is out");
+    }
+    let mut two = row(State::Unknown, 2);
+    two.flags = flags::MAYBE_SENT;
+    let changes = apply(two, vec![capped()]);
+    assert_eq!(
+        after(&changes).state,
+        State::Undelivered,
+        "another may be out"
+    );
+}
+
+#[test]
+fn a_failure_told_twice_by_the_providers_id_alone_ends_one_generation_only() {
+    let mut sent = row(State::Sent, 1);
+    sent.provider_id = "p-1".into();
+    let capped = || Fact::Receipt(receipt(ReceiptStatus::Undelivered, "40016", 0));
+    let changes = apply(sent, vec![capped(), capped()]);
+    let again = after(&changes);
+    assert_eq!((again.state, again.generation), (State::Queued, 2));
 }
 
 #[test]
@@ -694,4 +799,63 @@ fn an_urgent_message_that_was_too_fast_comes_back_within_seconds() {
     let (wait_us, _) = throttled(Class::Critical, 20, Some(1_000_000));
     assert!((1_000_000..=11_000_000).contains(&wait_us), "{wait_us}");
     assert!(throttled(Class::Critical, 20, Some(MINUTE)).0 >= MINUTE);
+}
+
+#[test]
+fn rows_come_as_json_arrays_in_the_order_of_their_columns() {
+    let columns = |class: &str, state: &str, provider_id: &str, opted_out: &str| {
+        format!(
+            r#"[[18446744073709551615,2,3,12025550123,{class},4,{state},5,"a\"\n\u00e9",6,7,8,9,10,11,12,13,-14,15,16,{provider_id},17,18,{opted_out}]]"#
+        )
+    };
+    let expected = Row {
+        id: u64::MAX,
+        tenant: 2,
+        campaign: 3,
+        recipient: 12_025_550_123,
+        class: Class::Bulk,
+        segments: 4,
+        state: State::Submitted,
+        reason: 5,
+        code: "a\"\né".into(),
+        seq: 6,
+        attempt: 7,
+        generation: 8,
+        counted: 9,
+        flags: 10,
+        due_us: 11,
+        accept_us: 12,
+        expires_us: 13,
+        updated_us: -14,
+        started_us: 15,
+        provider: 16,
+        provider_id: String::new(),
+        carrier: 17,
+        crashes: 18,
+        opted_out: false,
+    };
+    assert_eq!(
+        rows_from_json(&columns("3", "3", "null", "0")).unwrap(),
+        std::slice::from_ref(&expected)
+    );
+    let other = Row {
+        provider_id: "p".into(),
+        opted_out: true,
+        ..expected
+    };
+    assert_eq!(
+        rows_from_json(&columns("3", "3", r#""p""#, "1")).unwrap(),
+        [other]
+    );
+    assert!(rows_from_json("[]").unwrap().is_empty());
+    for (wrong, says) in [
+        (columns("9", "3", "null", "0"), "unknown class 9"),
+        (columns("3", "99", "null", "0"), "unknown state 99"),
+        (columns("3", "3", "7", "0"), "invalid type"),
+        (columns("3", "3", "null", "0,1"), "trailing characters"),
+        ("[[1,2]]".into(), "invalid length"),
+    ] {
+        let error = rows_from_json(&wrong).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
 }

@@ -131,7 +131,8 @@ def _check_ports(ports: Mapping[str, int]) -> None:
             except OSError as error:
                 raise usage(
                     f"port {port} of {HOST} cannot be used: {error.strerror}\n"
-                    f"is another engine running? stop it, or give {option} another port"
+                    f"is another engine running? stop it, or give {option} another port "
+                    f"(make run RUN_COMMAND='.venv/bin/longwave demo {option} N')"
                 ) from None
 
 

@@ -19,7 +19,8 @@ from engine.registry.api_keys import create_api_key, has_any_key, has_live_admin
 from engine.registry.records import Role
 from engine.secrets import open_secrets
 from engine.stores import migrate as schema
-from engine.stores.connection import Connection, StoreLock, engine_over, open_reader, open_writer
+from engine.stores.connection import Connection, StoreLock, engine_over, open_reader
+from engine.stores.wal import open_recovered
 from server.cli import output
 from server.cli.failure import EXIT_FAILED, CliFailure, usage
 from server.cli.output import Json
@@ -57,7 +58,7 @@ def has_keys(path: Path) -> bool:
 def make_store(settings: Settings) -> Bootstrapped | None:
     """Make or complete the store, its secret file and one admin key; None when an admin key works already.
 
-    Raises ConfigError, StoreLocked, StoreTooNew and OSError.
+    Raises ConfigError, StoreLocked, StoreTooNew, StoreBroken and OSError.
     """
     path = settings.store_file
     now_us = Clock().now_us()
@@ -141,7 +142,7 @@ def _report(values: dict[str, list[str]], text: str, *, as_json: bool) -> None:
 def _held(path: Path) -> Iterator[Connection]:
     lock = StoreLock(path)
     try:
-        connection = open_writer(path)
+        connection = open_recovered(path)
         try:
             yield connection
         finally:

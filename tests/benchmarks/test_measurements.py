@@ -100,7 +100,7 @@ def test_the_raw_insert_writes_what_the_engine_wrote(made: Path, tmp_path: Path)
     ("measure", "ratios", "figures"),
     [
         (accept_batches.measure, 2, 10),
-        (accept_unary.measure, 1, 7),
+        (accept_unary.measure, 1, 11),
         (accept_sdk.measure, 0, 3),
         (delivery.measure, 0, 6),
         (urgent.measure, 0, 4),
@@ -117,6 +117,6 @@ def test_each_measurement_fills_the_sheet_and_leaves_nothing(
     found = sheet.figures()
     assert len(found) == figures
     assert sum(figure.unit == "ratio" for figure in found) == ratios
-    # So few messages may fit into what the allocator had left: only memory may be 0 or less.
-    assert all(figure.median > 0 for figure in found if figure.unit not in {"bytes", "MiB", "µs/message"})
+    # So few messages may fit into what the allocator had left, and into one tick of processor time: no other is 0.
+    assert all(figure.median > 0 for figure in found if figure.unit not in {"bytes", "MiB", "µs/message", "µs/call"})
     assert {path.name for path in made.iterdir() if path.is_dir()} == {"made"}

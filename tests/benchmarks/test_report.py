@@ -72,7 +72,7 @@ def test_the_command_measures_the_same_again() -> None:
     narrowed = replace(Plan(), runs=5, restart_messages=1_000_000)
     again = program.command(narrowed, ["restart"], quick=False)
     assert again == "python -m loadtest.benchmarks --runs 5 --only restart --waiting 1000000"
-    quick = [name for name in everything if name != "core"]
+    quick = [name for name in everything if name not in program.SLOW_OR_WANTING]
     assert program.command(Plan.quick(), quick, quick=True) == "python -m loadtest.benchmarks --quick --runs 1"
 
 

@@ -232,6 +232,17 @@ class CrashRun:
         await self.sender.connect()
         return True
 
+    @property
+    def engine_pid(self) -> int:
+        """The process of this life."""
+        assert self._engine is not None
+        return self._engine.pid
+
+    async def metrics(self) -> str:
+        """What this life counts, as Prometheus reads it."""
+        async with self.session.get(f"http://{HOST}:{self._ports[1]}/metrics") as response:
+            return await response.text()
+
     async def _until_ready(self) -> bool:
         url = f"http://{HOST}:{self._ports[1]}/ready"
         async with asyncio.timeout(WAIT_S):

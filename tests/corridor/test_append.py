@@ -1,16 +1,18 @@
 """The way in: one durable answer for each submission, the same one whenever it is asked again."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 
-from engine.append import BATCH, UNARY
+from engine.append import BATCH, GROUP_MESSAGES_ENOUGH, UNARY
 from engine.errors import NotReady, Refused, Verdict
 from engine.registry.records import CampaignState, Scope, TenantState
 from engine.registry.tenants import set_tenant_state
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import Carrier
+from tests.corridor.conftest import StartEngine
 from tests.corridor.engine_fixture import SENDER, US, WAIT_S, CallRefused, Engine, recipient, submission
 
 
@@ -212,3 +214,97 @@ async def test_calls_that_could_not_be_judged_are_told_so_and_those_behind_go_on
     assert [type(error) for error in told] == [RuntimeError]
     assert [one.verdict for one in await engine.call([submission(1)])] == ["ACCEPTED"]
     await asyncio.wait_for(append.drained(), WAIT_S)
+
+
+# Which calls share a transaction. The linger is the longest allowed: none of these waits for it unless it says so.
+
+LINGER = {"group_linger_ms": 100}
+
+
+def hand_in(engine: Engine, *indices: int) -> "list[asyncio.Future[Any]]":
+    """Unary calls, not waited for."""
+    deadline_us = engine.clock.mono_us() + WAIT_S * US
+    requests = [pb.SubmitMessageRequest(submission=submission(index)).SerializeToString() for index in indices]
+    return [engine.corridor.submit(UNARY, engine.tenant_key, request, deadline_us) for request in requests]
+
+
+async def turns() -> None:
+    """What is due at once has happened after these."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def groups(engine: Engine) -> float:
+    """Transactions so far that stored messages."""
+    return engine.corridor.metrics.registry.get_sample_value("longwave_append_seconds_count") or 0
+
+
+async def test_a_call_alone_waits_for_nobody(start_engine: StartEngine, carrier: Carrier) -> None:
+    engine = await start_engine(carrier.base_url, **LINGER)
+    for index in range(3):
+        [alone] = hand_in(engine, index)
+        await turns()
+        assert engine.corridor.append._groups_in_flight == 1
+        assert (await alone).verdict == Verdict.ACCEPTED
+    assert groups(engine) == 3
+
+
+async def test_a_group_waits_for_as_many_as_were_here_lately(start_engine: StartEngine, carrier: Carrier) -> None:
+    engine = await start_engine(carrier.base_url, **LINGER)
+    await asyncio.gather(*hand_in(engine, 0, 1, 2))
+    assert groups(engine) == 1
+    first = hand_in(engine, 3)
+    await turns()
+    assert (engine.corridor.append._groups_in_flight, engine.corridor.append.waiting) == (0, 1)
+    # The company is complete: it goes without its linger.
+    others = hand_in(engine, 4, 5)
+    await turns()
+    assert engine.corridor.append._groups_in_flight == 1
+    await asyncio.gather(*first, *others)
+    assert groups(engine) == 2
+
+
+async def test_who_does_not_come_is_waited_for_at_most_the_linger(start_engine: StartEngine, carrier: Carrier) -> None:
+    engine = await start_engine(carrier.base_url, group_linger_ms=1)
+    await asyncio.gather(*hand_in(engine, *range(20)))
+    calls = 0
+    while engine.corridor.append._expected > 1:
+        assert (await hand_in(engine, 20 + calls)[0]).verdict == Verdict.ACCEPTED
+        calls += 1
+    assert calls < 20
+    assert groups(engine) == 1 + calls
+
+
+async def test_a_small_group_grows_while_the_one_before_is_stored(start_engine: StartEngine, carrier: Carrier) -> None:
+    engine = await start_engine(carrier.base_url, group_linger_ms=0)
+    append, release = engine.corridor.append, threading.Event()
+    held = engine.corridor.writer.submit("control", lambda _connection: release.wait(WAIT_S), alone=True)
+    try:
+        answers = hand_in(engine, 0)
+        await turns()
+        for index in range(1, 6):
+            answers += hand_in(engine, index)
+            await turns()
+        assert (append._groups_in_flight, append.waiting) == (1, 6)
+        # So many need no more company, and the third group waits in any case.
+        answers += hand_in(engine, *range(6, 6 + GROUP_MESSAGES_ENOUGH))
+        await turns()
+        assert (append._groups_in_flight, append.waiting) == (2, 2)
+        answers += hand_in(engine, *range(100, 100 + GROUP_MESSAGES_ENOUGH))
+        await turns()
+        assert append._groups_in_flight == 2
+    finally:
+        release.set()
+    await held
+    assert {reply.verdict for reply in await asyncio.gather(*answers)} == {Verdict.ACCEPTED}
+    assert groups(engine) == 3
+
+
+async def test_a_batch_goes_at_once(start_engine: StartEngine, carrier: Carrier) -> None:
+    engine = await start_engine(carrier.base_url, **LINGER)
+    await asyncio.gather(*hand_in(engine, 0, 1, 2))
+    batch = [submission(index, text="x" * 80) for index in range(10, 10 + GROUP_MESSAGES_ENOUGH)]
+    sent = asyncio.ensure_future(engine.submit(*batch))
+    await turns()
+    assert engine.corridor.append._groups_in_flight == 1
+    assert len(await sent) == GROUP_MESSAGES_ENOUGH

@@ -36,24 +36,36 @@ async def on_writer(engine: Engine, statement: str) -> Any:
     return await engine.corridor.writer.submit("control", run, alone=True)
 
 
-async def test_a_poisoned_message_fails_alone(engine: Engine) -> None:
+@pytest.mark.parametrize("calls_of", [5, 150])
+@pytest.mark.parametrize(
+    "poisoned",
+    [
+        f"messages WHEN NEW.recipient = {POISON}",
+        f"bodies WHEN instr(NEW.record, CAST('{recipient(13)}' AS BLOB)) > 0",
+    ],
+    ids=["message", "body"],
+)
+async def test_a_poisoned_message_fails_alone(engine: Engine, poisoned: str, calls_of: int) -> None:
     """A data error bisects the group: the one at fault is refused, the others and other calls are stored."""
     await engine.set_campaign(CampaignState.PAUSED)
     await on_writer(
-        engine,
-        f"CREATE TRIGGER poison BEFORE INSERT ON messages WHEN NEW.recipient = {POISON} "
-        "BEGIN SELECT RAISE(ABORT, 'made up'); END",
+        engine, f"CREATE TRIGGER poison BEFORE INSERT ON {poisoned} BEGIN SELECT RAISE(ABORT, 'made up'); END"
     )
-    calls = [[submission(index) for index in range(start, start + 5)] for start in range(0, 40, 5)]
+    given = [submission(index, request_id=f"request-{index}") for index in range(150)]
+    calls = [given[start : start + calls_of] for start in range(0, 150, calls_of)]
     answers = list(itertools.chain(*await asyncio.gather(*(engine.call(call) for call in calls))))
     assert [index for index, one in enumerate(answers) if one.verdict != "ACCEPTED"] == [13]
     assert answers[13].verdict == "INTERNAL"
-    assert await engine.rows("SELECT count(*), sum(seq) FROM messages") == [(39, 39)]
-    assert await engine.rows("SELECT count(*) FROM bodies") == [(39,)]
-    assert len([event for event in await engine.events() if event.seq == 1]) == 39
+    assert await engine.rows("SELECT count(*), sum(seq) FROM messages") == [(149, 149)]
+    assert await engine.rows("SELECT count(*) FROM bodies") == [(149,)]
+    assert await engine.rows("SELECT count(*) FROM request_ids AS r JOIN bodies AS b ON b.id = r.id") == [(149,)]
+    assert await engine.rows("SELECT count(*) FROM request_ids") == [(149,)]
+    assert len([event for event in await engine.events() if event.seq == 1]) == 149
     await on_writer(engine, "DROP TRIGGER poison")
     # Its request id was not remembered: a refused one is judged afresh.
-    assert [one.verdict for one in await engine.call([submission(13)])] == ["ACCEPTED"]
+    assert [one.verdict for one in await engine.call([given[13]])] == ["ACCEPTED"]
+    assert [one.verdict for one in await engine.call(given)] == ["ACCEPTED"] * 150
+    assert await engine.rows("SELECT count(*) FROM messages") == [(150,)]
 
 
 class Disk:
@@ -129,12 +141,12 @@ class FailingConnection:
 
     def execute(self, statement: str, *values: Any) -> Any:
         """Fail as a disk does."""
-        if statement == self._statement:
+        if statement.strip().startswith(self._statement):
             raise DiskError
         return self._connection.execute(statement, *values)
 
 
-@pytest.mark.parametrize("statement", ["COMMIT", "BEGIN IMMEDIATE", "SAVEPOINT job"])
+@pytest.mark.parametrize("statement", ["COMMIT", "BEGIN IMMEDIATE", "INSERT INTO bodies"])
 async def test_the_first_io_error_closes_the_door_for_good(engine: Engine, statement: str) -> None:
     corridor = engine.corridor
     await engine.set_campaign(CampaignState.PAUSED)

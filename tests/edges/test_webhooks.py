@@ -10,7 +10,14 @@ import aiohttp
 import pytest
 
 from server.patience import LATE_S_MIN
-from server.webhooks import BAD_SIGNATURES_A_SECOND, TELNYX_HEADERS, Inbound, WebhookLimits, WebhookServer
+from server.webhooks import (
+    BAD_SIGNATURES_A_SECOND,
+    REFUSALS_A_SECOND,
+    TELNYX_HEADERS,
+    Inbound,
+    WebhookLimits,
+    WebhookServer,
+)
 
 if TYPE_CHECKING:
     from engine.metrics import Metrics
@@ -173,6 +180,52 @@ async def test_wrong_signatures_in_numbers_are_answered_late_and_right_ones_are_
         assert (await flood.answer())[0] == 401
     assert loop.time() - began_s >= LATE_S_MIN
     assert edge.received("bad_signature") == BAD_SIGNATURES_A_SECOND * 2
+
+
+@pytest.mark.parametrize(
+    ("refused", "status"),
+    [
+        (post(b"", length=False, headers=[b"Content-Length: 300000"]) + b"x" * 100_000, 413),
+        (post(target=b"/elsewhere"), 404),
+        (post(signed=False), 401),
+        (post(host=False), 400),
+    ],
+)
+async def test_an_address_that_is_refused_again_and_again_waits_and_good_webhooks_from_it_do_not(
+    start: Start, raw_client: RawClients, refused: bytes, status: int
+) -> None:
+    edge = await start()
+    loop = asyncio.get_running_loop()
+    floods = [await raw_client(edge.port) for _ in range(REFUSALS_A_SECOND * 2)]
+    good = await raw_client(edge.port)
+    began_s = loop.time()
+    for flood in floods:
+        await flood.send(refused)
+    answers = [asyncio.ensure_future(flood.answer()) for flood in floods]
+    async with asyncio.timeout(WAIT_S):
+        while sum(answer.done() for answer in answers) < REFUSALS_A_SECOND:
+            await asyncio.wait([each for each in answers if not each.done()], return_when=asyncio.FIRST_COMPLETED)
+    await good.send(post())
+    assert (await good.answer())[0] == 200
+    assert not all(answer.done() for answer in answers)
+    assert {(await answer)[0] for answer in answers} == {status}
+    assert loop.time() - began_s >= LATE_S_MIN
+
+
+async def test_refusals_wait_in_no_more_than_a_quarter_of_the_places(start: Start, raw_client: RawClients) -> None:
+    edge = await start(WebhookLimits(connections_max=8, pipeline_max=REFUSALS_A_SECOND * 3))
+    flood, other = await raw_client(edge.port), await raw_client(edge.port)
+    await flood.send(post(target=b"/elsewhere") * REFUSALS_A_SECOND * 3)
+
+    async def answers(count: int) -> set[int]:
+        return {(await flood.answer())[0] for _ in range(count)}
+
+    assert await answers(REFUSALS_A_SECOND) == {404}  # of one read: the rest was judged too
+    late = asyncio.ensure_future(answers(REFUSALS_A_SECOND * 2))
+    await other.send(post(target=b"/elsewhere"))
+    assert (await other.answer())[0] == 404
+    assert not late.done()
+    assert await late == {404}
 
 
 async def test_a_full_batch_does_not_wait_for_the_tick(start: Start, raw_client: RawClients) -> None:

@@ -1,11 +1,12 @@
-"""Torture: round after round of kills, power cuts, disk faults and simulation seeds, counted in a file.
+"""Torture: round after round of kills, power cuts, disk faults, starvation and simulation seeds, counted in a file.
 
     python -m tests.proof.torture --hours 8
     python -m tests.proof.torture --only engine-cuts --seed 17 --rounds 1     # a round again
 
 After each round its line is appended to `rounds.jsonl` of the results folder, and the folder's README.md is written
-anew from all lines. A broken promise ends the run (exit code 1) with the command that runs that round again; Ctrl-C
-ends it in order (130), with the round it was in not counted.
+anew from all lines: one running total, in the newest folder of its kind, named by its first day. A broken promise ends
+the run (exit code 1) with the command that runs that round again, and so does a round that this rig did not finish,
+counted apart; Ctrl-C ends it in order (130), with the round it was in not counted.
 
 Invariants: a round depends on its kind and seed and on nothing before it; nothing of a round runs or is mounted after
 it; what a failed round left stays on the disk.
@@ -16,7 +17,6 @@ import asyncio
 import importlib.util
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -24,87 +24,55 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Final
 
 from engine import failpoints
-from tests.corridor.crash_harness import CrashRun, Options, Summary, crash_run
+from tests.corridor.crash_harness import ENGINE, CrashRun, Options, crash_run
 from tests.proof.power import disk
-from tests.proof.power.append_rig import CutCounts, run_cuts, workers
+from tests.proof.power.append_rig import run_cuts, workers
 from tests.proof.power.engine_rig import power_run
 from tests.proof.power.fault_shim import WRITE
 from tests.proof.power.fault_shim import why_not as why_no_shim
 from tests.proof.power.fault_sweep import sweep, sweep_full
+from tests.proof.power.starve_rig import CRAWL_S, LEASE, TEXTS, at_a_crawl, lease_lines, out_of_memory
+from tests.proof.power.torn_rig import run_torn
+from tests.proof.torture_results import (
+    KEPT_VIOLATIONS,
+    NOT_FINISHED,
+    SIMULATION_SEEDS,
+    Round,
+    line_of,
+    newest,
+    read_rounds,
+    replay,
+    write,
+)
 
 RESULTS: Final = Path("loadtest/results")
-ROUNDS: Final = "rounds.jsonl"
 EXIT_BROKEN: Final = 1
 EXIT_INTERRUPTED: Final = 130
 # One store of the append path: so many lives, then a fresh one, so that its start stays short.
 APPEND_CUTS: Final = 20
 APPEND_KILLS: Final = 40
+TORN_LIVES: Final = 6
+TORN_IMAGES: Final = 60
 ENGINE_KILLS: Final = 12
 ENGINE_POINTS: Final = 6
 ENGINE_CUTS: Final = 8
+STARVED_LIVES: Final = 4
 WRITE_STEP: Final = 7
 SIMULATION: Final = "tests.proof.simulation"
-SIMULATION_SEEDS: Final = 200
 SIMULATION_S: Final = 1800
 # Longer than any round takes on a slow machine: what hangs is found, and counted as broken.
 ROUND_S: Final = 2400
 # More than a run ever hands in.
 ENDLESS: Final = 1_000_000
-KEPT_VIOLATIONS: Final = 20
-
-
-@dataclass
-class Round:
-    """What one round came to; a line of the file."""
-
-    kind: str = ""
-    seed: int = 0
-    at: str = ""
-    seconds: float = 0.0
-    kills: int = 0
-    cuts: int = 0
-    disk_faults: int = 0
-    seeds: int = 0
-    acknowledged: int = 0
-    lost: int = 0
-    phantom: int = 0
-    duplicates: int = 0
-    """Copies at the carrier beyond the first; each paid for by an attempt of unknown outcome."""
-    unresolved: int = 0
-    violations: list[str] = field(default_factory=list)
-    commit: str = ""
-
-    def count(self, summary: Summary) -> None:
-        """Take over what a run of the whole engine came to."""
-        self.kills += summary.kills
-        self.acknowledged += summary.accepted
-        self.duplicates += summary.duplicates
-        self.unresolved += summary.final.get("UNRESOLVED", 0)
-        by_invariant = Counter(violation.invariant for violation in summary.violations)
-        self.lost += by_invariant["I1"]
-        self.phantom += by_invariant["I5"]
-        self.violations += [f"{v.invariant} {v.subject}: {v.what}" for v in summary.violations][:KEPT_VIOLATIONS]
-
-    def count_cuts(self, counts: CutCounts) -> None:
-        """Take over what a run of the append path came to."""
-        self.kills += counts.kills
-        self.cuts += counts.cuts
-        self.acknowledged += counts.acknowledged
-        self.lost += counts.lost
-        self.phantom += sum(what.startswith("I5") for what in counts.violations)
-        self.violations += counts.violations[:KEPT_VIOLATIONS]
-        if counts.lost or counts.altered:
-            self.violations.append(f"{counts.lost} acknowledged messages lost, {counts.altered} altered")
 
 
 def _append_cuts(folder: Path, seed: int, found: Round) -> None:
@@ -115,6 +83,10 @@ def _append_cuts(folder: Path, seed: int, found: Round) -> None:
 def _append_kills(folder: Path, seed: int, found: Round) -> None:
     with workers(folder) as lives:
         found.count_cuts(run_cuts(folder / "store", lives, seed, APPEND_KILLS, only_kills=True))
+
+
+def _torn_writes(folder: Path, seed: int, found: Round) -> None:
+    found.count_torn(run_torn(folder, seed, TORN_LIVES, TORN_IMAGES))
 
 
 def _options(seed: int) -> Options:
@@ -168,6 +140,25 @@ async def _run_engine_cuts(folder: Path, seed: int, found: Round) -> None:
         found.cuts, found.kills = run.cuts, found.kills - run.cuts
 
 
+def _engine_starved(folder: Path, seed: int, found: Round) -> None:
+    asyncio.run(_run_engine_starved(folder, seed, found))
+
+
+async def _run_engine_starved(folder: Path, seed: int, found: Round) -> None:
+    """Killed for want of memory, and slow for want of a processor, in turn; by both means."""
+    # A process of its own: what is set here stays here.
+    ENGINE.update(LEASE)
+    options = replace(_options(seed), batch=50, texts=TEXTS, metered_per_s=500)
+    async with crash_run(folder, options) as run:
+        for number in range(STARVED_LIVES):
+            assert await run.start(), "the engine did not start"
+            if number % 2:
+                await at_a_crawl(run, CRAWL_S, outside=(seed + number // 2) % 2 == 0)
+            await out_of_memory(run, outside=(seed + number) % 2 == 0)
+        found.count(await run.finish(stop_feeding=True))
+        found.violations += [f"a lease was not kept: {line}" for line in lease_lines(run)][:KEPT_VIOLATIONS]
+
+
 def _disk_faults(folder: Path, seed: int, found: Round) -> None:
     """Every fsync of a short run fails once; writes fail, and find no room, in steps that the seed shifts."""
     library_folders = [folder / name for name in ("sync", "write", "full")]
@@ -189,12 +180,17 @@ def _simulation(folder: Path, seed: int, found: Round) -> None:
     """Seeds of the simulation, in a process of its own."""
     first = seed * SIMULATION_SEEDS
     command = [sys.executable, "-m", SIMULATION, "--seeds", f"{first}-{first + SIMULATION_SEEDS - 1}", "--json"]
-    with (folder / "simulation.json").open("wb") as out:
-        done = subprocess.run(command, stdout=out, stdin=subprocess.DEVNULL, timeout=SIMULATION_S, check=False)
-    found.seeds = SIMULATION_SEEDS
+    out = folder / "simulation.json"
+    with out.open("wb") as file:
+        done = subprocess.run(command, stdout=file, stdin=subprocess.DEVNULL, timeout=SIMULATION_S, check=False)
+    text = out.read_text(errors="replace")
     if done.returncode != 0:
-        end = (folder / "simulation.json").read_text(errors="replace")[-500:]
-        found.violations.append(f"simulation seeds {first} and on: exit code {done.returncode}: {end}")
+        found.violations.append(f"simulation seeds {first} and on: exit code {done.returncode}: {text[-500:]}")
+    # A simulation in which nothing is accepted finds nothing, and proves nothing.
+    elif json.loads(text)["messages"] == 0:
+        found.violations.append(f"{NOT_FINISHED}simulation seeds {first} and on: not one message")
+    else:
+        found.seeds = SIMULATION_SEEDS
 
 
 KINDS: Final[dict[str, Callable[[Path, int, Round], None]]] = {
@@ -203,9 +199,12 @@ KINDS: Final[dict[str, Callable[[Path, int, Round], None]]] = {
     "append-kills": _append_kills,
     "engine-cuts": _engine_cuts,
     "disk-faults": _disk_faults,
+    "torn-writes": _torn_writes,
+    "engine-starved": _engine_starved,
     "simulation": _simulation,
 }
 ON_DISK: Final = {"append-cuts", "append-kills", "engine-cuts"}
+SHIMMED: Final = {"disk-faults", "torn-writes"}
 
 
 def possible(kinds: list[str]) -> tuple[list[str], list[str]]:
@@ -214,8 +213,8 @@ def possible(kinds: list[str]) -> tuple[list[str], list[str]]:
     without_disk = disk.why_not() if ON_DISK & set(kinds) else ""
     if without_disk:
         why |= dict.fromkeys(ON_DISK & set(kinds), without_disk)
-    if "disk-faults" in kinds and (reason := why_no_shim()):
-        why["disk-faults"] = reason
+    if SHIMMED & set(kinds) and (reason := why_no_shim()):
+        why |= dict.fromkeys(SHIMMED & set(kinds), reason)
     if "simulation" in kinds and not _has_simulation():
         why["simulation"] = f"{SIMULATION} is not there"
     return [kind for kind in kinds if kind not in why], [f"{kind} left out: {what}" for kind, what in why.items()]
@@ -233,7 +232,8 @@ def _has_simulation() -> bool:
 def run_round(kind: str, seed: int, commit: str, scratch: Path) -> Round:
     """One round in a session of its own; its folder stays when it failed.
 
-    A round that cannot be finished is a violation too. An interrupt ends every process of the round and unmounts.
+    A round that cannot be finished says so among its violations. An interrupt ends every process of the
+    round and unmounts.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"torture-{kind}-{seed}-", dir=scratch))
     at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -248,7 +248,7 @@ def run_round(kind: str, seed: int, commit: str, scratch: Path) -> Round:
         out, _ = process.communicate(timeout=ROUND_S)
         found = Round(**json.loads(out.splitlines()[-1]))
     except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
-        found = Round(violations=[f"not finished: {type(error).__name__} {out[-500:]}"])
+        found = Round(violations=[f"{NOT_FINISHED}{type(error).__name__} {out[-500:]}"])
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -270,95 +270,9 @@ def run_here(kind: str, seed: int, folder: Path) -> int:
         KINDS[kind](folder, seed, found)
     except Exception as error:  # noqa: BLE001 - told by the result
         traceback.print_exc()
-        found.violations.append(f"not finished: {type(error).__name__}: {error}")
+        found.violations.append(f"{NOT_FINISHED}{type(error).__name__}: {error}")
     sys.stdout.write(json.dumps(asdict(found)) + "\n")
     return 0
-
-
-# Results.
-
-
-def read_rounds(results: Path) -> list[Round]:
-    """All rounds counted so far."""
-    path = results / ROUNDS
-    if not path.exists():
-        return []
-    return [Round(**json.loads(line)) for line in path.read_text().splitlines()]
-
-
-def write(results: Path, found: Round) -> None:
-    """Append a round and write the summary anew."""
-    results.mkdir(parents=True, exist_ok=True)
-    with (results / ROUNDS).open("a") as file:
-        file.write(json.dumps(asdict(found)) + "\n")
-    fresh = results / f".README.{os.getpid()}"
-    fresh.write_text(summary_of(read_rounds(results)))
-    fresh.replace(results / "README.md")
-
-
-COUNTED: Final = (
-    "kills", "cuts", "disk_faults", "seeds", "acknowledged", "lost", "phantom", "duplicates", "unresolved",
-)  # fmt: skip
-
-
-LEGEND: Final = (
-    "`append-…`: the engine's append path alone in a process of its own. `engine-…`: `longwave serve` with carrier,",
-    "sender and independent checker of I1 to I24. A kill is SIGKILL, at a random moment or at a failpoint; a cut is",
-    "a power cut: the file system stops writing, then the process is killed; what was acknowledged before it counts.",
-    "Disk faults are single calls (fsync, write) that fail. Duplicates are copies at the simulated carrier under the",
-    "policy `resend`; the checker demands that each is paid for by an attempt of unknown outcome.",
-)
-
-
-def summary_of(rounds: list[Round]) -> str:
-    """README.md of a results folder."""
-    kinds = sorted({one.kind for one in rounds})
-    head = ["kind", "rounds", *(name.replace("_", " ") for name in COUNTED), "violations", "hours"]
-    table = [_row(kind, [one for one in rounds if one.kind == kind]) for kind in kinds]
-    table.append(_row("**all**", rounds))
-    failed = [f"- `{_replay(one)}` ({one.commit}): {one.violations[0]}" for one in rounds if one.violations]
-    faults = sum(one.kills + one.cuts for one in rounds)
-    lost = sum(one.lost for one in rounds)
-    bound = f" (95 % bound by the rule of three: {3 / faults:.2g} of a loss each)" if faults and not lost else ""
-    return "\n".join(
-        [
-            "# Torture",
-            "",
-            "Written by `make torture HOURS=n`, anew after every round; the rounds themselves are in `rounds.jsonl`.",
-            "",
-            f"- first round {rounds[0].at}, last {rounds[-1].at}",
-            (
-                f"- machine: {os.cpu_count()} cores, {platform.system()} {platform.release().partition('-')[0]}, Python"
-                f" {platform.python_version()}; ext4 in a loop file for what needs a disk to fail"
-            ),
-            f"- commits: {', '.join(sorted({one.commit for one in rounds}))}",
-            f"- {lost} acknowledged messages lost in {faults} kills and power cuts{bound}",
-            "",
-            f"| {' | '.join(head)} |",
-            f"|{' --- |' * len(head)}",
-            *table,
-            "",
-            *LEGEND,
-            "",
-            *(["Rounds that found something:", "", *failed, ""] if failed else []),
-        ]
-    )
-
-
-def _row(name: str, rounds: list[Round]) -> str:
-    sums = [sum(getattr(one, counted) for one in rounds) for counted in COUNTED]
-    violations, hours = sum(len(one.violations) for one in rounds), sum(one.seconds for one in rounds) / 3600
-    return f"| {name} | {len(rounds)} | {' | '.join(f'{one:,}' for one in sums)} | {violations} | {hours:.2f} |"
-
-
-def _replay(found: Round) -> str:
-    return f"python -m tests.proof.torture --only {found.kind} --seed {found.seed} --rounds 1"
-
-
-def line_of(found: Round) -> str:
-    """For people who watch."""
-    counts = ", ".join(f"{name} {getattr(found, name)}" for name in COUNTED if getattr(found, name))
-    return f"{found.at} {found.kind} seed {found.seed}: {counts}; {found.seconds} s"
 
 
 def _commit() -> str:
@@ -374,7 +288,7 @@ def torture(given: argparse.Namespace) -> int:
         sys.stderr.write(sentence + "\n")
     if not kinds:
         return EXIT_BROKEN
-    results = given.results or RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-torture"
+    results = given.results or newest(RESULTS)
     past = read_rounds(results)
     seed = given.seed if given.seed is not None else 1 + max((one.seed for one in past), default=0)
     until_s = time.monotonic() + given.hours * 3600
@@ -394,7 +308,8 @@ def torture(given: argparse.Namespace) -> int:
         if found.violations:
             broken += 1
             what = "\n  ".join(found.violations)
-            sys.stdout.write(f"BROKEN in {found.kind}, seed {found.seed}:\n  {what}\nagain: {_replay(found)}\n")
+            word = "BROKEN" if found.broken else "NOT FINISHED"
+            sys.stdout.write(f"{word} in {found.kind}, seed {found.seed}:\n  {what}\nagain: {replay(found)}\n")
             sys.stdout.flush()
             if not given.keep_going:
                 break
@@ -408,7 +323,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="so many rounds at most; then results are kept only if told where")
     parser.add_argument("--only", action="append", choices=list(KINDS), help="this kind of round; may be repeated")
     parser.add_argument("--seed", type=int, help="first seed (default: after the last one of the results)")
-    parser.add_argument("--results", type=Path, help="folder of the counts (default: a dated one of loadtest/results)")
+    parser.add_argument("--results", type=Path, help="folder of the counts (default: the newest of loadtest/results)")
     parser.add_argument("--folder", type=Path, help="where rounds keep their files (default: the temporary folder)")
     parser.add_argument("--commit", help="what to write down as the commit (default: asked from git)")
     parser.add_argument("--keep-going", action="store_true", help="go on after a broken promise; still exit with 1")

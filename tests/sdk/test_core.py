@@ -120,6 +120,14 @@ def test_a_refusal_is_never_retried_and_says_why() -> None:
     assert actions.wake_at == 30.0  # nothing but the old deadline is left
 
 
+def test_a_sentence_is_not_said_twice_and_a_second_one_is_not_lost() -> None:
+    once = errors.from_verdict(11, field="recipient", detail="no number")
+    assert str(once) == "INVALID_RECIPIENT: no number [recipient]"
+    violation = errors.FieldViolation("recipient", "no number")
+    other = errors.Refused("two faults", verdict=11, field_violations=(violation,))
+    assert str(other) == "INVALID_RECIPIENT: two faults [recipient: no number]"
+
+
 def test_a_throttled_item_waits_as_long_as_the_server_said_beyond_the_attempts() -> None:
     core = make()
     actions = core.submit(0.0, [entry(1)], linger=False)

@@ -37,6 +37,25 @@ async def started(self):
     await asyncio.Event().wait()
 Corridor.start = started
 """
+# On SIGUSR1 the listeners end under the engine, one that listens on without taking calls included.
+GOES_DEAF = """
+import asyncio, grpc, signal
+from server import app
+async def hang(_requests, _context):
+    await asyncio.Event().wait()
+app.PROBE_S, app.PROBE_WAIT_S = 0.05, 0.2
+start, probe = app.Process.start, app.Process._probe
+async def started(self):
+    await start(self)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, deafen, self)
+def deafen(self):
+    {deafen}
+async def probed(self):
+    await probe(self)
+    if self._not_ready():
+        print("not ready", flush=True)
+app.Process.start, app.Process._probe = started, probed
+"""
 
 
 @pytest.fixture
@@ -190,3 +209,29 @@ def test_a_signal_during_recovery_ends_it_in_order(start_process: StartProcess, 
     assert engine.line() == "longwave drains"
     code, logged = engine.end()
     assert code == 0, logged
+
+
+@pytest.mark.parametrize(
+    ("deafen", "reason"),
+    [
+        ("self.task = asyncio.ensure_future(self.grpc._server.stop(0))", "the gRPC listener does not answer"),
+        (
+            "self.grpc.gate.service = lambda _: grpc.stream_stream_rpc_method_handler(hang)",
+            "the gRPC listener does not answer",
+        ),
+        ("self.webhooks._server.close()", "the webhook listener takes no connections"),
+    ],
+    ids=["listener gone", "calls lost", "webhooks gone"],
+)
+def test_a_listener_that_no_longer_answers_makes_it_not_ready(
+    start_process: StartProcess, tmp_path: Path, deafen: str, reason: str
+) -> None:
+    make_store(tmp_path)
+    engine = start_process(tmp_path, GOES_DEAF.replace("{deafen}", deafen))
+    engine.until_ready()
+    assert fetch(f"{engine.http}/ready") == (200, {"ready": True, "reasons": []})
+    engine.signal(signal.SIGUSR1)
+    assert engine.line() == "not ready"
+    assert fetch(f"{engine.http}/ready") == (503, {"ready": False, "reasons": [reason]})
+    engine.signal(signal.SIGTERM)
+    assert engine.end()[0] == 0

@@ -1,6 +1,7 @@
 """Every call: key, role, deadline, size, how many at once, and the form of what it ends as."""
 
 import asyncio
+import gc
 from typing import Any
 
 import grpc
@@ -9,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from engine.append import Reply
-from engine.errors import NotReady, StoreBroken, StoreFull, StoreUnavailable, Verdict
+from engine.errors import NotReady, Refused, StoreBroken, StoreFull, StoreUnavailable, Verdict
 from longwave import contract
 from longwave.v1 import admin_pb2, compliance_pb2, registry_pb2, verdict_pb2
 from longwave.v1 import messaging_pb2 as pb
@@ -290,3 +291,21 @@ async def test_refusals_are_counted_by_status(server: Server) -> None:
     await refused(client.call(client.compliance.AddOptOut, compliance_pb2.AddOptOutRequest(recipient="1")))
     labels = {"method": contract.ADD_OPT_OUT.path, "code": "INVALID_ARGUMENT"}
     assert server.corridor.metrics.registry.get_sample_value("longwave_grpc_requests_total", labels) == 1
+
+
+async def test_refused_calls_leave_nothing_for_the_collector(server: Server) -> None:
+    client, stranger = server.client(), server.client("")
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for each in (client, stranger):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await each.raw(contract.LIST_MESSAGES.path)(b"\xff", metadata=each.headers, timeout=WAIT_S)
+        gc.collect()
+        left = [type(each) for each in gc.garbage if isinstance(each, grpc.aio.AbortError | Refused)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []

@@ -85,6 +85,15 @@ async def test_a_method_that_does_not_exist_is_unimplemented(server: Server) -> 
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+async def test_a_small_request_that_unpacks_to_a_huge_one_is_refused(server: Server) -> None:
+    client = server.client()
+    submit = client.raw(f"/{MESSAGING}/SubmitMessage")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await submit(bytes(32 << 20), metadata=client.headers, timeout=WAIT_S, compression=grpc.Compression.Gzip)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "Decompressed message larger than max" in (caught.value.details() or "")
+
+
 async def test_a_path_that_is_not_utf_8_ends_nothing(server: Server) -> None:
     """GRPC from 1.84 on ends the whole server at it; no key is needed to send it."""
     headers = wire.fields([(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/\xff"), (b":authority", b"x"),
@@ -134,6 +143,21 @@ async def test_after_draining_calls_in_flight_end_and_new_ones_are_refused(serve
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await client.call(client.messaging.SubmitMessage, pb.SubmitMessageRequest())
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"])
+async def test_it_knows_whether_it_answers(start_server: StartServer, address: str) -> None:
+    server = await start_server(grpc_address=address, insecure=True)
+    assert await server.grpc.answers(WAIT_S)
+    await server.grpc.stop(0)
+    assert not await server.grpc.answers(WAIT_S)
+
+
+async def test_behind_tls_it_knows_whether_it_takes_connections(start_server: StartServer, tmp_path: Path) -> None:
+    server = await start_server(**write(tmp_path, Authority().issue("localhost")))
+    assert await server.grpc.answers(WAIT_S)
+    await server.grpc.stop(0)
+    assert not await server.grpc.answers(WAIT_S)
 
 
 class Authority:

@@ -1,5 +1,11 @@
 //! Targets: each takes any bytes and holds the core to what it says of itself. A panic is a finding.
 
+mod choices;
+mod life;
+mod schedule;
+mod state_machine;
+mod submission;
+
 use std::sync::Arc;
 
 use _core::admit::{Call, CallKind, Limits, admit, held_from_row};
@@ -17,6 +23,9 @@ use _core::text::{
 use _core::view::{StoredRow, history_events, message};
 use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
+pub use schedule::schedule;
+pub use state_machine::state_machine;
+pub use submission::submission;
 
 const NOW_US: i64 = 1_790_000_000_000_000;
 const ID: u64 = 360_428_367_398_309_895;
@@ -25,7 +34,7 @@ const ID: u64 = 360_428_367_398_309_895;
 pub type Target = fn(&[u8]);
 
 /// Name and body of each target.
-pub const ALL: [(&str, Target); 8] = [
+pub const ALL: [(&str, Target); 11] = [
     ("request", request),
     ("text", text),
     ("phone", phone),
@@ -34,6 +43,9 @@ pub const ALL: [(&str, Target); 8] = [
     ("stored_row", stored_row),
     ("ids", ids),
     ("septets", septets),
+    ("state_machine", state_machine),
+    ("schedule", schedule),
+    ("submission", submission),
 ];
 
 fn registry() -> Registry {

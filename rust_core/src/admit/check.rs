@@ -321,8 +321,8 @@ fn check_times(
     let due_us = schedule_us.max(now_us);
     if due_us.saturating_sub(now_us) > limits.schedule_ahead_max_us {
         let detail = format!(
-            "schedule_time lies more than {} s ahead: choose an earlier one",
-            limits.schedule_ahead_max_us / 1_000_000
+            "schedule_time lies more than {} ahead: choose an earlier one",
+            span(limits.schedule_ahead_max_us)
         );
         return Err(Refusal::with_detail(
             Verdict::InvalidScheduleTime,
@@ -336,14 +336,25 @@ fn check_times(
             .to_micros()
             .filter(|validity_us| (1..=limits.validity_max_us).contains(validity_us))
             .ok_or_else(|| {
-                let max_seconds = limits.validity_max_us / 1_000_000;
                 let detail = format!(
-                    "validity is not above 0 and at most {max_seconds} s: choose one in between"
+                    "validity is not above 0 and at most {}: choose one in between",
+                    span(limits.validity_max_us)
                 );
                 Refusal::with_detail(Verdict::InvalidValidity, "validity", detail)
             })?,
     };
     Ok((due_us, due_us.saturating_add(validity_us)))
+}
+
+/// A time as people say it: in days where it is whole days, else in seconds.
+fn span(span_us: Micros) -> String {
+    const DAY_S: Micros = 86_400;
+    let seconds = span_us / 1_000_000;
+    if seconds > 0 && seconds % DAY_S == 0 {
+        format!("{} d ({seconds} s)", seconds / DAY_S)
+    } else {
+        format!("{seconds} s")
+    }
 }
 
 fn too_long(what: &str, found_bytes: usize, allowed_bytes: usize) -> String {

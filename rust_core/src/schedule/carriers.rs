@@ -5,27 +5,29 @@
 
 use std::collections::HashMap;
 
+use super::hash::Seeded;
 use crate::message::Carrier;
 
 pub(super) struct Carriers {
-    young: HashMap<u64, Carrier>,
-    old: HashMap<u64, Carrier>,
+    young: HashMap<u64, Carrier, Seeded>,
+    old: HashMap<u64, Carrier, Seeded>,
     /// Half of what may be remembered, at least one.
     generation_max: usize,
 }
 
 impl Carriers {
-    pub(super) fn new(recipients_max: usize) -> Self {
+    pub(super) fn new(recipients_max: usize, seeded: Seeded) -> Self {
         Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
+            young: HashMap::with_hasher(seeded),
+            old: HashMap::with_hasher(seeded),
             generation_max: (recipients_max / 2).max(1),
         }
     }
 
     pub(super) fn learn(&mut self, recipient: u64, carrier: Carrier) {
         if self.young.len() >= self.generation_max && !self.young.contains_key(&recipient) {
-            self.old = std::mem::take(&mut self.young);
+            let next = HashMap::with_hasher(*self.young.hasher());
+            self.old = std::mem::replace(&mut self.young, next);
         }
         self.young.insert(recipient, carrier);
     }
@@ -33,6 +35,9 @@ impl Carriers {
     pub(super) fn get(&mut self, recipient: u64) -> Carrier {
         if let Some(&carrier) = self.young.get(&recipient) {
             return carrier;
+        }
+        if self.old.is_empty() {
+            return Carrier::Unknown;
         }
         let Some(carrier) = self.old.remove(&recipient) else {
             return Carrier::Unknown;

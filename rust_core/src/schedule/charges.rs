@@ -6,21 +6,76 @@
 //!
 //! Invariant: sums of a day change only through `post`, and every change is told by `take_changes`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
+use super::hash::Seeded;
 use super::meters::{DayCharge, Meters};
+use super::recipients::{CHUNK_SLOTS, Recipients};
+use super::table::Table;
 use crate::ledger::Ledger;
 use crate::message::Carrier;
 use crate::settle::Fate;
 
+/// What an attempt reserved. One ledger is the rule, so that one needs no memory of its own.
+#[derive(Default)]
+pub(super) struct Days {
+    first: Option<DayCharge>,
+    more: Vec<DayCharge>,
+}
+
+impl Days {
+    pub(super) fn push(&mut self, day: DayCharge) {
+        if self.first.is_none() {
+            self.first = Some(day);
+        } else {
+            self.more.push(day);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &DayCharge> {
+        self.first.iter().chain(&self.more)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut DayCharge> {
+        self.first.iter_mut().chain(&mut self.more)
+    }
+}
+
+/// A slot: a cache line.
+#[repr(align(64))]
+#[derive(Default)]
 struct Charge {
+    id: u64,
     recipient: u64,
-    days: Vec<DayCharge>,
+    days: Days,
+    /// The slot is used.
+    open: bool,
     /// Spent already, but evidence may still correct it.
     spent: bool,
     /// Reserved from several carriers.
     carrier_unknown: bool,
     mms: bool,
+}
+
+/// Slots that were laid out together, and those of them whose carrier is unknown by recipient.
+struct Chunk {
+    slots: Vec<Charge>,
+    recipients: Recipients,
+}
+
+/// Four ids that follow each other share a line of their table.
+const ID_GROUP_BITS: u32 = 2;
+/// Attempts in flight beside the remembered for which the table of ids is laid out at first; it doubles when they are more.
+const IN_FLIGHT: usize = 4_096;
+/// However many are to be remembered, so many slots are laid out for at first.
+const SLOTS_FIRST_MAX: usize = 1 << 20;
+
+fn place(slot: u32) -> (usize, usize) {
+    (slot as usize / CHUNK_SLOTS, slot as usize % CHUNK_SLOTS)
 }
 
 #[derive(Clone, Copy, Default)]
@@ -29,28 +84,59 @@ struct Sums {
     reserved: u64,
 }
 
+/// As in `slab.rs`, what came together lies together.
 pub(super) struct Charges {
-    open: HashMap<u64, Charge>,
-    /// Messages to an unknown carrier in `open`.
-    by_recipient: HashMap<u64, Vec<u64>>,
+    chunks: Vec<Chunk>,
+    /// Unused slots; those used last are used again first.
+    free: Vec<u32>,
+    ids: Table,
+    /// Slots that `ids` can tell apart.
+    slots_max: usize,
     /// Spent charges by age: the oldest are forgotten, and stay spent.
     remembered: VecDeque<u64>,
     remembered_max: usize,
-    /// Rows of days that no ledger counts now.
+    rows: Rows,
+    seeded: Seeded,
+}
+
+/// Sums that no ledger counts now, and what changed.
+struct Rows {
     other_days: BTreeMap<(u32, i32), Sums>,
-    changed: BTreeSet<(u32, i32)>,
+    changed: HashSet<(u32, i32), Seeded>,
 }
 
 impl Charges {
-    pub(super) fn new(remembered_max: usize) -> Self {
+    pub(super) fn new(remembered_max: usize, seeded: Seeded) -> Self {
+        let slots_max = remembered_max
+            .saturating_add(IN_FLIGHT)
+            .min(SLOTS_FIRST_MAX);
         Self {
-            open: HashMap::new(),
-            by_recipient: HashMap::new(),
+            chunks: Vec::new(),
+            free: Vec::new(),
+            ids: Table::new(slots_max, ID_GROUP_BITS, seeded),
+            slots_max,
             remembered: VecDeque::new(),
             remembered_max,
-            other_days: BTreeMap::new(),
-            changed: BTreeSet::new(),
+            rows: Rows {
+                other_days: BTreeMap::new(),
+                changed: HashSet::with_hasher(seeded),
+            },
+            seeded,
         }
+    }
+
+    fn at(&self, slot: u32) -> &Charge {
+        let (chunk, at) = place(slot);
+        &self.chunks[chunk].slots[at]
+    }
+
+    fn at_mut(&mut self, slot: u32) -> &mut Charge {
+        let (chunk, at) = place(slot);
+        &mut self.chunks[chunk].slots[at]
+    }
+
+    fn find(&self, id: u64) -> Option<u32> {
+        self.ids.find(id, |slot| self.at(slot).id == id)
     }
 
     /// Remembers what the ledgers just reserved for an attempt of this message.
@@ -60,81 +146,104 @@ impl Charges {
         recipient: u64,
         carrier: Carrier,
         mms: bool,
-        days: Vec<DayCharge>,
+        days: Days,
     ) {
         // A former attempt of unknown outcome stays spent: this one is charged like a first.
         self.forget(id);
-        self.changed
-            .extend(days.iter().map(|charge| (charge.quota, charge.day)));
-        let carrier_unknown = carrier == Carrier::Unknown;
-        if carrier_unknown {
-            self.by_recipient.entry(recipient).or_default().push(id);
+        for charge in days.iter() {
+            self.rows.changed.insert((charge.quota, charge.day));
         }
-        self.open.insert(
+        let carrier_unknown = carrier == Carrier::Unknown;
+        let slot = self.free.pop().unwrap_or_else(|| self.grow());
+        *self.at_mut(slot) = Charge {
             id,
-            Charge {
-                recipient,
-                days,
-                spent: false,
-                carrier_unknown,
-                mms,
-            },
-        );
+            recipient,
+            days,
+            open: true,
+            spent: false,
+            carrier_unknown,
+            mms,
+        };
+        self.ids.insert(id, slot);
+        if carrier_unknown {
+            let (chunk, at) = place(slot);
+            let Chunk { slots, recipients } = &mut self.chunks[chunk];
+            recipients.insert(recipient, at, |other| slots[other].recipient == recipient);
+        }
+    }
+
+    /// One slot more.
+    fn grow(&mut self) -> u32 {
+        let full = |chunk: &Chunk| chunk.slots.len() == CHUNK_SLOTS;
+        if self.chunks.last().is_none_or(full) {
+            self.chunks.push(Chunk {
+                slots: Vec::with_capacity(CHUNK_SLOTS),
+                recipients: Recipients::new(self.seeded),
+            });
+        }
+        let mut slots = (self.chunks.len() - 1) * CHUNK_SLOTS;
+        if let Some(chunk) = self.chunks.last_mut() {
+            slots += chunk.slots.len();
+            chunk.slots.push(Charge::default());
+        }
+        if slots >= self.slots_max {
+            self.slots_max = slots * 2;
+            let mut ids = Table::new(self.slots_max, ID_GROUP_BITS, self.seeded);
+            let all = self.chunks.iter().flat_map(|chunk| &chunk.slots);
+            for (slot, charge) in (0..).zip(all).filter(|(_, charge)| charge.open) {
+                ids.insert(charge.id, slot);
+            }
+            self.ids = ids;
+        }
+        u32::try_from(slots).unwrap_or(u32::MAX)
     }
 
     /// Settles the attempt of this message. Returns the meters that have room again.
     pub(super) fn settle(&mut self, meters: &mut Meters, id: u64, fate: Fate) -> Vec<u32> {
-        let Some(charge) = self.open.remove(&id) else {
+        let Some(slot) = self.find(id) else {
             return Vec::new();
         };
-        let mut freed = BTreeSet::new();
-        for day in &charge.days {
+        let (chunk, at) = place(slot);
+        let charge = &mut self.chunks[chunk].slots[at];
+        let mut freed = Vec::new();
+        for day in charge.days.iter() {
             let (before, reserved) = if charge.spent {
-                (signed(day.cost), 0)
+                (i64::from(day.cost), 0)
             } else {
-                (0, day.cost)
+                (0, u64::from(day.cost))
             };
             let after = match fate {
                 Fate::Taken(Some(parts)) if day.in_segments && !charge.mms && parts > 0 => {
                     i64::from(parts)
                 }
-                Fate::Taken(_) | Fate::Unknown => signed(day.cost),
+                Fate::Taken(_) | Fate::Unknown => i64::from(day.cost),
                 Fate::NotTaken => 0,
             };
-            let meter = self.post(meters, (day.quota, day.day), after - before, reserved);
-            if after < signed(day.cost) {
+            let meter = self
+                .rows
+                .post(meters, (day.quota, day.day), after - before, reserved);
+            if after < i64::from(day.cost) {
                 freed.extend(meter);
             }
         }
         if fate == Fate::Unknown || (fate != Fate::NotTaken && charge.carrier_unknown) {
-            self.remember(id, charge, fate);
+            if charge.remember(fate) {
+                self.remembered.push_back(id);
+                self.forget_oldest();
+            }
         } else {
-            self.unlink_recipient(id, &charge);
+            self.close(slot);
         }
-        freed.into_iter().collect()
+        in_order(freed)
     }
 
-    /// Keeps a spent charge for evidence that may come: a count, a carrier, or that it was not taken after all.
-    fn remember(&mut self, id: u64, mut charge: Charge, fate: Fate) {
-        if let Fate::Taken(Some(parts)) = fate
-            && parts > 0
-            && !charge.mms
-        {
-            for day in charge.days.iter_mut().filter(|day| day.in_segments) {
-                day.cost = u64::from(parts);
-            }
-        }
-        let known = charge.spent;
-        charge.spent = true;
-        self.open.insert(id, charge);
-        if !known {
-            self.remembered.push_back(id);
-        }
+    fn forget_oldest(&mut self) {
         while self.remembered.len() > self.remembered_max {
             if let Some(oldest) = self.remembered.pop_front()
-                && self.open.get(&oldest).is_some_and(|charge| charge.spent)
+                && let Some(slot) = self.find(oldest)
+                && self.at(slot).spent
             {
-                self.forget(oldest);
+                self.close(slot);
             }
         }
     }
@@ -146,47 +255,165 @@ impl Charges {
         recipient: u64,
         carrier: Carrier,
     ) -> Vec<u32> {
-        let mut freed = BTreeSet::new();
-        for id in self.by_recipient.remove(&recipient).unwrap_or_default() {
-            let Some(mut charge) = self.open.remove(&id) else {
-                continue;
-            };
-            let (kept, others): (Vec<_>, Vec<_>) = charge
-                .days
-                .drain(..)
-                .partition(|day| day.carrier == carrier || day.carrier == Carrier::Unknown);
-            for day in others {
-                let (spent, released) = if charge.spent {
-                    (-signed(day.cost), 0)
-                } else {
-                    (0, day.cost)
-                };
-                freed.extend(self.post(meters, (day.quota, day.day), spent, released));
+        let mut freed = Vec::new();
+        for Chunk { slots, recipients } in &mut self.chunks {
+            for at in recipients.of(recipient, |other| slots[other].recipient == recipient) {
+                recipients.remove(recipient, at);
+                let charge = &mut slots[at];
+                charge.carrier_unknown = false;
+                for day in std::mem::take(&mut charge.days).iter() {
+                    if day.carrier == carrier || day.carrier == Carrier::Unknown {
+                        charge.days.push(*day);
+                        continue;
+                    }
+                    let (spent, released) = if charge.spent {
+                        (-i64::from(day.cost), 0)
+                    } else {
+                        (0, u64::from(day.cost))
+                    };
+                    let row = (day.quota, day.day);
+                    freed.extend(self.rows.post(meters, row, spent, released));
+                }
             }
-            charge.days = kept;
-            charge.carrier_unknown = false;
-            self.open.insert(id, charge);
         }
-        freed.into_iter().collect()
+        in_order(freed)
     }
 
     fn forget(&mut self, id: u64) {
-        if let Some(charge) = self.open.remove(&id) {
-            self.unlink_recipient(id, &charge);
+        if let Some(slot) = self.find(id) {
+            self.close(slot);
         }
     }
 
-    fn unlink_recipient(&mut self, id: u64, charge: &Charge) {
-        if charge.carrier_unknown
-            && let Some(ids) = self.by_recipient.get_mut(&charge.recipient)
+    fn close(&mut self, slot: u32) {
+        let charge = std::mem::take(self.at_mut(slot));
+        self.ids.remove(charge.id, slot);
+        if charge.carrier_unknown {
+            let (chunk, at) = place(slot);
+            self.chunks[chunk].recipients.remove(charge.recipient, at);
+        }
+        self.free.push(slot);
+    }
+
+    /// A row of the store at start. What was reserved is spent now: its attempts are unknown.
+    pub(super) fn restore(
+        &mut self,
+        meters: &mut Meters,
+        row: (u32, i32),
+        spent: u64,
+        reserved: u64,
+    ) {
+        let total = spent.saturating_add(reserved);
+        if reserved > 0 {
+            self.rows.changed.insert(row);
+        }
+        if let Some((ledger, _)) = meters.ledger_mut(row.0)
+            && ledger.day() == Some(row.1)
         {
-            ids.retain(|&other| other != id);
-            if ids.is_empty() {
-                self.by_recipient.remove(&charge.recipient);
+            ledger.correct(signed(total));
+        } else {
+            let sums = self.rows.other_days.entry(row).or_default();
+            sums.spent = sums.spent.saturating_add(total);
+        }
+    }
+
+    /// Moves a ledger to its day; returns its meter.
+    pub(super) fn roll(
+        &mut self,
+        meters: &mut Meters,
+        row: (u32, i32),
+        resets_at_us: i64,
+    ) -> Option<u32> {
+        let (ledger, meter) = meters.ledger_mut(row.0)?;
+        let before = ledger.day().map(|day| {
+            (
+                day,
+                Sums {
+                    spent: ledger.spent(),
+                    reserved: ledger.reserved(),
+                },
+            )
+        });
+        let sums = if before.is_none_or(|(day, _)| day < row.1) {
+            self.rows.other_days.remove(&row).unwrap_or_default()
+        } else {
+            Sums::default()
+        };
+        ledger.roll(row.1, resets_at_us, sums.spent, sums.reserved);
+        if let Some((day, sums)) = before
+            && day < row.1
+        {
+            self.rows.other_days.insert((row.0, day), sums);
+        }
+        Some(meter)
+    }
+
+    /// A quota was removed: its open charges are settled on its row.
+    pub(super) fn retire(&mut self, ledger: &Ledger) {
+        if let Some(day) = ledger.day() {
+            let sums = Sums {
+                spent: ledger.spent(),
+                reserved: ledger.reserved(),
+            };
+            self.rows.other_days.insert((ledger.quota, day), sums);
+        }
+    }
+
+    /// Rows that changed since the last call: quota, day, spent, reserved.
+    pub(super) fn take_changes(&mut self, meters: &Meters) -> Vec<(u32, i32, u64, u64)> {
+        let mut changed: Vec<_> = self.rows.changed.drain().collect();
+        changed.sort_unstable();
+        let rows = changed.into_iter().map(|(quota, day)| {
+            let sums = match meters.ledger(quota) {
+                Some(ledger) if ledger.day() == Some(day) => Sums {
+                    spent: ledger.spent(),
+                    reserved: ledger.reserved(),
+                },
+                _ => self
+                    .rows
+                    .other_days
+                    .get(&(quota, day))
+                    .copied()
+                    .unwrap_or_default(),
+            };
+            (quota, day, sums.spent, sums.reserved)
+        });
+        let rows = rows.collect();
+        self.prune(meters);
+        rows
+    }
+
+    /// Days that are over and have nothing open are the store's alone.
+    fn prune(&mut self, meters: &Meters) {
+        if self.rows.other_days.is_empty() {
+            return;
+        }
+        let newest = meters.newest_day();
+        self.rows.other_days.retain(|&(quota, day), sums| {
+            let current = meters.ledger(quota).and_then(Ledger::day).or(newest);
+            // Yesterday stays: zones differ, and an unknown outcome may still be corrected on it.
+            sums.reserved > 0 || current.is_none_or(|current| day >= current.saturating_sub(1))
+        });
+    }
+}
+
+impl Charge {
+    /// Keeps a spent charge for evidence that may come: a count, a carrier, or that it was not taken after all. True if it
+    /// was not kept before.
+    fn remember(&mut self, fate: Fate) -> bool {
+        if let Fate::Taken(Some(parts)) = fate
+            && parts > 0
+            && !self.mms
+        {
+            for day in self.days.iter_mut().filter(|day| day.in_segments) {
+                day.cost = parts;
             }
         }
+        !std::mem::replace(&mut self.spent, true)
     }
+}
 
+impl Rows {
     /// Moves the sums of a row; returns the meter if its ledger counts that day now. A row that was given up (over, with
     /// nothing open) stays as the store has it.
     fn post(
@@ -211,105 +438,13 @@ impl Charges {
         }
         None
     }
+}
 
-    /// A row of the store at start. What was reserved is spent now: its attempts are unknown.
-    pub(super) fn restore(
-        &mut self,
-        meters: &mut Meters,
-        row: (u32, i32),
-        spent: u64,
-        reserved: u64,
-    ) {
-        let total = spent.saturating_add(reserved);
-        if reserved > 0 {
-            self.changed.insert(row);
-        }
-        if let Some((ledger, _)) = meters.ledger_mut(row.0)
-            && ledger.day() == Some(row.1)
-        {
-            ledger.correct(signed(total));
-        } else {
-            let sums = self.other_days.entry(row).or_default();
-            sums.spent = sums.spent.saturating_add(total);
-        }
-    }
-
-    /// Moves a ledger to its day; returns its meter.
-    pub(super) fn roll(
-        &mut self,
-        meters: &mut Meters,
-        row: (u32, i32),
-        resets_at_us: i64,
-    ) -> Option<u32> {
-        let (ledger, meter) = meters.ledger_mut(row.0)?;
-        let before = ledger.day().map(|day| {
-            (
-                day,
-                Sums {
-                    spent: ledger.spent(),
-                    reserved: ledger.reserved(),
-                },
-            )
-        });
-        let sums = if before.is_none_or(|(day, _)| day < row.1) {
-            self.other_days.remove(&row).unwrap_or_default()
-        } else {
-            Sums::default()
-        };
-        ledger.roll(row.1, resets_at_us, sums.spent, sums.reserved);
-        if let Some((day, sums)) = before
-            && day < row.1
-        {
-            self.other_days.insert((row.0, day), sums);
-        }
-        Some(meter)
-    }
-
-    /// A quota was removed: its open charges are settled on its row.
-    pub(super) fn retire(&mut self, ledger: &Ledger) {
-        if let Some(day) = ledger.day() {
-            let sums = Sums {
-                spent: ledger.spent(),
-                reserved: ledger.reserved(),
-            };
-            self.other_days.insert((ledger.quota, day), sums);
-        }
-    }
-
-    /// Rows that changed since the last call: quota, day, spent, reserved.
-    pub(super) fn take_changes(&mut self, meters: &Meters) -> Vec<(u32, i32, u64, u64)> {
-        let changed = std::mem::take(&mut self.changed);
-        let rows = changed.into_iter().map(|(quota, day)| {
-            let sums = match meters.ledger(quota) {
-                Some(ledger) if ledger.day() == Some(day) => Sums {
-                    spent: ledger.spent(),
-                    reserved: ledger.reserved(),
-                },
-                _ => self
-                    .other_days
-                    .get(&(quota, day))
-                    .copied()
-                    .unwrap_or_default(),
-            };
-            (quota, day, sums.spent, sums.reserved)
-        });
-        let rows = rows.collect();
-        self.prune(meters);
-        rows
-    }
-
-    /// Days that are over and have nothing open are the store's alone.
-    fn prune(&mut self, meters: &Meters) {
-        if self.other_days.is_empty() {
-            return;
-        }
-        let newest = meters.newest_day();
-        self.other_days.retain(|&(quota, day), sums| {
-            let current = meters.ledger(quota).and_then(Ledger::day).or(newest);
-            // Yesterday stays: zones differ, and an unknown outcome may still be corrected on it.
-            sums.reserved > 0 || current.is_none_or(|current| day >= current.saturating_sub(1))
-        });
-    }
+/// Each once.
+fn in_order(mut freed: Vec<u32>) -> Vec<u32> {
+    freed.sort_unstable();
+    freed.dedup();
+    freed
 }
 
 fn signed(cost: u64) -> i64 {

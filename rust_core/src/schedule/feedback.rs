@@ -25,8 +25,8 @@ impl Scheduler {
     /// pop. Costs a look at every lane.
     pub fn set_registry(&mut self, registry: Arc<Registry>, mono_us: Micros) {
         self.mono_us = self.mono_us.max(mono_us);
-        let floor_percent = i64::from(self.config.floor_percent.min(50));
-        let meters = std::mem::replace(&mut self.meters, super::Meters::new(floor_percent));
+        let empty = self.meters.empty();
+        let meters = std::mem::replace(&mut self.meters, empty);
         let (meters, retired) = meters.rebuilt(&registry, self.config.provider, self.mono_us);
         self.meters = meters;
         for ledger in &retired {

@@ -8,12 +8,14 @@
 //! to by no message and stands in no tenant's queue.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
 
+use super::hash::Seeded;
 use super::slab::{NIL, Place, Slab};
 use crate::message::{Carrier, Class, Kind};
 
 /// What makes messages share a lane; the tenant follows from the campaign.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LaneKey {
     pub tenant: u32,
     pub campaign: u32,
@@ -21,6 +23,15 @@ pub(super) struct LaneKey {
     pub carrier: Carrier,
     pub class: Class,
     pub kind: Kind,
+}
+
+impl Hash for LaneKey {
+    /// Two words instead of six. Numbers have at most fifteen digits, which leaves the low bits to the rest.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(u64::from(self.tenant) << 32 | u64::from(self.campaign));
+        let rest = (self.carrier as u64) << 3 | (self.class as u64) << 1 | (self.kind as u64 & 1);
+        state.write_u64(self.sender.rotate_left(8) ^ rest);
+    }
 }
 
 /// May the lane's campaign send at all.
@@ -65,6 +76,7 @@ pub(super) struct Lane {
     pub ticket: u64,
     head: u32,
     tail: u32,
+    tail_id: u64,
     /// Those that came after a message with a larger id: retries, due times, released keys.
     late: BTreeMap<u64, u32>,
 }
@@ -85,7 +97,7 @@ impl Lane {
     pub(super) fn append(&mut self, slab: &mut Slab, slot: u32) {
         self.len += 1;
         let id = slab.at(slot).id;
-        if self.tail != NIL && slab.at(self.tail).id > id {
+        if self.tail != NIL && self.tail_id > id {
             slab.at_mut(slot).place = Place::LaneLate;
             self.late.insert(id, slot);
             return;
@@ -100,6 +112,7 @@ impl Lane {
             slab.at_mut(self.tail).lane_next = slot;
         }
         self.tail = slot;
+        self.tail_id = id;
     }
 
     pub(super) fn unlink(&mut self, slab: &mut Slab, slot: u32) {
@@ -112,6 +125,9 @@ impl Lane {
         let (next, prev) = (waiting.lane_next, waiting.lane_prev);
         if next == NIL {
             self.tail = prev;
+            if prev != NIL {
+                self.tail_id = slab.at(prev).id;
+            }
         } else {
             slab.at_mut(next).lane_prev = prev;
         }
@@ -126,17 +142,17 @@ impl Lane {
 /// All lanes.
 pub(super) struct Lanes {
     all: Vec<Lane>,
-    index: HashMap<LaneKey, u32>,
+    index: HashMap<LaneKey, u32, Seeded>,
     free: Vec<u32>,
     idle_max: usize,
 }
 
 impl Lanes {
     /// Empty lanes are kept while there are at most `idle_max` lanes: making one costs some look-ups.
-    pub(super) fn new(idle_max: usize) -> Self {
+    pub(super) fn new(idle_max: usize, seeded: Seeded) -> Self {
         Self {
             all: Vec::new(),
-            index: HashMap::new(),
+            index: HashMap::with_hasher(seeded),
             free: Vec::new(),
             idle_max,
         }
@@ -154,8 +170,11 @@ impl Lanes {
         self.index.get(key).copied()
     }
 
+    /// All that are in use, by number: the order of the index is its seed's.
     pub(super) fn live(&self) -> Vec<u32> {
-        self.index.values().copied().collect()
+        let mut live: Vec<u32> = self.index.values().copied().collect();
+        live.sort_unstable();
+        live
     }
 
     pub(super) fn insert(
@@ -178,6 +197,7 @@ impl Lanes {
             ticket: 0,
             head: NIL,
             tail: NIL,
+            tail_id: 0,
             late: BTreeMap::new(),
         };
         let at = if let Some(at) = self.free.pop() {

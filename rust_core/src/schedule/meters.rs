@@ -10,6 +10,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
+use super::hash::Seeded;
 use super::lanes::LaneKey;
 use crate::ledger::Ledger;
 use crate::message::{Carrier, Class, Kind, Micros};
@@ -93,7 +94,7 @@ impl Meter {
 pub(super) struct DayCharge {
     pub quota: u32,
     pub day: i32,
-    pub cost: u64,
+    pub cost: u32,
     pub carrier: Carrier,
     pub in_segments: bool,
 }
@@ -102,7 +103,7 @@ pub(super) struct DayCharge {
 pub(super) struct Meters {
     all: Vec<Meter>,
     by_subject: HashMap<(Scope, u64, Carrier), Vec<u32>>,
-    by_key: HashMap<u32, u32>,
+    by_key: HashMap<u32, u32, Seeded>,
     holds: HashMap<u32, u32>,
     provider: Vec<u32>,
     rate_alarms: BinaryHeap<Reverse<(Micros, u32)>>,
@@ -111,17 +112,22 @@ pub(super) struct Meters {
 }
 
 impl Meters {
-    pub(super) fn new(floor_percent: i64) -> Self {
+    pub(super) fn new(floor_percent: i64, seeded: Seeded) -> Self {
         Self {
             all: Vec::new(),
             by_subject: HashMap::new(),
-            by_key: HashMap::new(),
+            by_key: HashMap::with_hasher(seeded),
             holds: HashMap::new(),
             provider: Vec::new(),
             rate_alarms: BinaryHeap::new(),
             day_alarms: BinaryHeap::new(),
             floor_percent,
         }
+    }
+
+    /// No meters, under the same terms.
+    pub(super) fn empty(&self) -> Self {
+        Self::new(self.floor_percent, *self.by_key.hasher())
     }
 
     /// The meters of another picture: unchanged quotas keep their state, ledgers their counts, the rest starts empty.
@@ -132,7 +138,7 @@ impl Meters {
         provider: u32,
         mono_us: Micros,
     ) -> (Self, Vec<Ledger>) {
-        let mut next = Self::new(self.floor_percent);
+        let mut next = self.empty();
         let mut old: HashMap<u32, (Quota, Limit)> = HashMap::new();
         let mut old_holds: HashMap<u32, u32> = std::mem::take(&mut self.holds);
         old_holds.retain(|_, at| match self.all[*at as usize].limit {
@@ -352,7 +358,7 @@ impl Meters {
                 Some(DayCharge {
                     quota: ledger.quota,
                     day: ledger.day()?,
-                    cost,
+                    cost: u32::try_from(cost).unwrap_or(u32::MAX),
                     carrier: terms.carrier,
                     in_segments: terms.unit == Unit::Segments,
                 })

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::Scheduler;
 use super::slab::Place;
-use crate::message::Held;
 
 /// One tenant's keys: a hash of another tenant's key can never hold up this one's.
 #[derive(Default)]
@@ -106,15 +105,15 @@ impl Scheduler {
     }
 
     /// A message with a key has left.
-    pub(super) fn leave_key(&mut self, held: &Held, out: bool) {
-        if let Some(keys) = self.keys.get_mut(&held.tenant) {
-            keys.waiting.remove(&(held.ordering, held.id));
+    pub(super) fn leave_key(&mut self, tenant: u32, ordering: u64, id: u64, out: bool) {
+        if let Some(keys) = self.keys.get_mut(&tenant) {
+            keys.waiting.remove(&(ordering, id));
         }
         if out {
-            self.hold(held.tenant, held.ordering, held.id);
+            self.hold(tenant, ordering, id);
         } else {
-            self.advance(held.tenant, held.ordering);
-            self.forget_if_unused(held.tenant);
+            self.advance(tenant, ordering);
+            self.forget_if_unused(tenant);
         }
     }
 

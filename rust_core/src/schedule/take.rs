@@ -5,12 +5,13 @@
 //! Invariants: nothing is taken unless everything can be. A refused lane waits at the limit that takes longest, claims it,
 //! and is woken by it; so a pop meets a waiting lane only when that limit has room for it.
 
+use super::charges::Days;
 use super::lanes::Status;
 use super::meters::{Need, Wait};
 use super::slab::{Place, Slab};
 use super::turns::TURN_SEGMENTS_MAX;
-use super::{Popped, Scheduler};
-use crate::message::{Carrier, Kind, Micros};
+use super::{Popped, Scheduler, TOUCHED_MESSAGES};
+use crate::message::{Carrier, Held, Kind, Micros};
 
 /// What came of a turn.
 enum Turn {
@@ -39,7 +40,7 @@ impl Scheduler {
             self.wake(meter);
         }
         let mut closed_until = None;
-        while popped.ready.len() < room && work > 0 {
+        while self.leaving.len() < room && work > 0 {
             let segments_of = |lanes: &super::Lanes, lane: u32| {
                 lanes
                     .at(lane)
@@ -58,6 +59,7 @@ impl Scheduler {
                 }
             }
         }
+        popped.ready = self.give_out();
         popped.more_ready = closed_until.is_none() && self.turns.any_ready();
         popped.wake_after_us = if work == 0 || expiry_work == 0 || !self.stopped.is_empty() {
             Some(0)
@@ -151,7 +153,7 @@ impl Scheduler {
             Some(Wait::Rate(until_us)) => return Turn::Closed(until_us),
             _ => {}
         }
-        self.take(at, slot, need, popped);
+        self.take(at, slot, need);
         Turn::Done
     }
 
@@ -193,25 +195,47 @@ impl Scheduler {
     }
 
     /// All limits let it pass: takes them, and the message.
-    fn take(&mut self, at: u32, slot: u32, need: Need, popped: &mut Popped) {
+    fn take(&mut self, at: u32, slot: u32, need: Need) {
         let meters = std::mem::take(&mut self.lanes.at_mut(at).meters);
         let provider = self.meters.take_provider();
-        let mut days = Vec::new();
+        let mut days = Days::default();
         for &meter in meters.iter().chain(&provider) {
-            days.extend(self.meters.take(meter, need, self.now_us, self.mono_us));
+            if let Some(day) = self.meters.take(meter, need, self.now_us, self.mono_us) {
+                days.push(day);
+            }
         }
         self.meters.put_provider(provider);
         let lane = self.lanes.at_mut(at);
         lane.meters = meters;
-        let mms = lane.key.kind == Kind::Mms;
+        let (tenant, mms) = (lane.key.tenant, lane.key.kind == Kind::Mms);
         self.turns
             .served(&self.lanes, at, turn_segments(&self.slab, slot));
-        let held = self.take_out(slot, true);
-        if !days.is_empty() {
-            self.charges
-                .opened(held.id, held.recipient, need.carrier, mms, days);
+        self.leave_lane(slot);
+        self.clear_timer(slot);
+        let waiting = self.slab.at(slot);
+        let (id, recipient) = (waiting.id, waiting.recipient);
+        if waiting.is_ordered() {
+            self.leave_key(tenant, waiting.ordering, id, true);
         }
-        popped.ready.push(held);
+        if !days.is_empty() {
+            self.charges.opened(id, recipient, need.carrier, mms, days);
+        }
+        self.leaving.push(slot);
+    }
+
+    /// Empties the slots of all that were taken, the memory of many asked for at once.
+    fn give_out(&mut self) -> Vec<Held> {
+        let mut leaving = std::mem::take(&mut self.leaving);
+        let mut ready = Vec::with_capacity(leaving.len());
+        for near in leaving.chunks(TOUCHED_MESSAGES) {
+            self.slab.touch(near);
+            for &slot in near {
+                ready.push(self.empty(slot));
+            }
+        }
+        leaving.clear();
+        self.leaving = leaving;
+        ready
     }
 
     /// The lane waits at this meter, which refuses longest. It claims it, so that cheaper messages cannot use up what it

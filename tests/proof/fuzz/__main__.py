@@ -1,8 +1,13 @@
-"""`python -m tests.proof.fuzz --seconds N [--file FILE]`: the seam, guided where atheris is, then the live ports."""
+"""`python -m tests.proof.fuzz --seconds N [--file FILE]`: the seam, damaged stores, the live ports.
+
+The seam is guided where atheris is.
+"""
 
 import argparse
 import asyncio
+import itertools
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -11,9 +16,12 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 from tests.proof.abuse.run import abused
 from tests.proof.fuzz.live import say, session, webhook_session
 from tests.proof.fuzz.seam import TARGETS
+from tests.proof.fuzz.store_damage import Finding, damaged
 
 GUIDED: Final = re.compile(r"^(?:Done |#)(\d+)", re.MULTILINE)
 
@@ -39,6 +47,19 @@ def run_live(seconds: float) -> dict[str, Any]:
                 + log.count("Traceback")}  # fmt: skip
 
 
+def run_damage(seconds: float) -> dict[str, Any]:
+    """Damaged stores, started again."""
+    # The log of each start would be all there is to read.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    until, first = time.monotonic() + seconds, time.time_ns()
+    try:
+        count, refused = asyncio.run(damaged(itertools.count(first), lambda: time.monotonic() > until))
+    except Finding as finding:
+        sys.stderr.write(f"{finding}\n")
+        return {"target": "store damage", "runs": 0, "findings": 1}
+    return {"target": "store damage", "runs": count, "refused": refused, "findings": 0}
+
+
 def main() -> int:
     """Print a line a target; write all to the file."""
     parser = argparse.ArgumentParser(prog="python -m tests.proof.fuzz", description=__doc__)
@@ -55,6 +76,8 @@ def main() -> int:
         if done.returncode:
             sys.stderr.write(done.stdout[-2000:] + done.stderr[-4000:])
         sys.stdout.write(f"{rows[-1]}\n")
+    rows.append(run_damage(options.seconds))
+    sys.stdout.write(f"{rows[-1]}\n")
     rows.append(run_live(options.seconds))
     sys.stdout.write(f"{rows[-1]}\n")
     if options.file is not None:

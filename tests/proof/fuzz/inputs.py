@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from typing import Final
 
-from engine.registry import pages
+from engine.registry import keys, pages
 from longwave.v1 import messaging_pb2 as pb
 from server.watch import cursor_of
 from tests.proof.fuzz.seam import LISTING
@@ -27,6 +27,7 @@ def _post(body: bytes, query: bytes = b"m=0a&g=1") -> bytes:
     ) + body
 
 
+KEY: Final = (b"a" * keys.PREFIX_CHARACTERS, b"b" * keys.SECRET_CHARACTERS)
 BATCH: Final = pb.SubmitMessagesRequest(submissions=[_submission(place) for place in range(3)]).SerializeToString()
 ONE: Final = pb.SubmitMessageRequest(submission=_submission(9)).SerializeToString()
 EXAMPLES: Final[dict[str, tuple[bytes, ...]]] = {
@@ -38,6 +39,12 @@ EXAMPLES: Final[dict[str, tuple[bytes, ...]]] = {
     "text": ("STOP à 10€ 😀 ñ".encode() * 9, b"a" * 161, "ﾃ".encode() * 71, b"[" * 80),
     "tokens": (pages.issue("key", *LISTING).encode(), cursor_of(12345).encode(), b"oldest"),
     "ids": (b"0a03zn1r80401", b"+12025550123", b"(202) 555-0123"),
+    "config": (
+        b"3=x\0GRPC_ADDRESS=127.0.0.1:0\0LEASE_S=-1\0\0in_flight_max = 7\nlog_level = 'INFO'\n",
+        b"\0".join(b"%d=%s" % (place, value) for place in range(40) for value in (b"1", b"nan", b"1e400")),
+        b"\0\0telnyx_api_key = 1\n[a]\nb = 2020-01-01\n", b"STORE_URL=mysql://u:p@h/d\0LOG_LEVL=INFO",
+    ),
+    "keys": (b"lw_t_%s_%s" % KEY, b"lw_a_%s_%s" % KEY, b"lw_t_%s" % KEY[0], b"Bearer lw_t_x_y"),
     "webhook_http": (
         b"\x1f" + _post(b"{}") * 3, b"\x07" + _post(b"x" * 99), b"\x3f" + _post(b"", b"") + b"GET / HTTP/1.1\r\n\r\n",
         b"\x3f" + _post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n",

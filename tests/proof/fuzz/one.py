@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 # The core is native and not seen by atheris; these readers are Python.
-INSTRUMENTED: Final = ["engine.registry.pages", "server.watch", "server.webhook_connection", "server.webhooks",
+INSTRUMENTED: Final = ["engine.config", "engine.registry.keys", "engine.registry.pages",
+                       "server.watch", "server.webhook_connection", "server.webhooks",
                        "tests.proof.fuzz.seam"]  # fmt: skip
 INPUT_BYTES_MAX: Final = 4096
 

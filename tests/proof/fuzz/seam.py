@@ -6,15 +6,21 @@ finding.
 
 import asyncio
 import base64
+import os
+import tempfile
 from collections.abc import Callable
 from typing import Any, Final, cast
+from unittest import mock
 
 from google.protobuf.message import DecodeError
 
 from engine import _core
-from engine.errors import Refused, Verdict
+from engine.config import FILE_VARIABLE, Settings, load_settings, variable
+from engine.errors import ConfigError, Refused, Verdict
 from engine.metrics import Metrics
+from engine.registry import keys as api_keys
 from engine.registry import pages
+from loadtest.carrier import segments as segments_of_carrier
 from longwave.v1 import messaging_pb2 as pb
 from server.watch import cursor_of, position_of
 from server.webhook_connection import TELNYX_HEADERS, Connection, WebhookLimits
@@ -27,6 +33,8 @@ KEYS: Final = _core.WebhookKeys([base64.b64encode(bytes(32)).decode()], [("k1", 
 KINDS: Final = (1, 2, 3)
 WEBHOOK_VERDICTS: Final = {"bad_signature", "stale", "garbage"}
 LISTING: Final = ("messages", "1", "")
+FIELDS: Final = list(Settings.model_fields)
+SECRET: Final = "KEY-canary-5d20"
 
 
 def admit(data: bytes) -> None:
@@ -67,6 +75,11 @@ def text(data: bytes) -> None:
         return  # past 255 parts, as documented
     assert "".join(part for part, _ in parts) == whole
     assert sum(count for _, count in parts) == units
+    # The simulated carrier counts by a reading of the standard of its own.
+    gsm7 = segments_of_carrier.is_gsm7(whole)
+    if whole:
+        assert _core.segment(whole)[0] == ("GSM-7" if gsm7 else "UCS-2")
+        assert segments == segments_of_carrier.count_parts(whole, gsm7=gsm7)
     encoded = _core.smart_encode(whole)
     assert encoded is None or _core.segment(encoded)[0] == "GSM-7"
 
@@ -92,6 +105,43 @@ def ids(data: bytes) -> None:
     assert identity is None or _core.short_id(identity) == given.lower()
     digits = _core.parse_phone(given)
     assert digits is None or _core.parse_phone(f"+{digits}") == digits
+
+
+def config(data: bytes) -> None:
+    """Settings from an environment and a file: whole, or refused in sentences that hold no secret."""
+    pairs, _, file = data.partition(b"\0\0")
+    environment = {variable("telnyx_api_key"): SECRET, variable("store_url"): "sqlite:///x.db"}
+    for pair in pairs.split(b"\0"):
+        name, _, value = pair.decode("utf-8", "replace").partition("=")
+        if name and value.isprintable() and "=" not in name:
+            field = FIELDS[int(name)] if name.isdecimal() and int(name) < len(FIELDS) else name
+            environment[variable(field)] = value
+    with tempfile.NamedTemporaryFile(suffix=".toml") as written:
+        if file:
+            written.write(file)
+            written.flush()
+            environment[FILE_VARIABLE] = written.name
+        with mock.patch.dict(os.environ, environment, clear=True):
+            try:
+                settings = load_settings()
+            except ConfigError as error:
+                assert SECRET not in str(error)  # noqa: PT017 - it is the finding
+            else:
+                assert SECRET not in repr(settings)
+
+
+def keys(data: bytes) -> None:
+    """Keys as callers present them: what has the form of one is itself, and no other string has its hash."""
+    given = data.decode("utf-8", "replace")
+    token = api_keys.parse(given)
+    if token is None:
+        return
+    assert token.text == given
+    assert token.prefix in given
+    assert given not in repr(token)
+    stored = api_keys.keyed_hash(b"secret", token)
+    assert api_keys.matches(b"secret", token, stored)
+    assert not api_keys.matches(b"other", token, stored)
 
 
 class _Wire:
@@ -162,5 +212,5 @@ def webhook_http(data: bytes) -> None:
 
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
-    target.__name__: target for target in (admit, webhook, text, tokens, ids, webhook_http)
+    target.__name__: target for target in (admit, webhook, text, tokens, ids, config, keys, webhook_http)
 }

@@ -10,9 +10,11 @@ from tests.proof.abuse.run import abused
 from tests.proof.fuzz.inputs import CANARY, inputs
 from tests.proof.fuzz.live import say, session, webhook_session
 from tests.proof.fuzz.seam import TARGETS
+from tests.proof.fuzz.store_damage import damaged
 
 pytestmark = pytest.mark.timeout(240)
 INPUTS: Final = 2000
+SEED: Final = 1
 SESSIONS: Final = 150
 
 
@@ -20,6 +22,11 @@ SESSIONS: Final = 150
 def test_only_documented_errors_come_out(name: str) -> None:
     for data in inputs(name, 1, INPUTS):
         TARGETS[name](data)
+
+
+def test_a_damaged_store_is_refused_or_holds_what_was_acknowledged() -> None:
+    count, refused = asyncio.run(damaged(iter((SEED,)), lambda: True))
+    assert 0 < refused < count, "a judge that says the same of everything"
 
 
 def test_no_session_ends_or_unsettles_the_engine(tmp_path: Path) -> None:

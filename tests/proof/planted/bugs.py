@@ -71,14 +71,14 @@ def answered_before_commit(stage: str) -> Plant:
     """A job of this stage is answered when it has run, not when its transaction is committed."""
 
     def plant(patch: Patch, _scene: Scene) -> None:
-        run, resolve = Writer._run_in_savepoint, Writer._resolve
+        run, resolve = Writer._run_undoable, Writer._resolve
 
         def answer(job: Any, result: Any) -> None:
             if not job.future.done():
                 job.future.set_result(result)
 
-        def run_and_answer(self: Any, job: Any) -> None:
-            run(self, job)
+        def run_and_answer(self: Any, job: Any, *, first: bool) -> None:
+            run(self, job, first=first)
             if job.stage == stage and job.error is None:
                 self._call(answer, job, job.result)
                 time.sleep(COMMIT_S)
@@ -86,7 +86,7 @@ def answered_before_commit(stage: str) -> Plant:
         def resolve_others(self: Any, group: Sequence[Any], stats: Any) -> None:
             resolve(self, [job for job in group if not job.future.done()], stats)
 
-        patch.setattr(Writer, "_run_in_savepoint", run_and_answer)
+        patch.setattr(Writer, "_run_undoable", run_and_answer)
         patch.setattr(Writer, "_resolve", resolve_others)
 
     return plant
@@ -196,7 +196,7 @@ def bytes_before_intent(patch: Patch, scene: Scene) -> None:
     send = dispatch.Dispatch._send
 
     async def send_first(self: Any, batch: Any) -> None:
-        batch.intent_rows(self._clock.now_us(), self._epoch, self._link.provider, self._link.recipe, self._send_us)
+        batch.intent_rows(self._clock.now_us(), self._link.recipe)
         pool = self._pool
         for request in self._render(batch):
             pool.submit(request, request.data)
@@ -274,12 +274,12 @@ def fence_not_checked(patch: Patch, _scene: Scene) -> None:
     patch.setattr(sqlite, "intend", intend_anyway)
 
 
-def guard_without(condition: str, instead: str) -> Plant:
-    """The intent's guard lacks a condition; `instead` takes its parameters."""
+def guard_without(condition: str) -> Plant:
+    """The intent's guard lacks a condition."""
 
     def plant(patch: Patch, _scene: Scene) -> None:
         assert condition in sql.UPDATE_INTENT
-        patch.setattr(sql, "UPDATE_INTENT", sql.UPDATE_INTENT.replace(condition, instead))
+        patch.setattr(sql, "UPDATE_INTENT", sql.UPDATE_INTENT.replace(condition, ""))
 
     return plant
 
@@ -291,7 +291,7 @@ OPTED_OUT: Final = (
 
 def opt_out_cached(patch: Patch, scene: Scene) -> None:
     """Only what a cache read before the STOP says who may be written to, over a crash too."""
-    guard_without(OPTED_OUT, "")(patch, scene)
+    guard_without(OPTED_OUT)(patch, scene)
     patch.setattr(record.Record, "_forbid", lambda *_: None)
     patch.setattr(sql, "SELECT_ALL_OPT_OUTS", "SELECT tenant, recipient FROM opt_outs WHERE 0")
 
@@ -312,7 +312,7 @@ def expiry_ignored(patch: Patch, scene: Scene) -> None:
         real = _core.Scheduler(*values)
         return Shadow(real, pop=lambda now_us, mono_us, room: real.pop(now_us - 90_000_000, mono_us, room))
 
-    guard_without("AND expires_us > ?", "AND ? > 0")(patch, scene)
+    guard_without("AND expires_us > ?1")(patch, scene)
     shadow_class(patch, corridor, "Scheduler", make)
 
 
@@ -322,17 +322,17 @@ def terminal_reopened(patch: Patch, _scene: Scene) -> None:
     def make(policy: dict[str, int]) -> Any:
         real = _core.Settler(policy)
 
-        def settle(rows: Sequence[tuple[Any, ...]], *more: Any) -> Any:
-            return real.settle([_reopened(row) for row in rows], *more)
+        def settle(rows: str, *more: Any) -> Any:
+            return real.settle(json.dumps([_reopened(row) for row in json.loads(rows)]), *more)
 
         return Shadow(real, settle=settle)
 
     shadow_class(patch, corridor, "Settler", make)
 
 
-def _reopened(row: tuple[Any, ...]) -> tuple[Any, ...]:
+def _reopened(row: list[Any]) -> list[Any]:
     state = SUBMITTED if row[SETTLED_STATE] >= TERMINAL_MIN else row[SETTLED_STATE]
-    return (*row[:SETTLED_STATE], state, *row[SETTLED_STATE + 1 :])
+    return [*row[:SETTLED_STATE], state, *row[SETTLED_STATE + 1 :]]
 
 
 # Limits and order.
@@ -479,9 +479,8 @@ def webhook_dedupe_off(patch: Patch, _scene: Scene) -> None:
 
 def early_receipt_dropped(patch: Patch, _scene: Scene) -> None:
     """A receipt that comes before our own outcome is thrown away."""
-    patch.setattr(
-        sql, "INSERT_EARLY", sql.INSERT_EARLY.replace("VALUES (?, ?, ?, ?, ?)", "SELECT ?, ?, ?, ?, ? WHERE 0")
-    )
+    wrong = "SELECT * FROM (VALUES (?, ?, ?, ?, ?)) WHERE 0"
+    patch.setattr(sql, "INSERT_EARLY", sql.INSERT_EARLY.replace("VALUES (?, ?, ?, ?, ?)", wrong))
 
 
 # Tenants, bounds, secrets, stopping.
@@ -573,9 +572,12 @@ BUGS: Final = {
     "fence_not_checked": Bug("I8", "taken_over", fence_not_checked, "epochs_rise"),
     "final_state_reopened": Bug("I9", "told_late", terminal_reopened, "terminal_stays"),
     "cancel_ignored_after_pop": Bug(
-        "I10", "overtaken", guard_without("AND seq = ? AND state = 1", "AND ? > 0"), "nothing_starts_after_the_end"
+        "I10",
+        "overtaken",
+        guard_without("AND messages.seq = asked.column2 AND state = 1"),
+        "nothing_starts_after_the_end",
     ),
-    "opt_out_ignored_after_pop": Bug("I10", "overtaken", guard_without(OPTED_OUT, ""), "nothing_starts_after_the_end"),
+    "opt_out_ignored_after_pop": Bug("I10", "overtaken", guard_without(OPTED_OUT), "nothing_starts_after_the_end"),
     "opt_out_effective_at_once": Bug("I10", "opted_out_on_the_way", effective_at_once, "nothing_starts_after_the_end"),
     "expiry_ignored": Bug("I10", "expired", expiry_ignored, "nothing_starts_after_the_end"),
     "stop_acked_before_commit": Bug("I11", "stop_lost", answered_before_commit("receipts"), "stop_is_kept"),

@@ -84,13 +84,14 @@ class CutCounts:
 class Workers:
     """The process whose forks are the lives."""
 
-    def __init__(self, errors: IO[bytes]) -> None:
-        """Start it; a moment for its imports."""
+    def __init__(self, errors: IO[bytes], environment: dict[str, str] | None = None) -> None:
+        """Start it, with these variables too; a moment for its imports."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.proof.power.append_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
+            env=os.environ | (environment or {}),
         )
 
     def begin(self, life: Life) -> int:
@@ -164,7 +165,7 @@ class AppendRig:
             shutil.copy(file, self._disk.root)
         os.sync()
         self._store = self._disk.root / STORE
-        with _opened(template / STORE) as connection:
+        with opened(template / STORE) as connection:
             [self._tenant] = connection.execute("SELECT key FROM tenants").fetchone()
 
     def cut(self) -> None:
@@ -194,15 +195,16 @@ class AppendRig:
     def _kill(self, pid: int) -> int:
         """Kill -9, the disk stays; returns when it was."""
         killed_ns = time.monotonic_ns()
-        os.kill(pid, signal.SIGKILL)
-        self._ended()
+        with suppress(ProcessLookupError):  # it ended by itself, which is told by its exit code
+            os.kill(pid, signal.SIGKILL)
+        self._ended(-signal.SIGKILL)
         self.counts.kills += 1
         return killed_ns
 
-    def _ended(self) -> None:
+    def _ended(self, *wanted: int) -> None:
         code = self._lives.until_ended()
         self._pid = 0
-        if code not in {-signal.SIGKILL, EXIT_STORE_BROKEN}:
+        if code not in wanted:
             self.counts.violations.append(f"life {self._life} ended with {code}")
         self._note("ended", exit_code=code)
 
@@ -217,7 +219,7 @@ class AppendRig:
             time.sleep(self._draw.uniform(0, LINGER_S))
         with suppress(ProcessLookupError):  # it noticed first, as it should, and ended by itself
             os.kill(pid, signal.SIGKILL)
-        self._ended()
+        self._ended(-signal.SIGKILL, EXIT_STORE_BROKEN)
         self._disk.restore()
         self.counts.cuts += 1
         self.counts.cut_s += time.monotonic() - began_s
@@ -239,7 +241,7 @@ class AppendRig:
         self.counts.acknowledged += len(fresh.keys() - self._expected.keys())
         self.counts.groups += len(calls)
         self._expected |= fresh
-        with self._copy() as store, _opened(store) as connection:
+        with self._copy() as store, opened(store) as connection:
             [verdict] = connection.execute("PRAGMA integrity_check").fetchone()
             if verdict != "ok":
                 self.counts.violations.append(f"life {self._life}: integrity_check: {verdict}")
@@ -265,7 +267,7 @@ class AppendRig:
             log = store.with_name("judged.jsonl")
             log.write_text("".join(json.dumps(line) + "\n" for line in lines))
             nothing = store.with_name("nothing.jsonl")
-            with _opened(store):
+            with opened(store):
                 evidence = crash_evidence.read_evidence(client=log, store=store, carrier=nothing, history=nothing)
             found = check(evidence, Promises(all_final=False))
         self.counts.violations += [f"{v.invariant} {v.subject}: {v.what}" for v in found]
@@ -275,7 +277,8 @@ class AppendRig:
     def close(self) -> None:
         """End what runs, unmount; a disk on which something was lost is kept. Safe to call twice."""
         if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
             self._lives.until_ended()
             self._pid = 0
         self._disk.close(keep=bool(self.counts.violations or self.counts.lost or self.counts.altered))
@@ -310,16 +313,21 @@ class AppendRig:
 
     def _note(self, kind: str, **fields: Any) -> None:
         line = {"kind": kind, "at_us": time.time_ns() // 1000} | fields
-        if not self._pid and self._log.exists():
-            # The process was killed: a line that it left half written goes.
-            content = self._log.read_bytes()
-            os.truncate(self._log, content.rfind(b"\n") + 1)
+        if not self._pid:
+            drop_half_line(self._log)
         with self._log.open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
 
 
+def drop_half_line(path: Path) -> None:
+    """Of a process that was killed: what was not told whole, to the end of its line, was not told."""
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
 @contextmanager
-def _opened(path: Path) -> "Iterator[dbapi.Connection]":
+def opened(path: Path) -> "Iterator[dbapi.Connection]":
+    """A connection like any other, closed at the end."""
     connection = dbapi.connect(path)
     try:
         yield connection

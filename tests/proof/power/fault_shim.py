@@ -24,10 +24,10 @@ def why_not() -> str:
     return "" if shutil.which("cc") else "no C compiler (cc) for the shim that fails calls"
 
 
-def compile_shim(folder: Path) -> Path:
+def compile_shim(folder: Path, source: Path = SOURCE) -> Path:
     """The library to preload."""
-    library = folder / "fault_shim.so"
-    command = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
+    library = folder / f"{source.stem}.so"
+    command = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
     subprocess.run(command, check=True, timeout=COMPILE_S)
     return library
 

@@ -4,9 +4,12 @@ A flipped byte may lie where nothing is kept (a free page, a frame of the WAL th
 change. What must never be is a store that serves other rows as if they were right.
 """
 
+import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,7 @@ from longwave.v1 import messaging_pb2 as pb
 from server.cli.doctor_store import check_store
 from server.cli.finding import Level
 from tests.proof.power.server_rig import ACCEPTED, STORE, Server
+from tests.proof.power.torn_disk import SECTOR_BYTES
 
 if TYPE_CHECKING:
     import sqlite3 as dbapi
@@ -132,7 +136,7 @@ def test_rot_in_a_page_that_no_start_reads_is_found_by_the_doctor(stopped: Path,
     assert found["store pages"] is Level.FAIL
 
 
-@pytest.mark.parametrize("place", ["header", "first quarter", "middle"])
+@pytest.mark.parametrize("place", ["header", "first sector", "first quarter", "middle"])
 def test_the_engine_refuses_a_log_that_is_damaged_before_its_end(stopped: Path, tmp_path: Path, place: str) -> None:
     """SQLite reads a log up to its first bad frame and says nothing of the rest: what was acknowledged is gone."""
     with Server(tmp_path) as server:
@@ -140,11 +144,31 @@ def test_the_engine_refuses_a_log_that_is_damaged_before_its_end(stopped: Path, 
         store = copy_of(stopped, server.store_folder)
         log = store.with_name(STORE + "-wal")
         content = bytearray(log.read_bytes())
-        content[{"header": 17, "first quarter": len(content) // 4, "middle": len(content) // 2}[place]] ^= 1
+        if place == "first sector":
+            content[:SECTOR_BYTES] = bytes(SECTOR_BYTES)
+        else:
+            content[{"header": 17, "first quarter": len(content) // 4, "middle": len(content) // 2}[place]] ^= 1
         log.write_bytes(content)
         assert not server.start(), "ready without what was acknowledged"
         assert server.stop() != 0
         assert log.read_bytes() == content, "a damaged log was written to"
+
+
+@pytest.mark.parametrize("command", ["migrate", "bootstrap"])
+def test_no_command_writes_to_a_store_whose_log_is_damaged(stopped: Path, tmp_path: Path, command: str) -> None:
+    """A writer that closes copies what it read of the log, and removes the log: the rest would be gone for good."""
+    store = copy_of(stopped, tmp_path / "store")
+    log = store.with_name(STORE + "-wal")
+    content = bytearray(log.read_bytes())
+    content[len(content) // 2] ^= 1
+    log.write_bytes(content)
+    environment = os.environ | {"LONGWAVE_STORE_URL": f"sqlite:///{store}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "server", command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "is damaged in frame" in done.stderr
+    assert log.read_bytes() == content, "a damaged log was written to"
 
 
 def test_a_flip_of_the_log_is_refused_or_costs_the_last_transactions_only(stopped: Path, tmp_path: Path) -> None:

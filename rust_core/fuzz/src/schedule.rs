@@ -1,0 +1,779 @@
+//! Any history of the scheduler against a naive reading of its rules: lists, searched in full, and a log of all starts.
+//!
+//! The bytes choose limits, messages, clocks and what the rest of the engine says. After each step: every message that
+//! came in is in exactly one place, counts add up, order and gates were kept. At the end all that may go goes, woken by
+//! the scheduler's own word alone, and every rate is held to its bound in every window by brute force over the log.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use _core::message::{Carrier, Class, Held, Kind, Micros, flags};
+use _core::registry::{Campaign, CampaignState, OnUnknown, Quota, Registry, Scope, Tenant, Unit};
+use _core::schedule::{Config, Counts, ParkKind, Popped, Scheduler};
+use _core::settle::Fate;
+
+use super::choices::Choices;
+
+const SECOND_US: i64 = 1_000_000;
+const START_US: Micros = 1_750_000_000 * SECOND_US;
+/// A timer's tick: so late may an end be told.
+const TICK_US: i64 = 1 << 13;
+const CAMPAIGNS: [u32; 4] = [10, 11, 20, 21];
+const PROVIDER: u32 = 1;
+const STEPS_MAX: usize = 250;
+const RECIPIENTS: usize = 12;
+const FAR_US: i64 = 1_000_000 * SECOND_US;
+
+/// What one limit let through since it began, empty.
+struct Meter {
+    quota: Quota,
+    since_us: i64,
+    /// (monotonic time, cost).
+    starts: Vec<(i64, u64)>,
+}
+
+/// A start, for the days' ledgers.
+struct Start {
+    id: u64,
+    day: i32,
+    recipient: u64,
+    brand: u32,
+    carrier: Carrier,
+    cost: u64,
+    /// Proved not taken.
+    released: bool,
+    settled: bool,
+}
+
+struct World {
+    scheduler: Scheduler,
+    /// Wall clock, which may be moved.
+    now_us: Micros,
+    latest_us: Micros,
+    /// Monotonic clock.
+    mono_us: i64,
+    day: i32,
+    next_id: u64,
+    room_max: usize,
+    waiting: BTreeMap<u64, Held>,
+    out: BTreeMap<u64, Held>,
+    /// Who holds a key: (tenant, ordering, id).
+    holds: BTreeSet<(u32, u64, u64)>,
+    states: HashMap<u32, CampaignState>,
+    /// Campaigns that this picture does not know.
+    missing: BTreeSet<u32>,
+    suspended: BTreeSet<u32>,
+    quotas: Vec<Quota>,
+    meters: HashMap<u32, Meter>,
+    starts: Vec<Start>,
+    /// The highest cap that a day's ledger had on the day.
+    caps: HashMap<(u32, i32), u64>,
+    learned: HashMap<u64, Carrier>,
+    carriers_moved: bool,
+    parked: Vec<(u32, i64)>,
+    came: usize,
+    left: usize,
+}
+
+fn terms(quota: &Quota) -> (Scope, u64, Carrier, Unit, u64, u64, u64) {
+    (
+        quota.scope,
+        quota.subject,
+        quota.carrier,
+        quota.unit,
+        quota.amount,
+        quota.burst,
+        quota.window_us,
+    )
+}
+
+fn any_quota(key: u32, choices: &mut Choices<'_>) -> Quota {
+    let scope = choices.of(&[
+        Scope::Number,
+        Scope::Campaign,
+        Scope::CampaignCarrier,
+        Scope::BrandCarrierDay,
+        Scope::Provider,
+        Scope::Tenant,
+    ]);
+    let campaign = choices.of(&CAMPAIGNS);
+    let carrier = choices.of(&[Carrier::Att, Carrier::TMobile, Carrier::Other]);
+    let subject = match scope {
+        Scope::Number => 12_025_550_100 + u64::from(campaign),
+        Scope::Campaign | Scope::CampaignCarrier => u64::from(campaign),
+        Scope::BrandCarrierDay | Scope::Tenant => u64::from(campaign / 10),
+        Scope::Provider => u64::from(PROVIDER),
+    };
+    let with_carrier = matches!(scope, Scope::CampaignCarrier | Scope::BrandCarrierDay);
+    let amount = u64::from(choices.byte() % 40) + 4;
+    Quota {
+        key,
+        scope,
+        subject,
+        carrier: if with_carrier {
+            carrier
+        } else {
+            Carrier::Unknown
+        },
+        unit: choices.of(&[Unit::Segments, Unit::Messages]),
+        amount: if scope == Scope::BrandCarrierDay {
+            amount * 4
+        } else {
+            amount
+        },
+        window_us: choices.of(&[1_000_000, 10_000_000, 7_777_777]),
+        // At least the longest message, which could never go otherwise.
+        burst: 3 + u64::from(choices.byte()) % (amount - 3),
+        reserved_percent: choices.of(&[0, 0, 25]),
+        reserved_class: Class::Critical,
+    }
+}
+
+impl World {
+    fn new(choices: &mut Choices<'_>) -> Self {
+        let quotas: Vec<Quota> = (1..=u32::from(choices.byte() % 8))
+            .map(|key| any_quota(key, choices))
+            .collect();
+        let room_max = choices.of(&[1_000, 1_000, 20]);
+        let config = Config {
+            held_messages_max: room_max,
+            floor_percent: choices.of(&[10, 0, 50]),
+            carriers_max: 1_000,
+            charges_remembered_max: 1_000,
+            lanes_idle_max: choices.of(&[16_384, 0, 2]),
+            pop_work_max: choices.of(&[4_096, 4_096, 1]),
+            provider: PROVIDER,
+            seed: u64::from(choices.byte()),
+        };
+        let mut world = Self {
+            scheduler: Scheduler::new(config, Arc::new(Registry::default()), 0),
+            now_us: START_US,
+            latest_us: START_US,
+            mono_us: 0,
+            day: 5,
+            next_id: 1,
+            room_max,
+            waiting: BTreeMap::new(),
+            out: BTreeMap::new(),
+            holds: BTreeSet::new(),
+            states: HashMap::new(),
+            missing: BTreeSet::new(),
+            suspended: BTreeSet::new(),
+            quotas,
+            meters: HashMap::new(),
+            starts: Vec::new(),
+            caps: HashMap::new(),
+            learned: HashMap::new(),
+            carriers_moved: false,
+            parked: Vec::new(),
+            came: 0,
+            left: 0,
+        };
+        world.show_registry();
+        world
+    }
+
+    fn state(&self, campaign: u32) -> CampaignState {
+        let state = self.states.get(&campaign).copied();
+        state.unwrap_or(CampaignState::Active)
+    }
+
+    /// Hands the scheduler the picture as it is now; limits that are new or others begin empty.
+    fn show_registry(&mut self) {
+        let tenants = [1, 2].map(|key| Tenant {
+            key,
+            active: !self.suspended.contains(&key),
+        });
+        let known = CAMPAIGNS
+            .iter()
+            .filter(|campaign| !self.missing.contains(campaign));
+        let campaigns = known
+            .map(|&key| Campaign {
+                key,
+                tenant: key / 10,
+                brand: key / 10,
+                id: format!("c{key}"),
+                state: self.state(key),
+                on_unknown: OnUnknown::ByClass,
+                messaging_profile: String::new(),
+                numbers: vec![12_025_550_100 + u64::from(key)],
+            })
+            .collect();
+        let registry = Registry::new(1, tenants.to_vec(), campaigns, self.quotas.clone());
+        self.scheduler
+            .set_registry(Arc::new(registry), self.mono_us);
+        let mut former = std::mem::take(&mut self.meters);
+        for quota in &self.quotas {
+            let meter = former
+                .remove(&quota.key)
+                .filter(|meter| terms(&meter.quota) == terms(quota))
+                .unwrap_or_else(|| Meter {
+                    quota: quota.clone(),
+                    since_us: self.mono_us,
+                    starts: Vec::new(),
+                });
+            self.meters.insert(quota.key, meter);
+        }
+        self.show_days();
+    }
+
+    fn show_days(&mut self) {
+        let day_end_us = START_US + FAR_US * i64::from(self.day);
+        let ledgers = self
+            .quotas
+            .iter()
+            .filter(|quota| quota.scope == Scope::BrandCarrierDay);
+        let days: Vec<_> = ledgers
+            .clone()
+            .map(|quota| (quota.key, self.day, day_end_us))
+            .collect();
+        for quota in ledgers {
+            let cap = self.caps.entry((quota.key, self.day)).or_default();
+            *cap = quota.amount.max(*cap);
+        }
+        self.scheduler.set_days(&days);
+    }
+
+    fn carrier_of(&self, recipient: u64) -> Carrier {
+        let carrier = self.learned.get(&recipient).copied();
+        carrier.unwrap_or(Carrier::Unknown)
+    }
+
+    fn message(&mut self, choices: &mut Choices<'_>) -> Held {
+        let campaign = choices.of(&CAMPAIGNS);
+        let (dice, more) = (choices.byte(), choices.byte());
+        let id = self.next_id;
+        self.next_id += 1;
+        Held {
+            id,
+            tenant: campaign / 10,
+            campaign,
+            sender: 12_025_550_100 + u64::from(campaign),
+            recipient: 13_035_550_100 + u64::from(more) % RECIPIENTS as u64,
+            class: Class::ALL[usize::from(dice) % 3],
+            kind: if dice % 16 == 15 {
+                Kind::Mms
+            } else {
+                Kind::Sms
+            },
+            encoding: 1,
+            segments: u16::from(dice / 3 % 3) + 1,
+            seq: 1,
+            attempt: 0,
+            generation: 1,
+            counted: 0,
+            flags: if more % 8 == 7 { flags::MAYBE_SENT } else { 0 },
+            due_us: match more % 5 {
+                0 => self.now_us + 2 * SECOND_US,
+                1 => self.now_us + i64::from(dice) * 1_000,
+                _ => self.now_us,
+            },
+            expires_us: if dice % 7 == 0 {
+                self.now_us + 3 * SECOND_US
+            } else {
+                START_US + 100 * FAR_US
+            },
+            ordering: if more % 3 == 0 {
+                u64::from(more / 64) + 1
+            } else {
+                0
+            },
+            recipe: 0,
+            body: Arc::from([1_u8, 2, 3].as_slice()),
+        }
+    }
+
+    fn push(&mut self, choices: &mut Choices<'_>) {
+        let count = choices.below(8) + 1;
+        let mut batch: Vec<Held> = (0..count).map(|_| self.message(choices)).collect();
+        if choices.one_in(4) {
+            batch.reverse();
+        }
+        let before = self.waiting.len();
+        let rest = self.scheduler.push(batch.clone(), self.now_us);
+        let room = self.room_max - before;
+        assert_eq!(
+            rest.len(),
+            batch.len().saturating_sub(room),
+            "what does not fit comes back"
+        );
+        for held in batch {
+            if rest.contains(&held) {
+                continue;
+            }
+            self.came += 1;
+            self.waiting.insert(held.id, held);
+        }
+        // A second time changes nothing.
+        let again: Vec<Held> = self.waiting.values().cloned().collect();
+        assert_eq!(self.scheduler.push(again, self.now_us), []);
+    }
+
+    fn leave(&mut self, message: &Held) {
+        let known = self.waiting.remove(&message.id);
+        assert_eq!(known.as_ref(), Some(message), "left twice, or changed");
+        assert!(!self.scheduler.contains(message.id));
+        self.left += 1;
+    }
+
+    fn hold(&mut self, message: &Held) {
+        if message.ordering != 0 {
+            self.holds
+                .insert((message.tenant, message.ordering, message.id));
+        }
+    }
+
+    fn is_held(&self, message: &Held) -> bool {
+        let key = (message.tenant, message.ordering);
+        self.holds
+            .iter()
+            .any(|&(of, ordering, _)| (of, ordering) == key)
+    }
+
+    fn pop(&mut self, room: usize) -> Popped {
+        let popped = self.scheduler.pop(self.now_us, self.mono_us, room);
+        assert!(popped.ready.len() <= room);
+        for message in &popped.expired {
+            assert!(message.expires_us <= self.now_us, "ended early");
+            self.leave(message);
+            self.hold(message);
+            self.out.insert(message.id, message.clone());
+        }
+        for message in &popped.blocked {
+            assert!(!self.missing.contains(&message.campaign));
+            assert_eq!(self.state(message.campaign), CampaignState::Stopped);
+            self.leave(message);
+            self.hold(message);
+            self.out.insert(message.id, message.clone());
+        }
+        for message in &popped.ready {
+            self.check_start(message);
+            self.leave(message);
+            self.hold(message);
+            self.note_start(message);
+            self.out.insert(message.id, message.clone());
+        }
+        let late = self
+            .waiting
+            .values()
+            .find(|message| message.expires_us + TICK_US <= self.now_us);
+        // What was moved after its end is told with the next tick.
+        let soon = popped.wake_after_us.is_some_and(|us| us <= TICK_US);
+        assert!(
+            late.is_none() || soon,
+            "it ended and nobody is told: {late:?}"
+        );
+        popped
+    }
+
+    fn check_start(&self, message: &Held) {
+        // The clock may have been set back since it came due.
+        assert!(message.due_us <= self.latest_us, "before its time");
+        assert!(self.now_us < message.expires_us, "after its end");
+        assert!(!self.missing.contains(&message.campaign));
+        assert!(!self.suspended.contains(&message.tenant));
+        assert_eq!(self.state(message.campaign), CampaignState::Active);
+        for &(campaign, until_us) in &self.parked {
+            assert!(
+                campaign != message.campaign || until_us <= self.mono_us,
+                "parked"
+            );
+        }
+        let others = || self.waiting.values().filter(|other| other.id < message.id);
+        if message.ordering != 0 {
+            assert!(!self.is_held(message), "two of a key are out");
+            let key = |held: &Held| (held.tenant, held.ordering);
+            assert!(
+                others().all(|other| key(other) != key(message)),
+                "a key's order"
+            );
+        }
+        if !self.carriers_moved && self.latest_us == self.now_us {
+            let lane = |held: &Held| (held.campaign, held.sender, held.class, held.kind);
+            let before = others().find(|other| {
+                lane(other) == lane(message)
+                    && other.ordering == 0
+                    && other.due_us + TICK_US <= self.now_us
+                    && other.expires_us > self.now_us
+            });
+            // Timers beyond one pop's work are left to the next.
+            assert!(
+                before.is_none() || self.scheduler.counts().due > 0,
+                "a lane's order: {before:?}"
+            );
+        }
+    }
+
+    fn note_start(&mut self, message: &Held) {
+        let carrier = self.carrier_of(message.recipient);
+        let segments = if message.kind == Kind::Mms {
+            1
+        } else {
+            u64::from(message.segments)
+        };
+        for meter in self.meters.values_mut() {
+            let quota = &meter.quota;
+            let subject = match quota.scope {
+                Scope::Number => message.sender,
+                Scope::Campaign | Scope::CampaignCarrier => u64::from(message.campaign),
+                Scope::BrandCarrierDay | Scope::Tenant => u64::from(message.tenant),
+                Scope::Provider => u64::from(PROVIDER),
+            };
+            let of_carrier =
+                [carrier, Carrier::Unknown].contains(&quota.carrier) || carrier == Carrier::Unknown;
+            if quota.subject == subject && of_carrier {
+                let cost = if quota.unit == Unit::Messages {
+                    1
+                } else {
+                    segments
+                };
+                meter.starts.push((self.mono_us, cost));
+            }
+        }
+        self.starts.push(Start {
+            id: message.id,
+            day: self.day,
+            recipient: message.recipient,
+            brand: message.tenant,
+            carrier,
+            cost: segments,
+            released: false,
+            settled: false,
+        });
+    }
+
+    fn check_counts(&self) {
+        let counts = self.scheduler.counts();
+        let waits = [
+            counts.ready,
+            counts.due,
+            counts.quota,
+            counts.paused,
+            counts.ordering,
+            counts.stopped,
+        ];
+        assert_eq!(self.scheduler.len(), self.waiting.len());
+        assert_eq!(self.came, self.left + self.waiting.len());
+        assert_eq!(self.scheduler.room(), self.room_max - self.waiting.len());
+        assert_eq!(
+            waits.iter().sum::<usize>(),
+            self.waiting.len(),
+            "{counts:?}"
+        );
+        for class in Class::ALL {
+            let of_class = self.waiting.values().filter(|held| held.class == class);
+            assert_eq!(counts.by_class[class as usize - 1], of_class.count());
+        }
+    }
+
+    /// Every rate in every window, from every start to every later one, and from when it began with nothing.
+    fn check_rates(&self) {
+        for meter in self.meters.values() {
+            let quota = &meter.quota;
+            if quota.scope == Scope::BrandCarrierDay {
+                continue;
+            }
+            let burst = i128::from(quota.burst.clamp(1, quota.amount.saturating_sub(1).max(1)));
+            let rate = i128::from(quota.amount) - burst;
+            let window = i128::from(quota.window_us);
+            let mut since_begin = 0;
+            for (first, &(start_us, _)) in meter.starts.iter().enumerate() {
+                since_begin += i128::from(meter.starts[first].1);
+                let age = i128::from(start_us - meter.since_us);
+                assert!(
+                    since_begin * window <= rate.max(1) * age,
+                    "{quota:?} began with something"
+                );
+                let (mut sum, mut in_window) = (0, 0);
+                for &(at_us, cost) in &meter.starts[first..] {
+                    let apart = i128::from(at_us - start_us);
+                    sum += i128::from(cost);
+                    assert!(
+                        (sum - burst) * window <= rate.max(1) * apart,
+                        "{quota:?} let {sum} in {apart}"
+                    );
+                    if apart < window {
+                        in_window += cost;
+                    }
+                }
+                assert!(
+                    in_window <= quota.amount,
+                    "{quota:?} let {in_window} in a window"
+                );
+            }
+        }
+    }
+
+    /// What started and was not proved not taken, by day, carrier and brand.
+    fn check_days(&mut self) {
+        for (key, day, spent, reserved) in self.scheduler.ledger_changes() {
+            let cap = self.caps.get(&(key, day)).copied().unwrap_or(0);
+            assert!(
+                spent + reserved <= cap,
+                "ledger {key}: {spent} and {reserved} of {cap}"
+            );
+        }
+        for meter in self.meters.values() {
+            let quota = &meter.quota;
+            if quota.scope != Scope::BrandCarrierDay || quota.unit != Unit::Segments {
+                continue;
+            }
+            let counted = self.starts.iter().filter(|start| {
+                let now = self.carrier_of(start.recipient);
+                let may_be = start.carrier == quota.carrier
+                    || (start.carrier == Carrier::Unknown
+                        && [quota.carrier, Carrier::Unknown].contains(&now));
+                let of = u64::from(start.brand) == quota.subject && start.day == self.day;
+                of && may_be && !start.released && i64::from(start.day) >= 0
+            });
+            let sum: u64 = counted.map(|start| start.cost).sum();
+            let since_begin = meter.starts.len();
+            // A ledger that came later did not see what went before.
+            let saw_all = meter.since_us == 0 && since_begin > 0;
+            let cap = self.caps[&(quota.key, self.day)];
+            assert!(!saw_all || sum <= cap, "{quota:?}: {sum} started of {cap}");
+        }
+    }
+
+    fn release(&mut self, id: u64) {
+        self.holds.retain(|&(_, _, of)| of != id);
+        self.scheduler.ordering_released(id);
+    }
+
+    fn settle(&mut self, id: u64, fate: Fate) {
+        self.scheduler.settled(id, fate);
+        if let Some(start) = self.starts.iter_mut().rev().find(|start| start.id == id)
+            && !start.settled
+        {
+            start.settled = fate != Fate::Unknown;
+            start.released = fate == Fate::NotTaken;
+        }
+    }
+
+    fn nth(of: &BTreeMap<u64, Held>, choices: &mut Choices<'_>) -> Option<Held> {
+        let place = choices.below(of.len().max(1));
+        of.values().nth(place).cloned()
+    }
+
+    fn step(&mut self, choices: &mut Choices<'_>) {
+        match choices.below(16) {
+            0..=2 => self.push(choices),
+            3..=5 => {
+                let room = choices.below(12);
+                self.pop(room);
+            }
+            6 | 7 => {
+                let us = i64::from(choices.wide()) * choices.of(&[1, 50, 1_000]);
+                self.mono_us += us;
+                self.now_us += us;
+            }
+            8 => {
+                if let Some(message) = Self::nth(&self.out, choices) {
+                    self.release(message.id);
+                }
+            }
+            9 => {
+                if let Some(message) = Self::nth(&self.out, choices) {
+                    let own = (message.kind == Kind::Sms).then_some(u32::from(message.segments));
+                    let fate = choices.of(&[
+                        Fate::Taken(None),
+                        Fate::Taken(own),
+                        Fate::NotTaken,
+                        Fate::Unknown,
+                    ]);
+                    self.settle(message.id, fate);
+                }
+            }
+            10 => self.come_back(choices),
+            11 => self.take_out(choices),
+            12 => self.change_registry(choices),
+            13 => {
+                let recipient = 13_035_550_100 + choices.below(RECIPIENTS) as u64;
+                let carrier = choices.of(&[Carrier::Att, Carrier::TMobile, Carrier::Other]);
+                self.carriers_moved = true;
+                self.learned.insert(recipient, carrier);
+                self.scheduler.learn(recipient, carrier);
+            }
+            14 => self.park(choices),
+            _ => match choices.below(3) {
+                // The wall clock is set, either way.
+                0 => self.now_us += (i64::from(choices.wide()) - 32_768) * 200,
+                1 => {
+                    self.day += 1;
+                    self.show_days();
+                }
+                _ => {
+                    if let Some(message) = Self::nth(&self.waiting, choices)
+                        && message.ordering != 0
+                    {
+                        // One before it that was never here.
+                        let id = 1 << 40 | message.id;
+                        self.holds.insert((message.tenant, message.ordering, id));
+                        self.scheduler
+                            .hold_key(message.tenant, message.ordering, id);
+                        self.out.insert(id, Held { id, ..message });
+                    }
+                }
+            },
+        }
+        self.latest_us = self.latest_us.max(self.now_us);
+    }
+
+    /// Not taken: again in line, first of its key.
+    fn come_back(&mut self, choices: &mut Choices<'_>) {
+        let Some(mut message) = Self::nth(&self.out, choices) else {
+            return;
+        };
+        let full = self.waiting.len() >= self.room_max;
+        if message.expires_us <= self.now_us || message.id >= 1 << 40 || full {
+            return;
+        }
+        self.out.remove(&message.id);
+        self.settle(message.id, Fate::NotTaken);
+        self.holds.retain(|&(_, _, of)| of != message.id);
+        message.due_us = self.now_us + i64::from(choices.byte()) * 10_000;
+        message.attempt += 1;
+        self.came += 1;
+        self.waiting.insert(message.id, message.clone());
+        assert_eq!(self.scheduler.push(vec![message], self.now_us), []);
+    }
+
+    fn take_out(&mut self, choices: &mut Choices<'_>) {
+        let Some(message) = Self::nth(&self.waiting, choices) else {
+            return;
+        };
+        let taken = if choices.one_in(2) {
+            vec![self.scheduler.remove(message.id).expect("it waits")]
+        } else {
+            let (tenant, recipient) = (message.tenant, message.recipient);
+            let of = |held: &Held| (held.tenant, held.recipient) == (tenant, recipient);
+            let taken = self.scheduler.remove_recipient(tenant, recipient);
+            assert_eq!(
+                taken.len(),
+                self.waiting.values().filter(|held| of(held)).count()
+            );
+            taken
+        };
+        assert_eq!(self.scheduler.remove(message.id), None);
+        for message in &taken {
+            self.leave(message);
+            if message.flags & flags::MAYBE_SENT != 0 {
+                // A copy may be on its way: it holds its key.
+                self.hold(message);
+                self.out.insert(message.id, message.clone());
+            }
+        }
+    }
+
+    fn change_registry(&mut self, choices: &mut Choices<'_>) {
+        match choices.below(5) {
+            0 | 1 => {
+                let state = choices.of(&[
+                    CampaignState::Active,
+                    CampaignState::Paused,
+                    CampaignState::Stopped,
+                ]);
+                self.states.insert(choices.of(&CAMPAIGNS), state);
+            }
+            2 => {
+                let tenant = choices.of(&[1, 2]);
+                if !self.suspended.remove(&tenant) {
+                    self.suspended.insert(tenant);
+                }
+            }
+            3 => {
+                let campaign = choices.of(&CAMPAIGNS);
+                if !self.missing.remove(&campaign) {
+                    self.missing.insert(campaign);
+                }
+            }
+            _ => {
+                let key = u32::from(choices.byte() % 8) + 1;
+                self.quotas.retain(|quota| quota.key != key);
+                if choices.one_in(2) {
+                    self.quotas.push(any_quota(key, choices));
+                }
+            }
+        }
+        self.show_registry();
+    }
+
+    fn park(&mut self, choices: &mut Choices<'_>) {
+        let campaign = choices.of(&CAMPAIGNS);
+        let carrier = choices.of(&[Carrier::Unknown, Carrier::Att, Carrier::TMobile]);
+        let kind = choices.of(&[ParkKind::Rate, ParkKind::Cap]);
+        let for_us = i64::from(choices.byte()) * 20_000;
+        self.scheduler.park(
+            campaign,
+            carrier,
+            kind,
+            self.now_us + for_us,
+            self.now_us,
+            self.mono_us,
+        );
+        // To any carrier, and with no limit that a new picture could begin anew: nothing of it goes.
+        if carrier == Carrier::Unknown && kind == ParkKind::Cap {
+            self.parked.push((campaign, self.mono_us + for_us));
+        }
+    }
+
+    /// Everything that may go goes, woken by nothing but the scheduler's own word.
+    fn drain(&mut self) {
+        self.states
+            .retain(|_, state| *state == CampaignState::Stopped);
+        self.missing.clear();
+        self.suspended.clear();
+        self.now_us = self.latest_us;
+        self.day += 1;
+        self.show_registry();
+        let (start_us, mut quiet, mut pops) = (self.mono_us, 0, 0);
+        while !self.waiting.is_empty() {
+            pops += 1;
+            assert!(pops < 20_000, "{} never leave", self.waiting.len());
+            if pops % 100 == 0 {
+                // The days' ledgers are full after some hundred segments.
+                self.day += 1;
+                self.show_days();
+            }
+            let popped = self.pop(3);
+            let out = std::mem::take(&mut self.out);
+            let told = !out.is_empty();
+            for id in out.into_keys() {
+                self.release(id);
+                self.settle(id, Fate::NotTaken);
+            }
+            let nothing =
+                popped.ready.is_empty() && popped.expired.is_empty() && popped.blocked.is_empty();
+            quiet = if nothing { quiet + 1 } else { 0 };
+            let counts = self.scheduler.counts();
+            assert!(quiet < 2_000, "{:?} never leave: {counts:?}", self.waiting);
+            // What is told after a pop may make something ready: then the next pop is due.
+            if nothing && !told && !popped.more_ready && !self.waiting.is_empty() {
+                let wake_us = popped.wake_after_us;
+                let wake_us = wake_us.expect("something waits, and nothing would wake it");
+                self.mono_us += wake_us;
+                self.now_us += wake_us;
+                self.latest_us = self.now_us;
+                assert!(self.mono_us - start_us < 7_200 * SECOND_US, "{counts:?}");
+            }
+        }
+    }
+}
+
+/// A history as the bytes say.
+pub fn schedule(data: &[u8]) {
+    let mut choices = Choices::new(data);
+    let mut world = World::new(&mut choices);
+    for _ in 0..STEPS_MAX {
+        if choices.used_up() {
+            break;
+        }
+        world.step(&mut choices);
+        world.check_counts();
+        world.check_days();
+    }
+    world.drain();
+    world.check_rates();
+    assert_eq!(world.scheduler.counts(), Counts::default());
+    assert!(world.scheduler.is_empty());
+}

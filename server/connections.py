@@ -1,0 +1,140 @@
+"""The TCP connections of a listener whose library shows none of them: what came in on each, and the end of one.
+
+gRPC tells a call's peer and has no word to end its connection. The sockets are this process's own, so they are looked
+at and ended here, through a second descriptor of each; the library finds its own at its end, as if the peer had gone.
+
+A connection is ended by silence first: the kernel drops what comes for it, and its peer, which cannot tell that from a
+slow network, waits instead of coming back at once. Some seconds later it is shut down.
+
+Invariants: a descriptor is judged and ended as a duplicate, which cannot come to mean another file in between; looking
+takes no more than a tenth of the loop's time; what is silenced is bounded, in number and in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import socket
+import stat
+import struct
+from time import perf_counter
+from typing import TYPE_CHECKING, Final, TypeAlias
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Peer: TypeAlias = tuple[str, int]
+
+FOLDER: Final = "/proc/self/fd"
+# Of the time that the last look took, before the next one.
+REST: Final = 9
+SILENT_S: Final = 3.0
+SILENT_MAX: Final = 1024
+# Of `struct tcp_info` in linux/tcp.h: a 64-bit count of the bytes that came in order.
+BYTES_RECEIVED_AT: Final = 128
+# From asm-generic/socket.h; Python has no name for it.
+SO_ATTACH_FILTER: Final = 26
+# A packet filter of one step: keep no byte of it (linux/filter.h).
+DROP_ALL: Final = struct.pack("HBBI", 0x06, 0, 0, 0)
+# Thrown away uncopied, in pieces; a receive buffer has some megabytes.
+DISCARD_BYTES: Final = 1 << 20
+DISCARDS_MAX: Final = 64
+
+
+class Connections:
+    """Those that one listener accepted; used by the loop's thread only."""
+
+    def __init__(self) -> None:
+        """Nothing is found before `port` is set."""
+        self.port = 0
+        """Of the listener; connections of others are left alone."""
+        self._silent: dict[Peer, socket.socket] = {}
+        self._rested_s = 0.0
+
+    @property
+    def silent(self) -> int:
+        """Connections whose end has begun."""
+        return len(self._silent)
+
+    @property
+    def rest_s(self) -> float:
+        """How long until the next look is due."""
+        return max(0.0, self._rested_s - perf_counter())
+
+    def received(self) -> dict[Peer, int]:
+        """Bytes that came in since the beginning, of each whose end has not begun."""
+        return {
+            peer: struct.unpack_from("Q", ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192), BYTES_RECEIVED_AT)[
+                0
+            ]
+            for peer, ours in self._look()
+        }
+
+    def end(self, peers: set[Peer]) -> int:
+        """End the connections of these peers; returns how many there were."""
+        ended = 0
+        for peer, ours in self._look():
+            if peer in peers:
+                ended += 1
+                self._end(peer, ours.dup())
+        return ended
+
+    def stop(self) -> None:
+        """Shut down what is silent."""
+        for peer in tuple(self._silent):
+            self._shut_down(peer)
+
+    def _look(self) -> Iterator[tuple[Peer, socket.socket]]:
+        """Each whose end has not begun, with its peer; the socket is closed when the next one is asked for."""
+        began_s = perf_counter()
+        for name in os.listdir(FOLDER):  # noqa: PTH208 - names are all that is needed
+            with contextlib.suppress(OSError):  # gone, or no connection
+                if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                    continue
+                with socket.socket(socket.AF_INET6, socket.SOCK_STREAM, fileno=os.dup(int(name))) as ours:
+                    here: object = ours.getsockname()
+                    if not isinstance(here, tuple) or here[1] != self.port:
+                        continue
+                    peer = _plain(*ours.getpeername()[:2])
+                    if peer not in self._silent:
+                        yield peer, ours
+        now_s = perf_counter()
+        self._rested_s = now_s + REST * (now_s - began_s)
+
+    def _end(self, peer: Peer, ours: socket.socket) -> None:
+        self._silent[peer] = ours
+        with contextlib.suppress(OSError):  # a kernel without filters: shut down at once
+            if len(self._silent) <= SILENT_MAX:
+                _silence(ours)
+                asyncio.get_running_loop().call_later(SILENT_S, self._shut_down, peer)
+                return
+        self._shut_down(peer)
+
+    def _shut_down(self, peer: Peer) -> None:
+        ours = self._silent.pop(peer, None)
+        if ours is not None:
+            with ours, contextlib.suppress(OSError):  # the peer was faster
+                ours.shutdown(socket.SHUT_RDWR)
+
+
+def _silence(ours: socket.socket) -> None:
+    """Drop what comes for it, and what has come and was not read."""
+    program = ctypes.create_string_buffer(DROP_ALL, len(DROP_ALL))
+    ours.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(DISCARDS_MAX):
+            ours.recv(DISCARD_BYTES, socket.MSG_TRUNC | socket.MSG_DONTWAIT)
+
+
+def peer_of(peer: str) -> Peer | None:
+    """From what gRPC writes (`ipv4:1.2.3.4:5`, `ipv6:%5B::1%5D:5`); None for what is no peer of TCP."""
+    host, _, port = unquote(peer.partition(":")[2]).rpartition(":")
+    return _plain(host.strip("[]"), int(port)) if port.isdecimal() else None
+
+
+def _plain(host: str, port: int) -> Peer:
+    """Without a zone; an IPv4 address as one, also where it came to a listener of IPv6."""
+    return host.partition("%")[0].removeprefix("::ffff:"), port
