@@ -182,6 +182,8 @@ class Facts:
 
     def __len__(self) -> int: ...
     def ids(self) -> list[int]: ...
+    def halves(self) -> tuple[Facts, Facts]:
+        """Each half on its own, in order: how the one at fault is found."""
     def provider_ids(self) -> list[tuple[int, str]]:
         """(id, provider's id) of those just taken."""
     def outcome_counts(self) -> list[tuple[str, int]]: ...
@@ -322,6 +324,8 @@ class Scheduler:
         """Forget a popped batch that was not written down; returns its ids, to be loaded again."""
     def dropped(self, ids: Sequence[int]) -> None:
         """These popped messages were refused by the intent's guard: their reservations are given back."""
+    def given_up(self, ids: Sequence[int]) -> None:
+        """What became of these attempts cannot be written: their slots are free again, their reservations spent."""
     def hold_keys(self, rows: Sequence[_Row]) -> None:
         """Rows (id, tenant, campaign, record) with an ordering key whose outcome is open."""
     def remove(self, ids: Sequence[int]) -> int: ...

@@ -211,7 +211,11 @@ class Append:
             now_us = self._clock.now_us()
             room = max(0, self._scheduler.schedule_room - self._unpushed)
             calls = [(call.kind, call.tenant, call.request) for call in group]
-            admission = self._admitter.admit(calls, self._rights.registry, self._rights.consent, now_us, room)
+            try:
+                admission = self._admitter.admit(calls, self._rights.registry, self._rights.consent, now_us, room)
+            except BaseException:
+                self._fail(group)
+                raise  # a bug: the loop logs it
             self._meter.stage("admit", admission.total, (self._clock.mono_us() - began_us) / 1e6)
             if admission.needs_store:
                 self._groups_in_flight += 1
@@ -223,6 +227,12 @@ class Append:
                 self._answer(admission, group)
         self._settle_idle()
         self._arm(asyncio.get_running_loop())
+
+    def _fail(self, group: list[_Waiting]) -> None:
+        for call in group:
+            if not call.future.done():
+                call.future.set_exception(Refused(Verdict.INTERNAL, "the call could not be judged; nothing was stored"))
+        asyncio.get_running_loop().call_soon(self._flush)  # for those behind
 
     def _stored(
         self,

@@ -2,14 +2,16 @@
 
 They send nothing. Time is an argument, in microseconds since boot.
 
-Invariants: open, nothing leaves; half-open, one probe is out at a time; a budget never lends more than its
-reserve.
+Invariants: open, nothing leaves; half-open, one probe is out at a time, and only its own end opens or closes; a budget
+lends nothing, so what a provider refused in bad times is no debt of better ones.
 """
 
 from collections import deque
 from typing import Final
 
 _US: Final = 1_000_000
+# Tokens a second that a retry budget gets on its own.
+REFILL_S: Final = 10
 
 
 class Breaker:
@@ -24,6 +26,8 @@ class Breaker:
         self._results: deque[tuple[int, int, int]] = deque()  # (second, attempts, failures)
         self._opened_us: int | None = None
         self._probing = False
+        self.generation = 0
+        """Rises each time it opens. An attempt that began in an earlier one tells nothing of the provider of now."""
 
     @property
     def is_open(self) -> bool:
@@ -44,14 +48,15 @@ class Breaker:
             return 0
         return max(1000, self._opened_us + self._open_us - mono_us)
 
-    def started(self, attempts: int) -> None:
-        """Attempts were started."""
+    def started(self, attempts: int) -> int:
+        """Attempts were started; returns the generation that they are of."""
         if self._opened_us is not None and attempts:
             self._probing = True
+        return self.generation
 
-    def ended(self, attempts: int, failures: int, mono_us: int) -> None:
-        """Attempts came to an end, some of them failed for reasons of the provider or the way to it."""
-        if not attempts:
+    def ended(self, generation: int, attempts: int, failures: int, mono_us: int) -> None:
+        """Attempts of a generation ended, some of them failed for reasons of the provider or the way to it."""
+        if not attempts or generation != self.generation:
             return
         if self._opened_us is not None:
             self._probing = False
@@ -74,31 +79,71 @@ class Breaker:
         if total >= self._attempts_min and failed * 100 >= self._failure_percent * total:
             self._opened_us = mono_us
             self._probing = False
+            self.generation += 1
 
-    def nothing_started(self) -> None:
-        """The probe was not sent after all."""
-        self._probing = False
+    def nothing_started(self, generation: int) -> None:
+        """What was started in this generation was not sent after all."""
+        if generation == self.generation:
+            self._probing = False
 
 
 class RetryBudget:
-    """A retry costs one token, a first attempt earns `percent` of one; overdrawn, retries wait."""
+    """Bounds how much of what a provider refuses for now it is offered again, whoever the messages belong to.
+
+    An attempt that must be tried again costs one token, one that ended for good earns `percent` of one. Without tokens
+    the budget is *strained*: then each attempt takes a token before it leaves, and gets it back, with what it earned,
+    when the provider takes it. So the provider is offered what it takes, `percent` more, and ten a second; who goes
+    first is the scheduler's to say, the urgent before the others. It ends when the reserve is full again: with a
+    provider that takes everything after a few round trips, however long it had refused.
+    """
 
     def __init__(self, *, percent: float, reserve: int = 100) -> None:
         """Start with `reserve` tokens, which is also the most it holds: quiet hours do not pile up a storm."""
         self._earned = percent / 100
         self._reserve = float(reserve)
         self._tokens = float(reserve)
+        self._strained = False
         self._refilled_us: int | None = None
 
-    def first_attempts(self, count: int) -> None:
-        """Messages were attempted for the first time."""
-        self._tokens = min(self._reserve, self._tokens + count * self._earned)
+    def room(self, room: int, mono_us: int) -> int:
+        """How many of `room` attempts may start now."""
+        self._refill(mono_us)
+        return min(room, int(self._tokens)) if self._strained else room
 
-    def retries_wait_us(self, count: int, mono_us: int) -> int:
-        """Take `count` tokens; how long these retries are to wait beyond their own back-off."""
-        # Ten tokens a second come back on their own, or a provider without first attempts would never be retried.
-        if self._refilled_us is not None:
-            self._tokens = min(self._reserve, self._tokens + (mono_us - self._refilled_us) * 10 / _US)
-        self._refilled_us = mono_us
-        self._tokens -= count
-        return 0 if self._tokens >= 0 else int(-self._tokens * _US / 10)
+    def wait_us(self, mono_us: int) -> int:
+        """Until one may start; 0 when one may."""
+        self._refill(mono_us)
+        return 0 if not self._strained or self._tokens >= 1 else max(1000, int((1 - self._tokens) * _US / REFILL_S))
+
+    def started(self, attempts: int) -> None:
+        """Attempts were started."""
+        if self._strained:
+            self._tokens = max(0.0, self._tokens - attempts)
+
+    def not_started(self, attempts: int) -> None:
+        """So many of those were not sent after all."""
+        if self._strained:
+            self._tokens += attempts
+
+    def ended(self, attempts: int) -> None:
+        """The provider took attempts, or refused them for good."""
+        self._tokens += attempts * (self._earned + self._strained)
+        if self._tokens >= self._reserve:
+            self._tokens = self._reserve
+            self._strained = False
+
+    def again(self, attempts: int) -> None:
+        """So many have to be tried again."""
+        if not self._strained:
+            self._tokens -= attempts
+            if self._tokens < 1:
+                self._tokens = 0.0
+                self._strained = True
+
+    def _refill(self, mono_us: int) -> None:
+        # On their own tokens come back at this rate, or a provider that refused everything would never be asked again;
+        # strained, up to a second's worth: whoever was refused for long begins with few.
+        before_us, self._refilled_us = self._refilled_us, mono_us
+        most = REFILL_S if self._strained else self._reserve
+        if before_us is not None and self._tokens < most:
+            self._tokens = min(most, self._tokens + (mono_us - before_us) * REFILL_S / _US)

@@ -199,7 +199,11 @@ class Settings(BaseSettings):
     )
     backoff_cap_s: float = Field(300, gt=0, description="Seconds at which the back-off stops doubling.")
     retry_budget_percent: float = Field(
-        10, ge=0, le=100, description="Retries per 100 first attempts to a provider; beyond it retries wait."
+        10,
+        ge=0,
+        le=100,
+        description="Retries per 100 messages that a provider takes, beside ten a second; a provider that refuses more "
+        "than that for now is offered no more than this.",
     )
     breaker_window_s: float = Field(30, gt=0, description="Seconds of attempts that the circuit breaker looks back on.")
     breaker_attempts_min: Count = Field(

@@ -22,7 +22,7 @@ from engine.breaker import Breaker, RetryBudget
 from engine.clock import Clock
 from engine.config import Settings
 from engine.dispatch import Dispatch
-from engine.errors import ConfigError, StoreBroken
+from engine.errors import ConfigError, Refused, StoreBroken
 from engine.history import History
 from engine.http_client import Exchange, HttpPool
 from engine.lease import Lease
@@ -52,6 +52,8 @@ T = TypeVar("T")
 US: Final = 1_000_000
 MIB: Final = 1024 * 1024
 NODE: Final = 1
+# At a stop the day's ledgers are given so long to be written, whatever is left of the grace.
+LEDGERS_S: Final = 1.0
 DISPATCHING_STATE: Final = 2
 # 50 look-ups a second are little beside a provider's API limit, and 90,000 messages in half an hour.
 LOOKUP_SPREAD_US: Final = 20_000
@@ -79,6 +81,7 @@ class Corridor:
         self._listeners: list[RegistryListener] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._not_ready: str | None = "starting"
+        self._draining = False
         self._closing = contextlib.AsyncExitStack()
         self._registry_changing = asyncio.Lock()
         self._registry_rows: RegistryRows | None = None
@@ -129,6 +132,7 @@ class Corridor:
         self._closing.push_async_callback(self.look_up.close)
         await self._assemble()
         await self._recover()
+        await self.sweep.retention.look_at_clock()
         self._start_tasks()
         self.dispatch.start()
         self.append.open()
@@ -288,7 +292,11 @@ class Corridor:
                 _log.exception("periodic work failed")
 
     def drain(self, because: str = "the server drains") -> None:
-        """Refuse new work from now on; what was taken up goes on."""
+        """Refuse new work from now on, for good; what was taken up goes on."""
+        self._draining = True
+        self._shut(because)
+
+    def _shut(self, because: str) -> None:
         self._not_ready = because
         if hasattr(self, "append"):
             self.append.close(because)
@@ -300,15 +308,22 @@ class Corridor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if hasattr(self, "append") and not self.broken.done():
-            await self.append.drained()
+            loop = asyncio.get_running_loop()
+            until_s = loop.time() + grace_s
+            with contextlib.suppress(TimeoutError):  # who is not answered by then is told nothing: unknown
+                await asyncio.wait_for(self.append.drained(), grace_s)
             await self.refill.stop()
-            await self.dispatch.stop(grace_s)
-            await self.record.drained(grace_s)
-            await self.sweep.write_ledgers()
+            await self.dispatch.stop(max(0, until_s - loop.time()))
+            await self.record.drained(max(0, until_s - loop.time()))
+            # A full disk keeps the ledgers as the intents wrote them; the stop goes on.
+            with contextlib.suppress(TimeoutError, Refused):
+                await asyncio.wait_for(self.sweep.write_ledgers(), LEDGERS_S)
         await self._closing.aclose()
 
     def not_ready(self) -> str | None:
-        """Why no work is taken; None when it is."""
+        """Why no work is to be brought here; None when it is."""
+        if self._not_ready is None and self.lease.lapsed:
+            return "the owner's lease is not renewed: nothing leaves"
         return self._not_ready
 
     # What the transports call.
@@ -393,7 +408,7 @@ class Corridor:
             "store": self.store_name,
             "provider": self.provider_name,
             "uptime_s": round((self.clock.mono_us() - self.started_us) / US, 1),
-            "not_ready": self._not_ready,
+            "not_ready": self.not_ready(),
             "held_messages": len(self.scheduler),
             "waiting": dict(self.scheduler.waiting()),
             "waiting_by_class": dict(self.scheduler.waiting_by_class()),
@@ -476,6 +491,8 @@ class Corridor:
 
     def _on_full(self, full: bool) -> None:  # noqa: FBT001 - the writer's callback
         self.metrics.store_full.set(int(full))
+        if not full and hasattr(self, "record"):
+            self.record.look_at_room()
         (_log.error if full else _log.info)("store full" if full else "store has room again")
 
     async def _check_durability(self) -> None:
@@ -487,8 +504,9 @@ class Corridor:
         below = "the store is below its durability level"
         if bad:
             _log.error("store below durability", findings=[f"{f.name}={f.found}" for f in bad])
-            self.drain(below)
-        elif self._not_ready == below:
+            if not self._draining:
+                self._shut(below)
+        elif self._not_ready == below and not self._draining:
             self._not_ready = None
             self.append.open()
 

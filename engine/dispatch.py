@@ -8,7 +8,6 @@ back.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +32,8 @@ STOPPED: Final = 3
 # With nothing due, look again this often: a clock that was set, a registry that changed.
 IDLE_S: Final = 1.0
 RETRY_S: Final = 1.0
+# Outcomes of the last answers are given so long to be written, even when no grace is left.
+RECORD_S: Final = 1.0
 SERVER_ERROR: Final = 500
 ACCOUNT: Final = (401, 402, 403)
 
@@ -102,6 +103,7 @@ class Dispatch:
         self._answered: list[Exchange] = []  # came in while the ones before are being recorded
         self._recording: asyncio.Task[None] | None = None
         self._last_intent_us = 0
+        self._generations: dict[int, int] = {}  # of attempts on the wire: the breaker's, when they began
         meter.metrics.dispatch_slots.labels(link.name).set(in_flight_max)
 
     def connect(self, make_pool: Callable[[Callable[[list[Exchange]], None]], HttpPool]) -> None:
@@ -127,10 +129,15 @@ class Dispatch:
         self._wake.set()
         if self._task is not None:
             await self._task
+        until_s = asyncio.get_running_loop().time() + grace_s
         if self._pool is not None:
             await self._pool.close(grace_s)
         if self._recording is not None:
-            await self._recording
+            # Bounded: on a full disk it would go on for ever. What is not recorded is UNKNOWN at the next start.
+            left_s = max(RECORD_S, until_s - asyncio.get_running_loop().time())
+            await asyncio.wait([self._recording], timeout=left_s)
+            if self._recording is not None:
+                self._recording.cancel()
 
     async def _run(self) -> None:
         while not self._stopping:
@@ -154,7 +161,7 @@ class Dispatch:
         """One pop and what follows from it; seconds until the next is worth it (0: at once)."""
         mono_us = self._clock.mono_us()
         slots = min(self._pool.slots_free if self._pool is not None else 0, self._in_flight_max - self.in_flight)
-        room = self._breaker.room(max(0, slots), mono_us)
+        room = self._budget.room(self._breaker.room(max(0, slots), mono_us), mono_us)
         now_us = self._clock.now_us()
         dispatch, expired, stopped, next_us = self._scheduler.pop(now_us, mono_us, room)
         self._meter.stage("schedule", len(dispatch), (self._clock.mono_us() - mono_us) / 1e6)
@@ -166,15 +173,20 @@ class Dispatch:
             await self._send(dispatch)
             return 0
         if room == 0:
-            # Woken by the next outcome; a breaker or a pool that backs off only by the clock.
-            waits = [self._breaker.wait_us(mono_us) / 1e6, self._pool.connect_wait_s if self._pool is not None else 0]
+            # Woken by the next outcome; a breaker, a budget or a pool that backs off only by the clock.
+            waits = [
+                self._breaker.wait_us(mono_us) / 1e6,
+                self._budget.wait_us(mono_us) / 1e6,
+                self._pool.connect_wait_s if self._pool is not None else 0,
+            ]
             return max(0.01, min(IDLE_S, max(waits) or IDLE_S))
         return IDLE_S if next_us < 0 else min(IDLE_S, max(0.001, next_us / 1e6))
 
     async def _send(self, dispatch: _core.Dispatch) -> None:
         began_us = self._clock.mono_us()
         popped = dispatch.ids()
-        self._breaker.started(len(popped))
+        generation = self._breaker.started(len(popped))
+        self._budget.started(len(popped))
         # A value of its own for each batch: with the epoch it names the batch in the store.
         self._last_intent_us = max(self._last_intent_us + 1, self._clock.now_us())
         intent = sqlite.Intent(self._last_intent_us, self._epoch, self._link.provider, self._link.recipe, self._send_us)
@@ -190,17 +202,20 @@ class Dispatch:
         try:
             written: sqlite.Written | None = await self._writer.submit("intent", job, weight=len(popped))
         except BaseException:
-            self._breaker.nothing_started()
-            await self._put_back(self._scheduler.unpop(dispatch))
+            self._breaker.nothing_started(generation)
+            self._budget.not_started(len(popped))
+            self._record.spawn(self._record.take_up_again(self._scheduler.unpop(dispatch)))
             raise
         if written is not None:
             kept = set(dispatch.ids())
             self._scheduler.dropped([identity for identity in popped if identity not in kept])
+            self._budget.not_started(len(popped) - len(kept))
             self._record.follow(written)
+            if written.poisoned:
+                self._record.spawn(self._poisoned(written.poisoned))
         if not len(dispatch):
-            self._breaker.nothing_started()
+            self._breaker.nothing_started(generation)
             return
-        self._budget.first_attempts(len(dispatch))
         if self._history.on:
             self._history.note("intended", ids=dispatch.ids(), epoch=self._epoch)
         requests = self._render(dispatch)
@@ -209,10 +224,13 @@ class Dispatch:
         if pool is None:
             message = "dispatch has no pool"
             raise RuntimeError(message)
+        self._generations.update((request.id, generation) for request in requests)
         left = self._submit(pool, requests)
         failpoints.passing("dispatch.bytes_left")
         if left < len(requests):
-            self._breaker.nothing_started()
+            self._breaker.nothing_started(generation)
+            for request in requests[left:]:
+                self._generations.pop(request.id, None)
             self._record_later([_not_sent(request) for request in requests[left:]])
         self._meter.metrics.dispatch_in_flight.labels(self._link.name).set(self.in_flight)
         self._meter.stage("dispatch", len(requests), (self._clock.mono_us() - began_us) / 1e6)
@@ -247,22 +265,27 @@ class Dispatch:
             self._record.spawn(self._crashed(bad))
         return good
 
-    async def _crashed(self, ids: list[int]) -> None:
-        await self._record.settle(_core.Facts.crashed(ids))
+    async def _poisoned(self, ids: list[int]) -> None:
+        """Messages whose attempt cannot be written down: counted as crashed, out of the way until looked at again."""
+        await self._crashed(ids)
+        for identity in ids:
+            if not self._record.is_aside(identity):
+                self._record.set_aside(identity, "its attempt cannot be written down")
 
-    async def _put_back(self, ids: list[int]) -> None:
-        """Load popped messages again from the store as they stand there."""
-        with contextlib.suppress(Refused):  # a broken store ends the process; recovery loads them
-            rows = await self._writer.submit("record", partial(sqlite.held, ids=ids))
-            self._scheduler.load(rows, self._clock.now_us())
+    async def _crashed(self, ids: list[int]) -> None:
+        await self._record.settle_surely(_core.Facts.crashed(ids))
 
     # Outcomes.
 
     def _on_results(self, exchanges: list[Exchange]) -> None:
         mono_us = self._clock.mono_us()
-        failures = sum(1 for exchange in exchanges if _is_failure(exchange))
         was_open = self._breaker.is_open
-        self._breaker.ended(len(exchanges), failures, mono_us)
+        by_generation: dict[int, list[bool]] = {}
+        for exchange in exchanges:
+            generation = self._generations.pop(exchange.request.id, -1)  # type: ignore[attr-defined] # only Requests are submitted
+            by_generation.setdefault(generation, []).append(_is_failure(exchange))
+        for generation, failed in by_generation.items():
+            self._breaker.ended(generation, len(failed), sum(failed), mono_us)
         if self._breaker.is_open != was_open:
             _log.warning("breaker", stage="dispatch", provider=self._link.name, open=self._breaker.is_open)
         self._record_later(exchanges)
@@ -277,7 +300,10 @@ class Dispatch:
         try:
             while self._answered:
                 exchanges, self._answered = self._answered, []
-                await self._record_outcomes(exchanges)
+                try:
+                    await self._record_outcomes(exchanges)
+                except Exception:  # noqa: BLE001 - logged; those behind are recorded
+                    _log.exception("recording outcomes failed", stage="record", attempts=len(exchanges))
         finally:
             self._recording = None
 
@@ -295,9 +321,6 @@ class Dispatch:
                     for exchange in exchanges
                 ]
             )
-        except Refused as error:
-            # The outcomes are lost to memory, not to the truth: recovery finds attempts without outcome.
-            _log.error("outcomes not recorded", stage="record", verdict=error.verdict.name, attempts=len(exchanges))
         finally:
             self._meter.metrics.dispatch_in_flight.labels(self._link.name).set(self.in_flight)
             self._wake.set()

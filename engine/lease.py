@@ -15,7 +15,7 @@ import structlog
 
 from engine.clock import Clock
 from engine.stores import sql
-from engine.stores.connection import open_reader
+from engine.stores.connection import Connection, open_reader
 
 _log = structlog.get_logger("longwave.lease")
 
@@ -66,12 +66,18 @@ class Lease:
         """Whether a send may begin now and surely end within the lease."""
         return self._until_us - self._clock.mono_us() > self._needed_us
 
+    @property
+    def lapsed(self) -> bool:
+        """Not renewed for so long that nothing may leave."""
+        return not self.may_send(None)
+
     def _beat(self) -> None:
-        connection = open_reader(self._path)
+        connection: Connection | None = None
         try:
             while not self._stopped.wait(self._heartbeat_s):
                 asked_us = self._clock.mono_us()
                 try:
+                    connection = connection or open_reader(self._path)
                     row = connection.execute(sql.SELECT_FACT, ("epoch",)).fetchone()
                 except Exception as error:  # noqa: BLE001 - not renewed: the lease runs out by itself
                     _log.warning("lease not renewed", error=type(error).__name__)
@@ -83,4 +89,5 @@ class Lease:
                     return
                 self._until_us = asked_us + self._lease_us
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()

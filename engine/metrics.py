@@ -232,6 +232,10 @@ class Metrics:
         self.attempts = self._counter(
             "longwave_attempts_total", "Attempts ended, by provider and outcome.", "provider", "outcome"
         )
+        self.messages_set_aside = self._counter(
+            "longwave_messages_set_aside_total",
+            "Times a message was set aside because the store refused its row by itself; looked at again each minute.",
+        )
         self.unknown_attempts = self._counter(
             "longwave_unknown_attempts_total", "Attempts of which nobody knows whether the provider took them."
         )

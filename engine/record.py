@@ -15,17 +15,23 @@ import structlog
 from engine import _core, failpoints
 from engine.breaker import RetryBudget
 from engine.clock import Clock
-from engine.errors import NotReady
+from engine.errors import NotReady, Refused
 from engine.history import History
+from engine.insist import Insist
 from engine.meter import Meter
 from engine.rights import Rights
 from engine.stores import sqlite
 from engine.stores.connection import Connection
 from engine.stores.writer import Writer
 
-# Where `due_us` stands in a row of SELECT_HELD.
-HELD_DUE: Final = 14
+US: Final = 1_000_000
+# A message whose facts the store refuses alone is looked at again so often: by then somebody may have mended its row.
+ASIDE_S: Final = 60
+ASIDE_MAX: Final = 10_000
+RESCUED_AT_ONCE: Final = 100
 OPTED_OUT: Final = 2  # the gate, as the core numbers them
+# Outcomes after which the provider is not asked again.
+ENDED: Final = ("taken", "refused_for_good")
 OK: Final = 200
 UNAUTHORIZED: Final = 401
 BAD_REQUEST: Final = 400
@@ -74,6 +80,7 @@ class _Barrier:
     tenant: int
     recipient: int
     passed: asyncio.Future[None]
+    lifted: bool = False
 
 
 class Record:
@@ -108,6 +115,8 @@ class Record:
         self._provider = provider
         self._provider_name = provider_name
         self._on_recorded = on_recorded
+        self._insist = Insist(writer)
+        self._aside: dict[int, int] = {}  # message: when to look at it again, on the boot clock
         self._barriers: list[_Barrier] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrived: list[tuple[Sequence[Inbound], asyncio.Future[list[int]]]] = []
@@ -119,13 +128,114 @@ class Record:
         """Say how many early receipts the store holds."""
         self._early_kept = early_kept
 
-    async def settle(self, facts: _core.Facts, stage: str = "record") -> sqlite.Written:
-        """Record facts; returns after the commit, with memory following."""
-        return await self._followed(facts, self._clock.mono_us(), self._hand_in(facts, stage))
+    async def settle(self, facts: _core.Facts, stage: str = "record") -> list[sqlite.Written]:
+        """Record facts; returns after the commit, with memory following.
+
+        A fact that the store refuses by itself is set aside, the others are recorded: then there are several commits.
+        Raises Refused when the store takes nothing now: some may be recorded, and handing all in again is safe.
+        """
+        return await self._settled(facts, stage, self._hand_in(facts, stage))
+
+    async def settle_surely(self, facts: _core.Facts) -> None:
+        """Record facts that memory acted on, however often it takes; without effect only when the store ended."""
+        await self._surely(facts, self._hand_in(facts, "record"))
 
     def settle_soon(self, facts: _core.Facts) -> None:
-        """Record facts that memory acted on already: ahead of whatever is handed to the writer after this call."""
-        self.spawn(self._followed(facts, self._clock.mono_us(), self._hand_in(facts, "record")))
+        """As `settle_surely`, but beside, and ahead of whatever is handed to the writer after this call."""
+        self.spawn(self._surely(facts, self._hand_in(facts, "record")))
+
+    async def _surely(self, facts: _core.Facts, handed: asyncio.Future[sqlite.Written]) -> None:
+        first = [handed]
+
+        async def hand_in() -> None:
+            await self._settled(facts, "record", first.pop() if first else self._hand_in(facts, "record"))
+
+        try:
+            await self._insist.until_taken("record", hand_in)
+        except Refused as error:
+            # Lost to memory, not to the truth: the next start finds attempts without outcome, and all that is due.
+            _log.error("not recorded: the store ended", stage="record", verdict=error.verdict.name, facts=len(facts))
+
+    async def take_up_again(self, ids: Sequence[int]) -> None:
+        """Load waiting messages into the scheduler as they stand in the store."""
+        held = partial(sqlite.held, ids=ids)
+        try:
+            rows = await self._insist.until_taken("record", lambda: self._writer.submit("record", held))
+        except Refused:
+            return  # the store ended, and the process with it: the next start loads them
+        self._scheduler.load(rows, self._clock.now_us())
+
+    def look_at_room(self) -> None:
+        """The store has room again: what was refused is handed in at once."""
+        self._insist.look()
+
+    async def _settled(
+        self, facts: _core.Facts, stage: str, handed: asyncio.Future[sqlite.Written]
+    ) -> list[sqlite.Written]:
+        """Follow what was handed in; when it was refused for its data, find the one at fault by halves."""
+        began_us = self._clock.mono_us()
+        try:
+            written = await handed
+        except Refused:
+            raise
+        except Exception as error:  # noqa: BLE001 - logged when one message is left
+            if len(facts) > 1:
+                found: list[sqlite.Written] = []
+                for half in facts.halves():
+                    found += await self._settled(half, stage, self._hand_in(half, stage))
+                return found
+            return await self._settle_poison(facts, stage, error)
+        self._meter.stage("record", len(facts), (self._clock.mono_us() - began_us) / 1e6)
+        self.follow(written)
+        return [written]
+
+    async def _settle_poison(self, facts: _core.Facts, stage: str, error: Exception) -> list[sqlite.Written]:
+        [identity] = facts.ids()
+        if facts.outcome_counts():
+            _log.error(
+                "outcome cannot be written; its attempt counts as unknown",
+                stage=stage,
+                message=_core.short_id(identity),
+                error=type(error).__name__,
+            )
+            unknown = _core.Facts.recovered([identity])
+            return await self._settled(unknown, stage, self._hand_in(unknown, stage))
+        self.set_aside(identity, type(error).__name__)
+        return []
+
+    # Messages whose rows cannot be written.
+
+    def set_aside(self, identity: int, why: str) -> None:
+        """The store refuses this message's row: it holds no slot and nobody up, and is looked at again later."""
+        _log.error("message set aside", stage="record", message=_core.short_id(identity), why=why)
+        self._meter.metrics.messages_set_aside.inc()
+        self._aside.pop(identity, None)
+        if len(self._aside) >= ASIDE_MAX:
+            self._aside.pop(next(iter(self._aside)))  # the next start looks at it
+        self._aside[identity] = self._clock.mono_us() + ASIDE_S * US
+        self._scheduler.given_up([identity])
+        self.look_at_barriers()
+        self._on_recorded()
+
+    def is_aside(self, identity: int) -> bool:
+        """Whether this message was set aside and its time has not come."""
+        return identity in self._aside
+
+    async def rescue(self) -> None:
+        """Look again at messages that were set aside: an open attempt becomes UNKNOWN, a waiting one waits again."""
+        if not self._aside:
+            return
+        mono_us = self._clock.mono_us()
+        ids = [identity for identity, again_us in self._aside.items() if again_us <= mono_us][:RESCUED_AT_ONCE]
+        for identity in ids:
+            del self._aside[identity]
+        if ids:
+            await self._surely(*self._recovering(ids))
+            await self.take_up_again([identity for identity in ids if identity not in self._aside])
+
+    def _recovering(self, ids: Sequence[int]) -> tuple[_core.Facts, asyncio.Future[sqlite.Written]]:
+        facts = _core.Facts.recovered(ids)
+        return facts, self._hand_in(facts, "record")
 
     def _hand_in(self, facts: _core.Facts, stage: str) -> asyncio.Future[sqlite.Written]:
         job = partial(
@@ -140,14 +250,6 @@ class Record:
         )
         return self._writer.submit(stage, job, weight=len(facts))
 
-    async def _followed(
-        self, facts: _core.Facts, began_us: int, recorded: asyncio.Future[sqlite.Written]
-    ) -> sqlite.Written:
-        written = await recorded
-        self._meter.stage("record", len(facts), (self._clock.mono_us() - began_us) / 1e6)
-        self.follow(written)
-        return written
-
     def follow(self, written: sqlite.Written) -> None:
         """Let memory follow what was committed."""
         now_us, mono_us = self._clock.now_us(), self._clock.mono_us()
@@ -156,13 +258,8 @@ class Record:
         self._early_kept += len(settlement.keep_rows())
         if written.load:
             # Only what is tried again costs the budget, not what was put back because its campaign was paused.
-            retries = len(settlement.requeue())
-            wait_us = self._budget.retries_wait_us(retries, mono_us) if retries else 0
-            rows: Sequence[tuple[Any, ...]] = written.load
-            if wait_us:
-                later = now_us + wait_us
-                rows = [(*row[:HELD_DUE], max(row[HELD_DUE], later), *row[HELD_DUE + 1 :]) for row in rows]
-            self._scheduler.load(rows, now_us)
+            self._budget.again(len(settlement.requeue()))
+            self._scheduler.load(written.load, now_us)
         for tenant, recipient in written.opt_outs:
             self._forbid(tenant, recipient)
             self.spawn(self.take_effect(tenant, recipient))
@@ -197,7 +294,7 @@ class Record:
 
     async def _receive_group(self, group: list[tuple[Sequence[Inbound], asyncio.Future[list[int]]]]) -> None:
         try:
-            statuses = await self._receive([item for batch, _ in group for item in batch])
+            statuses = await self._receive_sound([item for batch, _ in group for item in batch])
         except BaseException as error:
             for _, answered in group:
                 if not answered.done():
@@ -210,6 +307,19 @@ class Record:
             if not answered.done():
                 answered.set_result(statuses[start : start + len(batch)])
             start += len(batch)
+
+    async def _receive_sound(self, batch: Sequence[Inbound]) -> list[int]:
+        """Record a batch; a webhook whose data the store refuses is found by halves and is to be sent again alone."""
+        try:
+            return await self._receive(batch)
+        except Refused:
+            raise
+        except Exception as error:  # noqa: BLE001 - logged when one webhook is left
+            if len(batch) == 1:
+                _log.exception("webhook cannot be stored", stage="record", error=type(error).__name__)
+                return [UNAVAILABLE]
+        middle = len(batch) // 2
+        return [*await self._receive_sound(batch[:middle]), *await self._receive_sound(batch[middle:])]
 
     async def _receive(self, batch: Sequence[Inbound]) -> list[int]:
         keys = self.webhook_keys
@@ -240,11 +350,12 @@ class Record:
             self._early_kept += received.kept_early - len(items)
             if received.written is not None:
                 self.follow(received.written)
-            for tenant, recipient in received.opt_ins:
-                self._rights.consent.remove(tenant, recipient)
-            for tenant, recipient in received.opt_outs:
-                self._forbid(tenant, recipient)
-                self.spawn(self.take_effect(tenant, recipient))
+            for tenant, recipient, out in received.consents:
+                if out:
+                    self._forbid(tenant, recipient)
+                    self.spawn(self.take_effect(tenant, recipient))
+                else:
+                    self._allow(tenant, recipient)
             self._meter.inbound(received.inbound)
             self._on_recorded()
         self._meter.stage("record", len(items), (self._clock.mono_us() - began_us) / 1e6)
@@ -266,7 +377,9 @@ class Record:
         source, since_us, new = await self._writer.submit("opt_out", job)
         self._forbid(tenant, recipient)
         if new:
-            await self.take_effect(tenant, recipient)
+            self._on_recorded()  # its event is committed; watchers need not wait for the barrier
+            # Goes on when the caller is gone: whoever watches events waits for it too.
+            await asyncio.shield(self.spawn(self.take_effect(tenant, recipient)))
         else:
             await self._passed(tenant, recipient)
         return source, since_us
@@ -284,9 +397,14 @@ class Record:
         )
         removed: bool = await self._writer.submit("opt_out", job)
         if removed:
-            self._rights.consent.remove(tenant, recipient)
+            self._allow(tenant, recipient)
             self._on_recorded()
         return removed
+
+    def _allow(self, tenant: int, recipient: int) -> None:
+        self._rights.consent.remove(tenant, recipient)
+        for barrier in self._barriers:
+            barrier.lifted |= (barrier.tenant, barrier.recipient) == (tenant, recipient)
 
     def _forbid(self, tenant: int, recipient: int) -> None:
         self._rights.consent.insert(tenant, recipient)
@@ -297,18 +415,22 @@ class Record:
 
     async def take_effect(self, tenant: int, recipient: int) -> None:
         """Wait for attempts that were written down before the opt-out, then say that it is in effect."""
-        await self._passed(tenant, recipient)
-        now_us = self._clock.now_us()
-        await self._writer.submit("opt_out", partial(sqlite.mark_effective, pairs=[(tenant, recipient)], now_us=now_us))
+        if await self._passed(tenant, recipient):
+            return  # another opt-out may follow, with a barrier of its own
+        mark = partial(sqlite.mark_effective, pairs=[(tenant, recipient)], now_us=self._clock.now_us())
+        await self._insist.until_taken("opt_out", lambda: self._writer.submit("opt_out", mark))
         if self._history.on:
             self._history.note("opt_out_effective", tenant=tenant)
         self._on_recorded()
 
-    async def _passed(self, tenant: int, recipient: int) -> None:
+    async def _passed(self, tenant: int, recipient: int) -> bool:
+        """Wait until no attempt is open that began before; True when the opt-out was lifted meanwhile."""
         passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._barriers.append(_Barrier(tenant, recipient, passed))
+        barrier = _Barrier(tenant, recipient, passed)
+        self._barriers.append(barrier)
         self.look_at_barriers()
         await passed
+        return barrier.lifted
 
     def look_at_barriers(self) -> None:
         """Let go of each opt-out behind which no attempt is open any more."""
@@ -339,11 +461,12 @@ class Record:
 
     # Tasks.
 
-    def spawn(self, work: Any) -> None:
+    def spawn(self, work: Any) -> asyncio.Task[Any]:
         """Run a coroutine beside; its failure is logged, and `drained` waits for it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -362,6 +485,8 @@ class Record:
     async def outcomes(self, exchanges: list[tuple[_core.Request, int, int, int | None, bytes]]) -> None:
         """Record what became of attempts."""
         facts = _core.Facts.outcomes(exchanges)
-        self._meter.attempts(self._provider_name, facts.outcome_counts())
+        counts = facts.outcome_counts()
+        self._meter.attempts(self._provider_name, counts)
+        self._budget.ended(sum(attempts for outcome, attempts in counts if outcome in ENDED))
         failpoints.passing("dispatch.after_bytes")
-        await self.settle(facts)
+        await self.settle_surely(facts)

@@ -9,16 +9,18 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
 from engine import _core
 from engine.http_client import NoFreeSlotError
 from engine.meter import STATE_NAMES
+from engine.retention import Retention
 from engine.stores import sql, sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
     from engine.corridor import Corridor
-    from engine.stores.connection import Connection
 
 DUE_EVERY_S: Final = 0.25
 DUE_ROWS_MAX: Final = 500
@@ -27,13 +29,15 @@ EXPIRED: Final = 1
 BACKLOG_EVERY_S: Final = 5.0
 DAYS_EVERY_S: Final = 1.0
 PRUNE_EVERY_S: Final = 60.0
-PRUNE_ROWS_MAX: Final = 2000
-PRUNE_ROUNDS_MAX: Final = 20
 # Timers of these: SUBMITTED, SENT, UNKNOWN.
 STATES: Final = (5, 3, 4)
 US: Final = 1_000_000
 # Look-ups share the provider's API limit with sends; so many at once are few beside in_flight_max.
 LOOKUPS_AT_ONCE: Final = 8
+# Ten minutes of look-ups that take half a second each.
+LOOKUPS_WAITING_MAX: Final = 10_000
+
+_log = structlog.get_logger("longwave.sweep")
 
 
 class Sweep:
@@ -42,8 +46,11 @@ class Sweep:
     def __init__(self, corridor: Corridor) -> None:
         """Do nothing yet."""
         self._corridor = corridor
+        self.retention = Retention(corridor)
         self.backlog: dict[str, int] = {}
         """Non-terminal messages by state, as last counted."""
+        self._lookups: asyncio.Queue[tuple[int, str, int]] = asyncio.Queue(LOOKUPS_WAITING_MAX)
+        self._looked_up: set[int] = set()  # messages that wait for a look-up or are asked for
 
     def tasks(
         self, every: Callable[[float, Callable[[], Awaitable[None]]], Coroutine[Any, Any, None]]
@@ -51,9 +58,15 @@ class Sweep:
         """The loops to run."""
         yield every(DUE_EVERY_S, self.settle_due)
         yield every(REFILL_EVERY_S, self.look_at_stored)
+        yield every(REFILL_EVERY_S, self.rescue)
+        yield from (self._look_up() for _ in range(LOOKUPS_AT_ONCE))
         yield every(BACKLOG_EVERY_S, self.count_backlog)
         yield every(DAYS_EVERY_S, self._roll_days)
         yield every(PRUNE_EVERY_S, self.prune)
+
+    async def rescue(self) -> None:
+        """Look again at messages whose rows could not be written."""
+        await self._corridor.record.rescue()
 
     async def _roll_days(self) -> None:
         self._corridor.roll_days()
@@ -70,11 +83,11 @@ class Sweep:
         corridor = self._corridor
         now_us = corridor.clock.now_us()
         find = partial(sqlite.due, states=STATES, now_us=now_us, rows_max=DUE_ROWS_MAX)
-        ids = await corridor.look_up.read(find)
+        ids = [identity for identity in await corridor.look_up.read(find) if not corridor.record.is_aside(identity)]
         if not ids:
             return
-        written = await corridor.record.settle(_core.Facts.due(ids))
-        await self._look_up(written.settlement.lookups())
+        for written in await corridor.record.settle(_core.Facts.due(ids)):
+            self._look_up_soon(written.settlement.lookups())
 
     async def look_at_stored(self) -> None:
         """End what expired in the store alone, and read back what a failure or a freed place left to be asked for."""
@@ -87,13 +100,32 @@ class Sweep:
             chunk = [(identity, EXPIRED) for identity in ids[start : start + DUE_ROWS_MAX]]
             await corridor.record.settle(_core.Facts.gates(chunk))
 
-    async def _look_up(self, lookups: list[tuple[int, str, int]]) -> None:
-        for start in range(0, len(lookups), LOOKUPS_AT_ONCE):
-            chunk = lookups[start : start + LOOKUPS_AT_ONCE]
-            answers = await asyncio.gather(*(self._ask(*lookup) for lookup in chunk))
-            facts = _core.Facts.lookups([answer for answer in answers if answer is not None])
-            if len(facts):
-                await self._corridor.record.settle(facts)
+    async def looked_up(self) -> None:
+        """Wait until every look-up that fell due has its answer."""
+        await self._lookups.join()
+
+    def _look_up_soon(self, lookups: list[tuple[int, str, int]]) -> None:
+        for lookup in lookups:
+            if self._lookups.full():
+                return  # their timers, which moved on, bring them back
+            if lookup[0] not in self._looked_up:
+                self._looked_up.add(lookup[0])
+                self._lookups.put_nowait(lookup)
+
+    async def _look_up(self) -> None:
+        """One of those who ask: a provider that hangs holds up look-ups, and nothing else."""
+        while True:
+            lookup = await self._lookups.get()
+            try:
+                answer = await self._ask(*lookup)
+                facts = _core.Facts.lookups([] if answer is None else [answer])
+                if len(facts):
+                    await self._corridor.record.settle(facts)
+            except Exception:  # noqa: BLE001 - logged; its timer brings it back
+                _log.exception("look-up failed")
+            finally:
+                self._looked_up.discard(lookup[0])
+                self._lookups.task_done()
 
     async def _ask(self, identity: int, provider_id: str, generation: int) -> tuple[int, int, int, int, bytes] | None:
         pool = getattr(self._corridor, "pool", None)
@@ -122,40 +154,5 @@ class Sweep:
         corridor.metrics.event_log_oldest_seconds.set(age_us / US)
 
     async def prune(self) -> None:
-        """Remove rows past their retention, in small batches."""
-        corridor, settings = self._corridor, self._corridor.settings
-        now_us = corridor.clock.now_us()
-        for statement, retention_s in (
-            (sql.DELETE_EVENTS, settings.event_retention_days * 86_400),
-            (sql.DELETE_WEBHOOK_EVENTS, settings.webhook_event_retention_days * 86_400),
-            (sql.DELETE_EARLY_RECEIPTS, settings.early_receipt_retention_h * 3600),
-        ):
-            before_us = now_us - int(retention_s * US)
-            for _ in range(PRUNE_ROUNDS_MAX):
-                delete = partial(_delete, statement=statement, before_us=before_us)
-                if await corridor.writer.submit("control", delete) < PRUNE_ROWS_MAX:
-                    break
-        before = _core.first_id_at(now_us - int(settings.request_id_retention_h * 3600 * US))
-        for _ in range(PRUNE_ROUNDS_MAX):
-            if not await corridor.writer.submit("control", partial(_prune_request_ids, before=before)):
-                break
-
-
-def _delete(connection: Connection, statement: str, before_us: int) -> int:
-    removed: int = connection.execute(statement, (before_us, PRUNE_ROWS_MAX)).rowcount
-    return removed
-
-
-def _prune_request_ids(connection: Connection, before: int) -> bool:
-    """Forget request ids of messages accepted before the retention; True when there may be more."""
-    found = connection.execute(sql.SELECT_FACT, ("request_ids_pruned_to",)).fetchone()
-    after = 0 if found is None else found[0]
-    rows = connection.execute(sql.SELECT_REQUEST_IDS_TO_PRUNE, (after, before, PRUNE_ROWS_MAX)).fetchall()
-    if not rows:
-        return False
-    connection.executemany(
-        sql.DELETE_REQUEST_ID,
-        [(tenant, _core.record_request_id(record), identity) for identity, tenant, record in rows],
-    )
-    connection.execute(sql.UPSERT_FACT, ("request_ids_pruned_to", rows[-1][0]))
-    return len(rows) == PRUNE_ROWS_MAX
+        """Remove rows past their retention."""
+        await self.retention.prune()

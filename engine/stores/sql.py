@@ -39,7 +39,7 @@ INSERT_EVENTS: Final = "INSERT INTO events (tenant, at_us, events) VALUES (?, ?,
 # The guard of an attempt: queued, unchanged since it was popped, still valid, not opted out, campaign active and still
 # owner of the number. What fails it never reaches the wire. The columns of `asked`: id, seq, recipe, history.
 UPDATE_INTENT: Final = """
-UPDATE messages SET state = 2, reason = 3, code = '', seq = messages.seq + 1, attempt = attempt + 1,
+UPDATE messages SET state = 2, reason = 3, code = '', seq = messages.seq + 1, attempt = min(attempt + 1, 65535),
   started_us = ?1, epoch = ?2, provider = ?3, due_us = ?4, updated_us = ?1,
   recipe = asked.column3, history = CAST(history || asked.column4 AS BLOB)
 FROM (VALUES (?, ?, ?, ?)) AS asked
@@ -220,6 +220,13 @@ SELECT o.tenant, o.recipient FROM opt_outs AS o WHERE 2 <> (
     AND l.action IN (1, 2, 3) ORDER BY l.position DESC LIMIT 1)
 """
 
+# The same of one opt-out.
+SELECT_BARRIER_OPEN: Final = """
+SELECT 1 FROM opt_outs AS o WHERE o.tenant = ?1 AND o.recipient = ?2 AND 2 <> (
+  SELECT l.action FROM consent_log AS l WHERE l.tenant = o.tenant AND l.recipient = o.recipient
+    AND l.action IN (1, 2, 3) ORDER BY l.position DESC LIMIT 1)
+"""
+
 SELECT_LAST_OPT_OUT_OCCURRED: Final = """
 SELECT max(occurred_us) FROM consent_log WHERE tenant = ?1 AND recipient = ?2 AND action IN (1, 4)
 """
@@ -297,6 +304,12 @@ DELETE FROM events WHERE position IN (
 DELETE_WEBHOOK_EVENTS: Final = """
 DELETE FROM webhook_events WHERE position IN (
   SELECT position FROM (SELECT position, received_us FROM webhook_events ORDER BY position LIMIT ?2)
+  WHERE received_us < ?1)
+"""
+
+DELETE_UNKNOWN_WEBHOOKS: Final = """
+DELETE FROM unknown_webhooks WHERE position IN (
+  SELECT position FROM (SELECT position, received_us FROM unknown_webhooks ORDER BY position LIMIT ?2)
   WHERE received_us < ?1)
 """
 

@@ -22,6 +22,8 @@ from engine.stores.connection import STATEMENTS_MAX, Connection, Fault, classify
 RECOVER_ROWS: Final = 5000
 # Rows of one step: longer ones would hold the interpreter for nothing more.
 ROWS_AT_ONCE: Final = 64
+# Where the id stands in a row of UPDATE_INTENT.
+INTENT_ID: Final = 0
 # Fewer rows are updated one by one.
 ROWS_TOGETHER_MIN: Final = 8
 # One statement for each number of rows, of some ten that take many; the driver keeps as many prepared.
@@ -44,6 +46,8 @@ class Written:
     """Rows to load into the scheduler."""
     opt_outs: list[tuple[int, int]] = field(default_factory=list)
     """(tenant, recipient) newly opted out."""
+    poisoned: list[int] = field(default_factory=list)
+    """Messages whose attempt the store refused to write for their data alone."""
 
 
 def _ids(ids: Iterable[int]) -> str:
@@ -203,7 +207,7 @@ def intend(
     now_us = intent.now_us
     rows = dispatch.intent_rows(now_us, intent.recipe)
     common = (now_us, intent.epoch, intent.provider, now_us + intent.send_us)
-    granted = _update(connection, sql.UPDATE_INTENT, rows, common)
+    granted, poisoned = _grant(connection, rows, common)
     _run_over(connection, sql.UPSERT_LEDGER, ledgers)
     written = None
     if granted != len(rows):
@@ -214,11 +218,31 @@ def intend(
         gates = connection.execute(sql.SELECT_CLOSED_GATES, (_ids(refused), intent.now_us)).fetchall()
         facts = _core.Facts.gates([gate for gate in gates if gate[1] != 0])
         written = settle(connection, facts, settler, registry, intent.now_us, seed)
+        written.poisoned = poisoned
         # Queued still (paused meanwhile, or moved on): back into the scheduler as the row stands now.
-        again = [identity for identity, gate in gates if gate == 0]
+        again = [identity for identity, gate in gates if gate == 0 and identity not in poisoned]
         written.load += connection.execute(sql.SELECT_HELD, (_ids(again),)).fetchall()
     _insert_events(connection, dispatch.event_rows(registry, intent.now_us), intent.now_us)
     return written
+
+
+def _grant(connection: Connection, rows: Sequence[tuple[Any, ...]], common: tuple[Any, ...]) -> tuple[int, list[int]]:
+    """(attempts written down, messages whose data the store refused); after a refusal the first number is too low."""
+    try:
+        return _update(connection, sql.UPDATE_INTENT, rows, common), []
+    except Exception as error:
+        if classify(error) is not Fault.DATA:
+            raise
+    # Each row alone: those before the one at fault are written already, and their guard refuses them now.
+    granted, poisoned = 0, []
+    for row in rows:
+        try:
+            granted += _update(connection, sql.UPDATE_INTENT, [row], common)
+        except Exception as error:
+            if classify(error) is not Fault.DATA:
+                raise
+            poisoned.append(row[INTENT_ID])
+    return granted, poisoned
 
 
 def settle(
@@ -313,8 +337,13 @@ def add_opt_out(
 
 
 def mark_effective(connection: Connection, pairs: Sequence[tuple[int, int]], now_us: int) -> None:
-    """Say that from here on nothing to these (tenant, recipient) starts or is on the wire."""
+    """Say that from here on nothing to these (tenant, recipient) starts or is on the wire.
+
+    Of an opt-out that was lifted meanwhile, or said so already, nothing is said.
+    """
     for tenant, recipient in pairs:
+        if connection.execute(sql.SELECT_BARRIER_OPEN, (tenant, recipient)).fetchone() is None:
+            continue
         log = (tenant, recipient, CONSENT_EFFECTIVE, 0, now_us, now_us, "")
         connection.execute(sql.INSERT_CONSENT_LOG, log)
         _insert_events(connection, [(tenant, _core.consent_event("OPT_OUT_EFFECTIVE", recipient, now_us))], now_us)
@@ -343,8 +372,8 @@ class Received:
     written: Written | None = None
     duplicates: int = 0
     kept_early: int = 0
-    opt_outs: list[tuple[int, int]] = field(default_factory=list)
-    opt_ins: list[tuple[int, int]] = field(default_factory=list)
+    consents: list[tuple[int, int, bool]] = field(default_factory=list)
+    """(tenant, recipient, whether it is out from now on), in the order in which they were stored."""
     inbound: int = 0
 
 
@@ -431,7 +460,7 @@ def _store_inbound(
         if new:
             event = _core.consent_event("OPT_OUT", inbound.sender, now_us)
             _insert_events(connection, [(inbound.tenant, event)], now_us)
-            received.opt_outs.append((inbound.tenant, inbound.sender))
+            received.consents.append((inbound.tenant, inbound.sender, True))
         else:
             # Already out: remember the later STOP, so that a START from before it lifts nothing.
             log = (inbound.tenant, inbound.sender, CONSENT_REPEATED, OPT_OUT_KEYWORD, now_us, occurred_us, "")
@@ -439,7 +468,7 @@ def _store_inbound(
     elif inbound.keyword == "START" and remove_opt_out(
         connection, inbound.tenant, inbound.sender, OPT_OUT_KEYWORD, now_us, occurred_us
     ):
-        received.opt_ins.append((inbound.tenant, inbound.sender))
+        received.consents.append((inbound.tenant, inbound.sender, False))
 
 
 def recipe_key(connection: Connection, provider: int, callback_base: str, mac_key: str, renderer: int) -> int:

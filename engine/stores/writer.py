@@ -110,6 +110,11 @@ class Writer:
             self._queue.put(_Job(stage, run, weight, new_work, alone, future))
         return future
 
+    @property
+    def ended(self) -> bool:
+        """Broken or closed: it takes no write ever again."""
+        return self._broken is not None or self._closed
+
     async def close(self) -> None:
         """Run what was handed in, then end the thread. Safe to call twice."""
         self._closed = True

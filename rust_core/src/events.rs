@@ -83,7 +83,7 @@ pub fn intended(held: &Held, now_us: Micros) -> Told {
         state: State::Dispatching as u8,
         reason: Reason::Attempt as u8,
         at_us: now_us,
-        attempt: held.attempt + 1,
+        attempt: held.attempt.saturating_add(1),
         generation: held.generation,
         code: String::new(),
     }

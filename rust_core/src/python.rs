@@ -531,6 +531,15 @@ impl Facts {
         ids
     }
 
+    /// Each half on its own; facts of one message keep their order.
+    fn halves(&self) -> (Self, Self) {
+        let (first, second) = self.inner.split_at(self.inner.len() / 2);
+        let of = |facts: &[(u64, Fact)]| Self {
+            inner: facts.to_vec(),
+        };
+        (of(first), of(second))
+    }
+
     fn provider_ids(&self) -> Vec<(u64, String)> {
         self.inner
             .iter()
@@ -1616,6 +1625,13 @@ impl Scheduler {
         }
     }
 
+    fn given_up(&self, ids: Vec<u64>) {
+        let mut waiting = lock(&self.inner);
+        for id in ids {
+            waiting.settle(id, Fate::Unknown);
+        }
+    }
+
     fn hold_keys(&self, rows: Vec<Bound<'_, PyTuple>>) -> PyResult<()> {
         let mut waiting = lock(&self.inner);
         for row in rows {
@@ -1824,7 +1840,7 @@ impl Dispatch {
                         .map_or("", |campaign| campaign.messaging_profile.as_str());
                     Ok((
                         held.id,
-                        held.attempt + 1,
+                        held.attempt.saturating_add(1),
                         telnyx::render_send(held, &submission, profile, recipe, &config),
                     ))
                 })

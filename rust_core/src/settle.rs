@@ -19,6 +19,15 @@ use crate::telnyx::{CodeClass, class_of};
 /// instead would take hours off a message's validity.
 const SPREAD_MAX_US: i64 = 60_000_000;
 
+/// A lane whose provider says "too fast" without saying for how long is held so long at most.
+const LANE_HOLD_MAX_US: i64 = 5_000_000;
+
+/// So often a message that was "too fast" comes back when the provider said.
+const QUICK_TRIES_MAX: u16 = 3;
+
+/// An urgent message that was "too fast" comes back within so long: of its 15 minutes that is some hundred tries.
+const URGENT_WAIT_MAX_US: i64 = 10_000_000;
+
 /// What a receipt or look-up says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReceiptStatus {
@@ -536,11 +545,24 @@ impl Settling<'_> {
                 self.now_us + self.backoff(tries, self.policy.backoff_base_us * 10),
             ),
             NotTaken::Throttled => {
-                let wait = retry_after_us
-                    .unwrap_or_else(|| self.backoff(tries, self.policy.backoff_base_us));
-                let until = self.now_us + wait.clamp(1, 3_600_000_000);
-                self.park(false, until);
-                (Reason::Throttled, until)
+                // The first times the provider's word is all; then the message waits ever longer, whatever it says.
+                let mut own = match retry_after_us {
+                    Some(_) if tries <= QUICK_TRIES_MAX => 0,
+                    Some(_) => self.backoff(tries - QUICK_TRIES_MAX, self.policy.backoff_base_us),
+                    None => self.backoff(tries, self.policy.backoff_base_us),
+                };
+                if self.row.class == Class::Critical {
+                    // Urgent messages go first and so are refused most often: that is not to make them the last to go.
+                    own = own.min(URGENT_WAIT_MAX_US);
+                }
+                let said = retry_after_us.map(|wait| wait.clamp(1, 3_600_000_000));
+                // The lane waits as long as the provider says; where it says nothing, one message's many tries are not
+                // to hold its neighbours for minutes.
+                self.park(
+                    false,
+                    self.now_us + said.unwrap_or(own.min(LANE_HOLD_MAX_US)),
+                );
+                (Reason::Throttled, self.now_us + said.unwrap_or(0).max(own))
             }
             NotTaken::CapDay | NotTaken::CapSpend | NotTaken::CapMinute => {
                 (Reason::CapReached, self.capped(why))

@@ -767,6 +767,40 @@ proptest! {
     }
 }
 
+/// A message's own wait and its lane's, after so many tries and this word of the provider.
+fn throttled(class: Class, attempt: u16, retry_after_us: Option<i64>) -> (i64, i64) {
+    let mut tried = row(State::Dispatching, attempt);
+    tried.class = class;
+    let outcome = Outcome::NotTaken {
+        why: NotTaken::Throttled,
+        retry_after_us,
+        code: String::new(),
+    };
+    let changes = apply(tried, vec![Fact::Outcome(attempt, outcome)]);
+    let wait_us = after(&changes).due_us - NOW;
+    (wait_us, changes.parks[0].until_us - NOW)
+}
+
+#[test]
+fn too_fast_again_and_again_waits_ever_longer_whatever_the_provider_says() {
+    for said in [None, Some(0), Some(1_000_000)] {
+        let (wait_us, lane_us) = throttled(Class::Bulk, 20, said);
+        assert!(wait_us >= 5 * MINUTE / 10, "{said:?}: {wait_us}");
+        // Its neighbours are not held for the tries of one.
+        assert!(lane_us <= 5_000_000, "{said:?}: {lane_us}");
+    }
+    assert!(throttled(Class::Bulk, 20, Some(30 * MINUTE)).0 >= 30 * MINUTE);
+    let (wait_us, _) = throttled(Class::Bulk, 3, Some(MINUTE));
+    assert!((MINUTE..=MINUTE * 11 / 10).contains(&wait_us), "{wait_us}");
+}
+
+#[test]
+fn an_urgent_message_that_was_too_fast_comes_back_within_seconds() {
+    let (wait_us, _) = throttled(Class::Critical, 20, Some(1_000_000));
+    assert!((1_000_000..=11_000_000).contains(&wait_us), "{wait_us}");
+    assert!(throttled(Class::Critical, 20, Some(MINUTE)).0 >= MINUTE);
+}
+
 #[test]
 fn rows_come_as_json_arrays_in_the_order_of_their_columns() {
     let columns = |class: &str, state: &str, provider_id: &str, opted_out: &str| {

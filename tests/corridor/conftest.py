@@ -13,6 +13,7 @@ from engine.stores.migrate import migrate_store
 from loadtest.carrier.signing import key_seed_from
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier, CarrierProcess
 from tests.corridor.engine_fixture import Engine, Signing
+from tests.corridor.scripted_provider import ScriptedProvider
 
 StartEngine = Callable[..., Awaitable[Engine]]
 
@@ -35,6 +36,15 @@ async def carrier(carrier_process: CarrierProcess) -> AsyncIterator[Carrier]:
         # accepted then would outlive the loop.
         await found.renew(**NO_RECEIPTS)
         await found.settle()
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[ScriptedProvider]:
+    """A provider that answers as the test says; until it says something, it takes everything."""
+    found = ScriptedProvider()
+    await found.start()
+    yield found
+    await found.stop()
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,7 @@ class SettableClock(Clock):
         """Begin at the machine's time."""
         super().__init__()
         self.ahead_us = 0
+        self.set_us = 0
         self._stopped: tuple[int, int] | None = None
         self._seeds = 0
 
@@ -69,9 +70,13 @@ class SettableClock(Clock):
         """Both clocks go forward at once, as after a suspend."""
         self.ahead_us += int(seconds * US)
 
+    def set_wall(self, seconds: float) -> None:
+        """Somebody sets the wall clock, by so much; no time passes."""
+        self.set_us += int(seconds * US)
+
     def now_us(self) -> int:
         """Wall time."""
-        return (self._stopped[0] if self._stopped else super().now_us()) + self.ahead_us
+        return (self._stopped[0] if self._stopped else super().now_us()) + self.ahead_us + self.set_us
 
     def mono_us(self) -> int:
         """Boot time."""
@@ -380,6 +385,7 @@ class Engine:
         self.clock.jump(seconds)
         self.corridor.roll_days()
         await self.corridor.sweep.settle_due()
+        await self.corridor.sweep.looked_up()
         await self.corridor.sweep.look_at_stored()
         self.corridor.dispatch.wake()
 

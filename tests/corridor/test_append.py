@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.append import BATCH, GROUP_MESSAGES_ENOUGH, UNARY
-from engine.errors import NotReady, Verdict
+from engine.errors import NotReady, Refused, Verdict
 from engine.registry.records import CampaignState, Scope, TenantState
 from engine.registry.tenants import set_tenant_state
 from longwave.v1 import messaging_pb2 as pb
@@ -192,6 +192,28 @@ async def test_what_was_stored_is_counted(engine: Engine) -> None:
     registry = engine.corridor.metrics.registry
     assert registry.get_sample_value("longwave_append_messages_total") == 7
     assert registry.get_sample_value("longwave_append_seconds_count") == 1
+
+
+async def test_calls_that_could_not_be_judged_are_told_so_and_those_behind_go_on(engine: Engine) -> None:
+    """A bug in the judging of a group: nobody of it waits for ever, and the next group is judged."""
+    append, told = engine.corridor.append, []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    admitter = append._admitter
+
+    class Failing:
+        """Judges nothing."""
+
+        def admit(self, *_: object) -> None:
+            append._admitter = admitter
+            raise RuntimeError("made up")
+
+    append._admitter = Failing()  # type: ignore[assignment]
+    with pytest.raises(Refused, match="nothing was stored"):
+        await asyncio.wait_for(engine.call([submission(0)]), WAIT_S)
+    asyncio.get_running_loop().set_exception_handler(None)
+    assert [type(error) for error in told] == [RuntimeError]
+    assert [one.verdict for one in await engine.call([submission(1)])] == ["ACCEPTED"]
+    await asyncio.wait_for(append.drained(), WAIT_S)
 
 
 # Which calls share a transaction. The linger is the longest allowed: none of these waits for it unless it says so.

@@ -10,8 +10,11 @@ import pytest
 
 from engine.stores.sqlite import OPT_OUT_API, OPT_OUT_KEYWORD, OPT_OUT_PROVIDER
 from longwave.v1 import messaging_pb2 as pb
+from server.webhooks import Inbound
 from tests.corridor.carrier_process import Carrier
+from tests.corridor.conftest import StartEngine
 from tests.corridor.engine_fixture import SENDER, US, Engine, inbound_body, recipient, state_name, submission
+from tests.corridor.scripted_provider import HOLD, ScriptedProvider
 
 NUMBER: Final = recipient(5)
 DIGITS: Final = int(NUMBER[1:])
@@ -190,3 +193,48 @@ async def test_no_send_is_taken_after_a_stop_took_effect(engine: Engine, carrier
     assert late == []
     assert refused > 0
     assert len(records) > len(numbers)
+
+
+async def test_stop_and_start_in_one_batch_of_webhooks_count_in_their_order(engine: Engine) -> None:
+    """What memory forbids is what the store forbids."""
+    assert engine.signing is not None
+    now_us = engine.clock.now_us()
+
+    def text(event: str, word: str, at: str) -> Inbound:
+        assert engine.signing is not None
+        body = inbound_body(event, word, sender=NUMBER, occurred_at=f"2026-01-01T00:00:{at}.000+00:00")
+        return engine.signing.sign("", body, now_us)
+
+    batch = [text("e1", "STOP", "00"), text("e2", "START", "05")]
+    assert await engine.receive(batch) == [200, 200]
+    assert await engine.rows("SELECT recipient FROM opt_outs") == []
+    assert [one.verdict for one in await engine.call([submission(NUMBER)])] == ["ACCEPTED"]
+    assert await consent_events(engine) == ["OPT_OUT", "OPT_IN"]
+    batch = [text("e3", "STOP", "10"), text("e4", "START", "15"), text("e5", "STOP", "20")]
+    assert await engine.receive(batch) == [200, 200, 200]
+    await until_effective(engine)
+    assert [one.verdict for one in await engine.call([submission(NUMBER)])] == ["RECIPIENT_OPTED_OUT"]
+    assert await consent_events(engine) == [
+        "OPT_OUT", "OPT_IN", "OPT_OUT", "OPT_IN", "OPT_OUT", "OPT_OUT_EFFECTIVE"
+    ]  # fmt: skip
+
+
+async def test_an_opt_out_that_was_lifted_before_its_barrier_passed_is_never_in_effect(
+    start_engine: StartEngine, provider: ScriptedProvider
+) -> None:
+    provider.post = lambda _: HOLD
+    engine = await start_engine(provider.url)
+    [on_the_wire] = await engine.submit(submission(NUMBER))
+    await provider.until(lambda: provider.holding == 1)
+    call = asyncio.create_task(engine.corridor.add_opt_out(engine.tenant_key, DIGITS))
+
+    async def out() -> bool:
+        return await consent_events(engine) == ["OPT_OUT"]
+
+    await engine.until(out)
+    assert await engine.corridor.remove_opt_out(engine.tenant_key, DIGITS)
+    provider.release()
+    await call
+    await engine.until_state(on_the_wire, "SUBMITTED")
+    await engine.corridor.record.drained(5)
+    assert await consent_events(engine) == ["OPT_OUT", "OPT_IN"]

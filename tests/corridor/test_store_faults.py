@@ -4,6 +4,7 @@ Power cuts and kills are proved with real processes elsewhere. A full disk is SQ
 """
 
 import asyncio
+import errno
 import itertools
 import shutil
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any, cast
 
 import pytest
 
+from engine import lease
+from engine.append import BATCH
 from engine.errors import NotReady, StoreBroken, StoreLocked, StoreTooNew, StoreUnavailable
 from engine.registry.records import CampaignState
-from engine.stores.connection import Connection, open_writer
+from engine.stores.connection import Connection, open_reader, open_writer
 from engine.stores.migrate import VERSION_TABLE
+from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
 from tests.corridor.conftest import StartEngine
 from tests.corridor.engine_fixture import Engine, recipient, submission
@@ -191,6 +195,58 @@ async def test_below_its_durability_it_takes_nothing_until_it_is_back(engine: En
     await on_writer(engine, "PRAGMA synchronous=FULL")
     await engine.corridor._check_durability()
     assert [one.verdict for one in await engine.call([submission()])] == ["ACCEPTED"]
+
+
+async def test_during_a_drain_good_durability_opens_no_door(engine: Engine) -> None:
+    await on_writer(engine, "PRAGMA synchronous=NORMAL")
+    engine.corridor.drain()
+    await engine.corridor._check_durability()
+    await on_writer(engine, "PRAGMA synchronous=FULL")
+    await engine.corridor._check_durability()
+    assert engine.corridor.not_ready() == "the server drains"
+    with pytest.raises(NotReady, match="drains"):
+        await engine.call([submission()])
+
+
+async def test_a_stop_waits_for_no_call_longer_than_its_grace(engine: Engine) -> None:
+    """A commit that hangs on a slow disk: the call behind it is never answered, and the stop goes on."""
+    corridor, engine._corridor = engine.corridor, None
+    hanging: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    writer = corridor.writer
+    submit = writer.submit
+
+    def hang(stage: str, run: Any, **more: Any) -> asyncio.Future[Any]:
+        return hanging if stage == "append" else submit(stage, run, **more)
+
+    writer.submit = hang  # type: ignore[method-assign]
+    request = pb.SubmitMessagesRequest(submissions=[submission()]).SerializeToString()
+    answer = corridor.submit(BATCH, engine.tenant_key, request, corridor.clock.mono_us() + 60_000_000)
+    await asyncio.wait_for(corridor.stop(0.2), 10)
+    assert not answer.done()
+
+
+async def test_a_heartbeat_that_finds_no_descriptor_tries_again(
+    start_engine: StartEngine, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F34: while the lease cannot be renewed nothing leaves and nobody is sent here; then all goes on."""
+    failed, loop = asyncio.Event(), asyncio.get_running_loop()
+    descriptors = False
+
+    def open_if_any(path: Path) -> Connection:
+        if not descriptors:
+            loop.call_soon_threadsafe(failed.set)
+            raise OSError(errno.EMFILE, "made up")
+        return open_reader(path)
+
+    monkeypatch.setattr(lease, "open_reader", open_if_any)
+    engine = await start_engine(carrier.base_url, lease_s=30, heartbeat_s=0.2, backoff_base_ms=1)
+    await asyncio.wait_for(failed.wait(), 10)
+    engine.clock.jump(31)
+    assert engine.corridor.not_ready() is not None
+    [identity] = await engine.submit(submission())
+    descriptors = True
+    await engine.until_state(identity, "DELIVERED")
+    assert engine.corridor.not_ready() is None
 
 
 async def test_after_a_suspend_nothing_leaves_before_the_lease_is_renewed(

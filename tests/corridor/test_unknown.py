@@ -3,14 +3,18 @@
 What each answer of a provider is counted as stands in `tests/conformance`.
 """
 
+import asyncio
 from collections import Counter
 from typing import Any, Final
 
 from engine import _core
 from engine.registry.records import CampaignState, OnUnknown
+from engine.sweep import LOOKUPS_AT_ONCE
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
 from tests.corridor.conftest import StartEngine
 from tests.corridor.engine_fixture import SENDER, Engine, query_of, receipt_body, recipient, state_name, submission
+from tests.corridor.scripted_provider import HOLD, ScriptedProvider
+from tests.corridor.scripted_provider import RESET as RESET_IT
 
 SILENT: Final = ["QUEUED ACCEPTED", "DISPATCHING ATTEMPT", "UNKNOWN SILENCE timeout"]
 RESET: Final = ["QUEUED ACCEPTED", "DISPATCHING ATTEMPT", "UNKNOWN SILENCE reset"]
@@ -267,3 +271,19 @@ async def test_a_cap_raises_the_generation(engine: Engine, carrier: Carrier) -> 
     assert state_name((await engine.message(identity)).state) == "SUBMITTED"
     await engine.deliver(query, receipt_body("e3", "delivered"))
     assert state_name((await engine.message(identity)).state) == "DELIVERED"
+
+
+async def test_look_ups_that_hang_hold_up_no_timer(start_engine: StartEngine, provider: ScriptedProvider) -> None:
+    engine = await start_engine(provider.url, lookup_after_min=1)
+    await engine.submit(*(submission(index) for index in range(40)))
+    await engine.until_states({"SUBMITTED": 40})
+    provider.get = lambda _: HOLD
+    provider.post = lambda _: RESET_IT
+    [identity] = await engine.submit(submission(200))
+    await engine.until_state(identity, "UNKNOWN")
+    engine.clock.jump(61)
+    async with asyncio.timeout(5):
+        await engine.corridor.sweep.settle_due()
+    await provider.until(lambda: provider.holding == LOOKUPS_AT_ONCE)
+    await engine.until_state(identity, "UNRESOLVED")
+    assert provider.gets == LOOKUPS_AT_ONCE

@@ -1,0 +1,108 @@
+"""What is kept for a while: forgotten after it, never before, whatever the clock is set to, as fast as it comes in.
+
+The retention of each kind on its own is in `test_events.py`.
+"""
+
+from typing import Any
+
+from engine.registry.records import CampaignState
+from engine.stores.connection import Connection
+from tests.corridor.engine_fixture import Engine, inbound_body, receipt_body, recipient, submission
+
+HOUR = 3600
+DAY = 24 * HOUR
+
+
+async def fill(engine: Engine, rows: int) -> None:
+    """So many webhook events and unknown webhooks from long ago."""
+
+    def run(connection: Connection) -> Any:
+        numbers = f"WITH RECURSIVE n(v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < {rows}) SELECT"  # noqa: S608 - a number
+        ids = "INSERT INTO webhook_events (provider, event_id, received_us) "
+        connection.execute(f"{ids} {numbers} 1, 'old' || v, 1 FROM n")
+        unknown = "INSERT INTO unknown_webhooks (provider, event_id, received_us, body) "
+        connection.execute(f"{unknown} {numbers} 1, 'old' || v, 1, x'00' FROM n")
+
+    await engine.corridor.writer.submit("control", run)
+
+
+async def test_one_round_removes_all_that_is_past_its_retention(engine: Engine) -> None:
+    await fill(engine, 150_000)
+    await engine.corridor.sweep.prune()
+    assert await engine.rows("SELECT count(*) FROM webhook_events") == [(0,)]
+    assert await engine.rows("SELECT count(*) FROM unknown_webhooks") == [(0,)]
+
+
+async def test_unknown_webhooks_are_kept_as_long_as_webhook_ids(engine: Engine) -> None:
+    body = receipt_body("e1", "delivered").replace(b"message.finalized", b"message.unheard_of")
+    assert await engine.deliver("", body) == 200
+    engine.clock.jump(6 * DAY)
+    await engine.corridor.sweep.prune()
+    assert await engine.rows("SELECT count(*) FROM unknown_webhooks") == [(1,)]
+    engine.clock.jump(2 * DAY)
+    await engine.corridor.sweep.prune()
+    assert await engine.rows("SELECT count(*) FROM unknown_webhooks") == [(0,)]
+
+
+async def kept(engine: Engine) -> list[int]:
+    """How many of each, of what there was first: request ids, webhook ids, events."""
+    tables = ("request_ids", "webhook_events", "events")
+    counts = [await engine.rows(f"SELECT count(*) FROM {table}") for table in tables]  # noqa: S608 - names of tables
+    first = await engine.rows("SELECT count(*) FROM events WHERE position <= 2")
+    return [counts[0][0][0], counts[1][0][0], first[0][0]]
+
+
+async def store_some(engine: Engine) -> int:
+    """A submission with a request id, a webhook and their events; returns the message."""
+    await engine.set_campaign(CampaignState.PAUSED)
+    [identity] = await engine.submit(submission(0, request_id="once"))
+    assert await engine.deliver("", inbound_body("e1", "hello", sender=recipient(1))) == 200
+    return identity
+
+
+async def test_a_clock_set_right_by_days_forgets_nothing_that_is_new(engine: Engine) -> None:
+    """F26, I3: the clock was behind; what was stored meanwhile looks old at once."""
+    identity = await store_some(engine)
+    before = await kept(engine)
+    engine.clock.set_wall(9 * DAY)
+    await engine.corridor.sweep.prune()
+    assert await kept(engine) == before
+    assert await engine.submit(submission(0, request_id="once")) == [identity]
+    engine.clock.jump(70 * HOUR)
+    await engine.corridor.sweep.prune()
+    assert await engine.submit(submission(0, request_id="once")) == [identity]
+
+
+async def test_a_clock_set_right_across_a_start_forgets_nothing_that_is_new(engine: Engine) -> None:
+    identity = await store_some(engine)
+    before = await kept(engine)
+    await engine.crash()
+    engine.clock.set_wall(9 * DAY)
+    await engine.start()
+    await engine.corridor.sweep.prune()
+    await engine.crash()
+    await engine.start()
+    await engine.corridor.sweep.prune()
+    assert await kept(engine) == before
+    assert await engine.submit(submission(0, request_id="once")) == [identity]
+
+
+async def test_a_clock_set_wrong_for_a_while_forgets_nothing_that_is_new(engine: Engine) -> None:
+    identity = await store_some(engine)
+    before = await kept(engine)
+    for step in (400 * DAY, -400 * DAY, -30 * DAY, 30 * DAY):
+        engine.clock.set_wall(step)
+        await engine.corridor.sweep.prune()
+    assert await kept(engine) == before
+    assert await engine.submit(submission(0, request_id="once")) == [identity]
+
+
+async def test_after_a_step_everything_is_forgotten_in_the_end(engine: Engine) -> None:
+    await store_some(engine)
+    engine.clock.set_wall(9 * DAY)
+    await engine.corridor.sweep.prune()
+    for _ in range(30):
+        engine.clock.jump(DAY)
+        await engine.corridor.sweep.prune()
+    assert (await kept(engine))[:2] == [0, 0]
+    assert await engine.rows("SELECT count(*) FROM events") == [(1,)]  # the newest stays, for its position
