@@ -452,6 +452,9 @@ impl Settling<'_> {
     /// Enters UNKNOWN from an open attempt.
     fn silent(&mut self, reason: Reason, code: &str) {
         self.row.flags |= flags::MAYBE_SENT;
+        if let Some(counted) = self.row.flags.checked_add(flags::SILENT_ONE) {
+            self.row.flags = counted;
+        }
         self.become_state(State::Unknown, reason, code);
         self.row.due_us = self.now_us + self.unknown_wait();
         self.changes.fates.push((self.row.id, Fate::Unknown));
@@ -722,7 +725,7 @@ impl Settling<'_> {
             && !self.row.opted_out
             && self.row.expires_us > self.now_us
             && !self.has(flags::CANCEL_REQUESTED | flags::NO_RESEND)
-            && self.row.attempt < self.policy.attempts_max
+            && flags::silent(self.row.flags) < self.policy.attempts_max
     }
 
     fn resend_by_policy(&self) -> bool {
@@ -745,7 +748,7 @@ impl Settling<'_> {
     /// How long to wait for evidence before the next step.
     fn unknown_wait(&mut self) -> i64 {
         if self.key_holds() && self.may_resend() {
-            let tries = self.row.attempt;
+            let tries = flags::silent(self.row.flags);
             self.backoff(tries, self.policy.backoff_base_us)
                 .min(self.policy.reconcile_wait_us)
         } else {

@@ -587,6 +587,48 @@ fn unknown_ends_by_policy() {
 }
 
 #[test]
+fn only_attempts_without_an_answer_count_against_sending_again() {
+    let due = |row: Row| {
+        settle(
+            vec![row],
+            vec![(77, Fact::Due)],
+            Vec::new(),
+            &policy(),
+            &registry(OnUnknown::Resend, CampaignState::Active),
+            NOW + 2 * MINUTE,
+            7,
+        )
+    };
+    let silence = |attempt: u16| {
+        let unknown = Outcome::Unknown {
+            code: "reset".into(),
+        };
+        vec![Fact::Outcome(attempt, unknown)]
+    };
+    let throttled = row(State::Dispatching, 9); // eight times "too fast" before
+    let changes = apply(throttled, silence(9));
+    assert_eq!(
+        after(&due(after(&changes).clone())).state,
+        State::Queued,
+        "one attempt was silent: it is sent again"
+    );
+    let mut current = row(State::Dispatching, 1);
+    for attempt in 1..=8 {
+        current.state = State::Dispatching;
+        current.attempt = attempt;
+        current = after(&apply(current, silence(attempt))).clone();
+        let wanted = if attempt < 8 {
+            State::Queued
+        } else {
+            State::Unresolved
+        };
+        let changes = due(current);
+        current = after(&changes).clone();
+        assert_eq!(current.state, wanted, "after {attempt}");
+    }
+}
+
+#[test]
 fn a_closed_gate_leaves_only_evidence() {
     type Close = fn(&mut Row);
     let closed: [(&str, Close); 4] = [

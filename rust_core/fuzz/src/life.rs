@@ -85,6 +85,8 @@ pub struct Life {
     pub counted: u16,
     /// Attempts of which nobody knows.
     pub open: Vec<u16>,
+    /// Attempts that ended without an answer, whatever came to be known of them.
+    pub silent: u16,
     /// One of the generation's attempts stayed silent for a while: a row does not say which, nor that it is settled.
     pub was_open: bool,
     /// No bytes may go any more.
@@ -104,6 +106,7 @@ impl Life {
             generation: 1,
             counted: 0,
             open: Vec::new(),
+            silent: 0,
             was_open: false,
             closed: false,
             crashes: 0,
@@ -142,6 +145,7 @@ impl Life {
             Fact::Recovered if self.state == State::Dispatching => {
                 let mut next = self.to(State::Unknown);
                 next.open.push(self.attempt);
+                next.silent += 1;
                 next.was_open = true;
                 vec![next]
             }
@@ -201,6 +205,7 @@ impl Life {
             Outcome::Unknown { .. } => {
                 let mut next = self.to(State::Unknown);
                 next.open.push(self.attempt);
+                next.silent += 1;
                 next.was_open = true;
                 vec![next]
             }
@@ -394,7 +399,7 @@ impl Life {
                     all.push(closed);
                 }
                 // So many copies are enough, whatever the policy.
-                if !may_send || !around.resend || self.attempt >= around.attempts_max {
+                if !may_send || !around.resend || self.silent >= around.attempts_max {
                     all.push(self.to(State::Unresolved));
                 }
                 all
