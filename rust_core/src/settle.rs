@@ -840,7 +840,12 @@ impl Settling<'_> {
         if self.row.state == State::Dispatching {
             self.changes.fates.push((self.row.id, Fate::NotTaken));
         }
-        if self.row.crashes >= 2 {
+        if self.row.crashes >= 2 && self.has(flags::MAYBE_SENT) {
+            // Dead, no receipt could settle it any more, and an earlier attempt may be out.
+            self.row.flags |= flags::NO_RESEND;
+            self.become_state(State::Unknown, Reason::Poison, "");
+            self.row.due_us = self.now_us + self.policy.reconcile_wait_us;
+        } else if self.row.crashes >= 2 {
             self.become_state(State::Dead, Reason::Poison, "");
         } else if self.row.state == State::Dispatching {
             let wait = self.backoff(1, self.policy.backoff_base_us);

@@ -711,6 +711,28 @@ fn gates_cancel_and_poison() {
 }
 
 #[test]
+fn what_may_be_out_is_never_dead() {
+    for state in [State::Queued, State::Dispatching] {
+        let mut poison = row(state, 2);
+        poison.flags = flags::MAYBE_SENT;
+        poison.crashes = 1;
+        let changes = apply(poison, vec![Fact::Crashed]);
+        let waits = after(&changes);
+        assert_eq!(
+            (waits.state, waits.reason),
+            (State::Unknown, Reason::Poison as u8),
+            "{state:?}"
+        );
+        assert_ne!(waits.flags & flags::NO_RESEND, 0, "no third attempt");
+        assert_eq!(waits.due_us, NOW + MINUTE);
+        let delivered = receipt(ReceiptStatus::Delivered, "", 1);
+        let changes = apply(waits.clone(), vec![Fact::Receipt(delivered)]);
+        assert_eq!(after(&changes).state, State::Delivered, "{state:?}");
+        assert!(changes.conflicts.is_empty());
+    }
+}
+
+#[test]
 fn silence_of_receipts_asks_the_provider_then_gives_up() {
     let mut sent = row(State::Sent, 1);
     sent.provider_id = "p-1".into();

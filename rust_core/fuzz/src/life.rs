@@ -425,8 +425,19 @@ impl Life {
         let mut next = self.clone();
         next.crashes += 1;
         match self.state {
+            // What may be out is not given up as dead: only evidence counts from here on.
+            State::Queued | State::Dispatching if next.crashes >= 2 && !next.open.is_empty() => {
+                next.closed = true;
+                vec![next.to(State::Unknown)]
+            }
             State::Queued | State::Dispatching if next.crashes >= 2 => {
-                vec![next.to(State::Dead)]
+                let mut all = vec![next.to(State::Dead)];
+                if next.was_open {
+                    // A row does not say that its silent attempt is known by now: it may wait in vain.
+                    next.closed = true;
+                    all.push(next.to(State::Unknown));
+                }
+                all
             }
             State::Queued | State::Dispatching => vec![next.to(State::Queued)],
             _ => vec![self.clone()],
