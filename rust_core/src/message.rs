@@ -113,7 +113,7 @@ pub mod flags {
     pub const ORDERED: u32 = 1;
     /// An attempt of unknown outcome came before: copies may exist.
     pub const POSSIBLE_DUPLICATE: u32 = 2;
-    /// Cancelled while its outcome was unknown.
+    /// Cancelled while an attempt was under way, taken or of unknown outcome: no other follows.
     pub const CANCEL_REQUESTED: u32 = 4;
     /// An attempt of unknown outcome came before, so a closed gate cannot end it: it waits for evidence.
     pub const MAYBE_SENT: u32 = 8;

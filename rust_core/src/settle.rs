@@ -423,7 +423,11 @@ impl Settling<'_> {
     fn requeue(&mut self, due_us: Micros, reason: Reason, code: &str) {
         self.become_state(State::Queued, reason, code);
         self.row.due_us = due_us;
-        self.changes.requeue.push(self.row.id);
+        if self.has(flags::CANCEL_REQUESTED) {
+            self.cancel(); // it came too late for the attempt that ended here, not for another
+        } else {
+            self.changes.requeue.push(self.row.id);
+        }
     }
 
     fn apply(&mut self, fact: Fact) {
@@ -492,13 +496,13 @@ impl Settling<'_> {
                 code,
             } => {
                 self.changes.fates.push((self.row.id, Fate::NotTaken));
-                if !closed {
+                if open || !closed {
                     self.not_taken(why, retry_after_us, &code);
                 }
             }
             Outcome::RefusedForNow { code, hold_us } => {
                 self.changes.fates.push((self.row.id, Fate::NotTaken));
-                if closed {
+                if closed && !open {
                     return; // no bytes go any more; its timer ends it
                 }
                 self.row.counted += 1;
@@ -808,6 +812,12 @@ impl Settling<'_> {
                 self.touched = true;
             }
             State::Cancelled => {} // cancelling twice is cancelling once
+            State::Dispatching | State::Submitted | State::Sent => {
+                // Too late for this attempt, but no other follows it.
+                self.row.flags |= flags::CANCEL_REQUESTED;
+                self.touched = true;
+                self.changes.too_late.push(self.row.id);
+            }
             _ => self.changes.too_late.push(self.row.id),
         }
     }

@@ -711,6 +711,44 @@ fn gates_cancel_and_poison() {
 }
 
 #[test]
+fn what_was_cancelled_too_late_is_not_sent_again() {
+    let capped = || Fact::Receipt(receipt(ReceiptStatus::Undelivered, "40018", 1));
+    for state in [State::Submitted, State::Sent] {
+        let changes = apply(row(state, 1), vec![Fact::Cancel]);
+        assert_eq!(changes.too_late, [77], "{state:?}");
+        let changes = apply(changes.quiet[0].clone(), vec![capped()]);
+        let ended = after(&changes);
+        assert_eq!((ended.state, ended.generation), (State::Undelivered, 1));
+        assert!(changes.requeue.is_empty());
+    }
+    let later = Outcome::RefusedForNow {
+        code: "x".into(),
+        hold_us: 0,
+    };
+    let answers = [not_taken(NotTaken::Throttled), later];
+    let mut facts: Vec<Fact> = answers.map(|answer| Fact::Outcome(2, answer)).into();
+    facts.push(Fact::Crashed);
+    for fact in facts {
+        for (maybe_sent, end) in [(0, State::Cancelled), (flags::MAYBE_SENT, State::Unknown)] {
+            let mut open = row(State::Dispatching, 2);
+            open.flags = maybe_sent;
+            let changes = apply(open, vec![Fact::Cancel]);
+            assert_eq!(changes.too_late, [77]);
+            let changes = apply(changes.quiet[0].clone(), vec![fact.clone()]);
+            let ended = after(&changes);
+            assert_eq!(
+                (ended.state, ended.reason),
+                (end, Reason::Cancelled as u8),
+                "{fact:?}"
+            );
+            assert_eq!(changes.updates[0].2.len(), 2, "back in line, then cancelled");
+            assert!(changes.requeue.is_empty());
+            assert_eq!(changes.fates, [(77, Fate::NotTaken)]);
+        }
+    }
+}
+
+#[test]
 fn what_may_be_out_is_never_dead() {
     for state in [State::Queued, State::Dispatching] {
         let mut poison = row(state, 2);
@@ -816,9 +854,7 @@ proptest! {
             }
             prop_assert_eq!(row.state, state);
             prop_assert_eq!(row.seq, before.seq + u32::try_from(events.len()).expect("few"));
-            if row.state == State::Queued {
-                prop_assert!(changes.requeue.contains(&77));
-            }
+            prop_assert_eq!(changes.requeue.contains(&77), row.state == State::Queued);
             if before.state == State::Queued {
                 prop_assert!(changes.drop.contains(&77));
             }

@@ -151,7 +151,17 @@ impl Life {
             }
             Fact::Recovered => vec![self.clone()],
             Fact::Due => self.after_timer(around),
-            Fact::Cancel => self.after_close(State::Cancelled),
+            Fact::Cancel => {
+                let mut all = self.after_close(State::Cancelled);
+                // Too late for the attempt that is under way or taken: no other follows it.
+                if matches!(
+                    self.state,
+                    State::Dispatching | State::Submitted | State::Sent
+                ) {
+                    all[0].closed = true;
+                }
+                all
+            }
             Fact::GateClosed(Gate::Expired) if !around.expired => vec![self.clone()],
             Fact::GateClosed(gate) => {
                 let end = if *gate == Gate::Expired {
@@ -166,7 +176,7 @@ impl Life {
                 }
                 all
             }
-            Fact::Crashed => self.after_crash(),
+            Fact::Crashed => self.after_crash(around),
         }
     }
 
@@ -421,7 +431,7 @@ impl Life {
         }
     }
 
-    fn after_crash(&self) -> Vec<Self> {
+    fn after_crash(&self, around: Around) -> Vec<Self> {
         let mut next = self.clone();
         next.crashes += 1;
         match self.state {
@@ -439,7 +449,8 @@ impl Life {
                 }
                 all
             }
-            State::Queued | State::Dispatching => vec![next.to(State::Queued)],
+            State::Dispatching => next.back_in_line(around),
+            State::Queued => vec![next],
             _ => vec![self.clone()],
         }
     }
