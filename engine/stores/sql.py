@@ -180,9 +180,13 @@ SELECT_NEWEST_WEBHOOK_EVENTS: Final = """
 SELECT event_id FROM webhook_events WHERE position > (SELECT max(position) FROM webhook_events) - ?1
 """
 
+# What still moves, and the ends that a receipt may upgrade: UNDELIVERED, NO_RECEIPT, UNRESOLVED. An index for each.
 SELECT_BY_PROVIDER_ID: Final = """
 SELECT m.provider_id, m.id FROM json_each(?1) AS asked JOIN messages AS m ON m.provider_id = asked.value
-WHERE m.state < 16 AND m.provider_id IS NOT NULL
+WHERE m.provider = ?2 AND m.state < 16 AND m.provider_id IS NOT NULL
+UNION ALL
+SELECT m.provider_id, m.id FROM json_each(?1) AS asked JOIN messages AS m ON m.provider_id = asked.value
+WHERE m.provider = ?2 AND m.state > 16 AND m.state < 20 AND m.provider_id IS NOT NULL
 """
 
 INSERT_UNKNOWN_WEBHOOK: Final = """

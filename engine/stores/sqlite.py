@@ -368,7 +368,7 @@ def receive(
     resolved: dict[int, int] = {}
     if wanted:
         asked = orjson.dumps([provider_id for _, provider_id in wanted]).decode()
-        found = dict(connection.execute(sql.SELECT_BY_PROVIDER_ID, (asked,)).fetchall())
+        found = dict(connection.execute(sql.SELECT_BY_PROVIDER_ID, (asked, provider)).fetchall())
         resolved = {index: found[provider_id] for index, provider_id in wanted if provider_id in found}
         early = webhooks.early_rows([index for index, _ in wanted if index not in resolved])
         _run_over(

@@ -26,6 +26,7 @@ from tests.corridor.engine_fixture import (
     state_name,
     submission,
 )
+from tests.corridor.test_store_faults import on_writer
 
 SENT_OFF: Final = ["QUEUED ACCEPTED", "DISPATCHING ATTEMPT", "SUBMITTED PROVIDER_TOOK"]
 _events = itertools.count()
@@ -161,6 +162,26 @@ async def test_a_receipt_without_mac_settles_by_a_known_provider_id(engine: Engi
     provider_id = (await engine.message(identity)).provider_message
     assert await engine.deliver("", receipt_body(event_id(), "delivered", provider_id=provider_id)) == 200
     assert await engine.timeline(identity) == [*SENT_OFF, "DELIVERED RECEIPT"]
+
+
+@pytest.mark.parametrize("end", ["NO_RECEIPT", "UNDELIVERED", "UNRESOLVED"])
+async def test_a_late_receipt_without_mac_upgrades_an_end(engine: Engine, carrier: Carrier, end: str) -> None:
+    await carrier.set(**NO_RECEIPTS)
+    identity, query = await submitted(engine)
+    provider_id = (await engine.message(identity)).provider_message
+    if end == "UNRESOLVED":  # as after an answer that came late: its provider id is known
+        await on_writer(engine, f"UPDATE messages SET state = 19 WHERE id = {identity}")
+    else:
+        status = "delivery_failed" if end == "UNDELIVERED" else "delivery_unconfirmed"
+        await engine.deliver(query, receipt_body(event_id(), status, provider_id=provider_id))
+    await engine.until_state(identity, end)
+    # Of another provider, the same id means another message.
+    await on_writer(engine, f"UPDATE messages SET provider = 9 WHERE id = {identity}")
+    assert await engine.deliver("", receipt_body(event_id(), "delivered", provider_id=provider_id)) == 200
+    assert state_name((await engine.message(identity)).state) == end
+    await on_writer(engine, f"UPDATE messages SET provider = 1 WHERE id = {identity}")
+    assert await engine.deliver("", receipt_body(event_id(), "delivered", provider_id=provider_id)) == 200
+    await engine.until_state(identity, "DELIVERED")
 
 
 @pytest.mark.parametrize("with_mac", [True, False], ids=["mac", "provider id"])
