@@ -558,11 +558,15 @@ impl Settling<'_> {
     }
 
     fn capped(&mut self, why: NotTaken) -> Micros {
-        let until = match why {
-            NotTaken::CapDay => self.policy.day_reset_us,
-            NotTaken::CapSpend => self.policy.spend_reset_us,
-            _ => self.now_us + 60_000_000,
+        let (until, carrier) = match why {
+            NotTaken::CapDay => (self.policy.day_reset_us, Carrier::TMobile),
+            NotTaken::CapSpend => (self.policy.spend_reset_us, Carrier::Unknown),
+            _ => (self.now_us + 60_000_000, Carrier::Att),
         };
+        if self.row.carrier == Carrier::Unknown as u8 {
+            // The cap is one carrier's own: who meets it is that carrier's.
+            self.learn(carrier as u8);
+        }
         self.park(true, until);
         until
     }

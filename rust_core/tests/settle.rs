@@ -219,6 +219,32 @@ fn a_days_cap_is_over_for_everyone_within_a_minute() {
 }
 
 #[test]
+fn a_cap_names_the_carrier_of_whoever_met_it() {
+    for (why, code, carrier) in [
+        (NotTaken::CapDay, "40016", 2),
+        (NotTaken::CapMinute, "40018", 1),
+        (NotTaken::CapSpend, "40333", 0),
+    ] {
+        let open = row(State::Dispatching, 1);
+        let told = Fact::Outcome(1, not_taken(why));
+        let mut later = receipt(ReceiptStatus::Undelivered, code, 1);
+        later.carrier = 0;
+        for (from, fact) in [(open, told), (row(State::Sent, 1), Fact::Receipt(later))] {
+            let changes = apply(from.clone(), vec![fact.clone()]);
+            assert_eq!(changes.parks[0].carrier, carrier, "{fact:?}");
+            assert_eq!(after(&changes).carrier, carrier, "{fact:?}");
+            let learned: &[(u64, u8)] = &[(12_025_550_123, carrier)];
+            let learned = if carrier == 0 { &[] } else { learned };
+            assert_eq!(changes.learned, learned, "{fact:?}");
+            let mut known = from;
+            known.carrier = 3;
+            let changes = apply(known, vec![fact]);
+            assert_eq!((changes.parks[0].carrier, changes.learned.len()), (3, 0));
+        }
+    }
+}
+
+#[test]
 fn refused_for_now_counts_and_ends_failed() {
     let mut last = row(State::Dispatching, 8);
     last.counted = 7;

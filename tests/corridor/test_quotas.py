@@ -263,6 +263,29 @@ async def test_a_cap_told_by_a_receipt_parks_that_carrier(
     assert (await engine.message(first)).generation == 2
 
 
+@pytest.mark.parametrize(("code", "capped"), [("40016", "T-Mobile"), ("40018", "AT&T")], ids=["day", "minute"])
+@pytest.mark.parametrize("quota", [False, True], ids=["no ledger", "ledger"])
+async def test_a_cap_met_by_an_unknown_carrier_leaves_the_others_going(
+    start_engine: StartEngine, carrier: Carrier, code: str, capped: str, *, quota: bool
+) -> None:
+    engine, log = await frozen(start_engine, carrier)
+    if quota:
+        for network in (Network.TMOBILE, Network.ATT):
+            await engine.set_quota(Scope.BRAND_CARRIER_DAY, "brands/acme", 1000, carrier=network)
+    await carrier.set(carriers={"Verizon": 1})
+    await engine.submit(submission(0))  # this number is known from here on
+    await log.step()
+    await carrier.set(error_share=1, errors=[{"status": 400, "code": code}])
+    [refused] = await engine.submit(submission(1))
+    await log.step()
+    assert (await engine.timeline(refused))[-1] == f"QUEUED CAP_REACHED {code}"
+    await carrier.set(error_share=0)
+    await engine.submit(submission(0, text="code", message_class=pb.MESSAGE_CLASS_CRITICAL))
+    assert await log.step() == 1, "nothing is wrong at its carrier"
+    [(learned,)] = await engine.rows("SELECT carrier FROM carriers WHERE recipient = ?", int(recipient(1)[1:]))
+    assert learned == {"T-Mobile": Network.TMOBILE, "AT&T": Network.ATT}[capped]
+
+
 @pytest.mark.parametrize("crashes", [False, True], ids=["calm", "crash"])
 async def test_the_numbers_add_up_after_everything(
     start_engine: StartEngine, carrier: Carrier, *, crashes: bool
