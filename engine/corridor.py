@@ -23,6 +23,7 @@ from engine.clock import Clock
 from engine.config import Settings
 from engine.dispatch import Dispatch
 from engine.errors import ConfigError, StoreBroken
+from engine.hasten import hasten_lookups
 from engine.history import History
 from engine.http_client import Exchange, HttpPool
 from engine.lease import Lease
@@ -53,8 +54,6 @@ US: Final = 1_000_000
 MIB: Final = 1024 * 1024
 NODE: Final = 1
 DISPATCHING_STATE: Final = 2
-# 50 look-ups a second are little beside a provider's API limit, and 90,000 messages in half an hour.
-LOOKUP_SPREAD_US: Final = 20_000
 CARRIERS_LOADED_MAX: Final = 1_000_000
 
 
@@ -249,9 +248,6 @@ class Corridor:
         for start in range(0, len(open_attempts), sqlite.RECOVER_ROWS):
             chunk = open_attempts[start : start + sqlite.RECOVER_ROWS]
             await self.record.settle(_core.Facts.recovered(chunk), "recover")
-        from_us = self.clock.now_us() + int(self.settings.lookup_after_restart_s * US)
-        hasten = partial(sqlite.hasten_lookups, from_us=from_us, spread_us=LOOKUP_SPREAD_US)
-        taken = await self.writer.submit("recover", hasten)
         holders = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_KEY_HOLDERS).fetchall())
         self.scheduler.hold_keys(holders)
         await self.refill.recover()
@@ -265,7 +261,6 @@ class Corridor:
             queued=len(self.scheduler),
             more_queued=self.scheduler.any_away,
             unknown=len(open_attempts),
-            taken=taken,
             opt_outs=len(pairs),
             seconds=round(time.monotonic() - began, 3),
         )
@@ -276,6 +271,7 @@ class Corridor:
             self._every(self.settings.registry_revalidate_ms / 1000, self._revalidate),
             self._every(self.settings.durability_check_s, self._check_durability),
             *self.sweep.tasks(self._every),
+            hasten_lookups(self),
         ):
             self._tasks.append(loop.create_task(work))
 

@@ -129,14 +129,16 @@ WHERE m.state = 1 AND m.campaign = ?1 AND {_STREAM} = ?2 AND m.id >= ?3 AND m.id
 
 SELECT_WAITING_EXPIRY: Final = f"SELECT id, expires_us {_IN_STREAM} AND id > ?3 ORDER BY id LIMIT ?4"
 
-# Receipts may have been lost while nobody listened: look-ups are brought forward, spread so that they stay few a
-# second.
-HASTEN_LOOKUPS: Final = """
-UPDATE messages SET due_us = min(messages.due_us, ?1 + ranked.place * ?2)
-FROM (
-  SELECT id, row_number() OVER (ORDER BY id) AS place FROM messages WHERE state IN (3, 4) AND state > 1 AND state < 16
-) AS ranked
-WHERE messages.id = ranked.id
+# The latest timers of a state, from a row of the page before on.
+SELECT_LATEST_DUE: Final = """
+SELECT due_us, id FROM messages
+WHERE state = ?1 AND state > 1 AND state < 16 AND due_us <= ?2 AND (due_us < ?2 OR id < ?3)
+ORDER BY due_us DESC, id DESC LIMIT ?4
+"""
+
+# Only a look-up is brought forward, and only one that is not earlier by now.
+UPDATE_LOOKUP_DUE: Final = """
+UPDATE messages SET due_us = ?1 WHERE id = ?2 AND state IN (3, 4) AND due_us > ?1
 """
 
 # Messages with an ordering key whose outcome is open: what follows them waits.

@@ -460,10 +460,14 @@ def write_ledgers(connection: Connection, rows: Sequence[tuple[int, int, int, in
     _run_over(connection, sql.UPSERT_LEDGER, rows)
 
 
-def hasten_lookups(connection: Connection, from_us: int, spread_us: int) -> int:
-    """Bring the look-ups of taken messages forward to `from_us` on, one each `spread_us`; returns how many wait."""
-    hastened: int = connection.execute(sql.HASTEN_LOOKUPS, (from_us, spread_us)).rowcount
-    return hastened
+def latest_due(connection: Connection, state: int, before: tuple[int, int], rows_max: int) -> list[tuple[int, int]]:
+    """(timer, id) of messages in a state, those with the latest timer first, from behind `before` on."""
+    return connection.execute(sql.SELECT_LATEST_DUE, (state, *before, rows_max)).fetchall()
+
+
+def hasten_lookups(connection: Connection, dues: Sequence[tuple[int, int]]) -> None:
+    """Bring the look-ups of taken messages forward: (new timer, id) each."""
+    connection.executemany(sql.UPDATE_LOOKUP_DUE, dues)
 
 
 def last_id(connection: Connection) -> int:
