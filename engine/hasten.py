@@ -1,7 +1,7 @@
 """After a start: look-ups are brought forward, for receipts may have been lost while nobody listened.
 
-It asks no provider (the sweep does, when a timer runs out). It runs beside the work, in pieces: a million taken messages
-would hold up a start for seconds.
+It asks no provider (the sweep does, when a timer runs out). It runs beside the work, in pieces: a million taken
+messages would hold up a start for seconds.
 
 Invariants: no timer moves to a later time; one look-up falls due in `LOOKUP_SPREAD_US`.
 """

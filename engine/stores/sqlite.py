@@ -44,6 +44,8 @@ class Written:
     """Rows to load into the scheduler."""
     opt_outs: list[tuple[int, int]] = field(default_factory=list)
     """(tenant, recipient) newly opted out."""
+    ledgers: list[tuple[int, int, int, int]] = field(default_factory=list)
+    """Rows of `Scheduler.ledger_rows` that were written."""
 
 
 def _ids(ids: Iterable[int]) -> str:
@@ -187,7 +189,7 @@ def intend(
     connection: Connection,
     dispatch: _core.Dispatch,
     intent: Intent,
-    ledgers: list[tuple[int, int, int, int]],
+    scheduler: _core.Scheduler,
     settler: _core.Settler,
     registry: _core.Registry,
     seed: int,
@@ -204,7 +206,6 @@ def intend(
     rows = dispatch.intent_rows(now_us, intent.recipe)
     common = (now_us, intent.epoch, intent.provider, now_us + intent.send_us)
     granted = _update(connection, sql.UPDATE_INTENT, rows, common)
-    _run_over(connection, sql.UPSERT_LEDGER, ledgers)
     written = None
     if granted != len(rows):
         asked = _ids(dispatch.ids())
@@ -217,6 +218,7 @@ def intend(
         # Queued still (paused meanwhile, or moved on): back into the scheduler as the row stands now.
         again = [identity for identity, gate in gates if gate == 0]
         written.load += connection.execute(sql.SELECT_HELD, (_ids(again),)).fetchall()
+    _run_over(connection, sql.UPSERT_LEDGER, scheduler.intended(dispatch))
     _insert_events(connection, dispatch.event_rows(registry, intent.now_us), intent.now_us)
     return written
 
@@ -229,11 +231,13 @@ def settle(
     now_us: int,
     seed: int,
     *,
+    scheduler: _core.Scheduler | None = None,
     provider: int = 0,
     early_kept: bool = True,
 ) -> Written:
     """Read the rows that `facts` concern, let the core decide, write what it decided: one guarded write a row.
 
+    With a scheduler, the day ledgers follow in the same transaction: whoever gives none settles no attempt.
     `early_kept` False says that no receipt waits for its attempt, so none is looked for.
     """
     asked = _ids(facts.ids())
@@ -242,7 +246,11 @@ def settle(
     if early_kept:
         early = _join_early(connection, facts, asked, provider)
     settlement = settler.settle(rows, facts, early, registry, now_us, seed)
-    return _write(connection, settlement, registry, now_us, provider)
+    written = _write(connection, settlement, registry, now_us, provider)
+    if scheduler is not None:
+        written.ledgers = scheduler.charge(settlement)
+        _run_over(connection, sql.UPSERT_LEDGER, written.ledgers)
+    return written
 
 
 def _join_early(connection: Connection, facts: _core.Facts, asked: str, provider: int) -> list[tuple[int, bytes]]:
@@ -353,6 +361,7 @@ def receive(
     webhooks: _core.Webhooks,
     bodies: Sequence[bytes],
     provider: int,
+    scheduler: _core.Scheduler,
     settler: _core.Settler,
     registry: _core.Registry,
     mint: _core.Admitter,
@@ -377,7 +386,9 @@ def receive(
         received.kept_early = len(early)
     facts = webhooks.facts(fresh, resolved)
     if len(facts):
-        received.written = settle(connection, facts, settler, registry, now_us, seed, provider=provider)
+        received.written = settle(
+            connection, facts, settler, registry, now_us, seed, scheduler=scheduler, provider=provider
+        )
         received.kept_early += len(received.written.settlement.keep_rows())
     for index, event_id in webhooks.others(fresh):
         connection.execute(sql.INSERT_UNKNOWN_WEBHOOK, (provider, event_id, now_us, bodies[index]))
@@ -455,9 +466,11 @@ def raise_epoch(connection: Connection) -> int:
     return epoch
 
 
-def write_ledgers(connection: Connection, rows: Sequence[tuple[int, int, int, int]]) -> None:
-    """Store (quota, day, spent, reserved) as they stand in memory."""
+def write_ledgers(connection: Connection, scheduler: _core.Scheduler) -> list[tuple[int, int, int, int]]:
+    """Store what no attempt or outcome has taken along; returns what was written."""
+    rows = scheduler.ledger_rows()
     _run_over(connection, sql.UPSERT_LEDGER, rows)
+    return rows
 
 
 def latest_due(connection: Connection, state: int, before: tuple[int, int], rows_max: int) -> list[tuple[int, int]]:

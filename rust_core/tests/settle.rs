@@ -767,7 +767,11 @@ fn what_was_cancelled_too_late_is_not_sent_again() {
                 (end, Reason::Cancelled as u8),
                 "{fact:?}"
             );
-            assert_eq!(changes.updates[0].2.len(), 2, "back in line, then cancelled");
+            assert_eq!(
+                changes.updates[0].2.len(),
+                2,
+                "back in line, then cancelled"
+            );
             assert!(changes.requeue.is_empty());
             assert_eq!(changes.fates, [(77, Fate::NotTaken)]);
         }
