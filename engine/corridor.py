@@ -21,6 +21,7 @@ from engine.append import Append, Reply
 from engine.breaker import Breaker, RetryBudget
 from engine.clock import Clock
 from engine.config import Settings
+from engine.day_caps import DayCaps
 from engine.dispatch import Dispatch
 from engine.errors import ConfigError, StoreBroken
 from engine.hasten import hasten_lookups
@@ -157,6 +158,9 @@ class Corridor:
                 "key_window_us": link.KEY_WINDOW_US,
             }
         )
+        self.day_caps = DayCaps(self.writer, self.look_up, self.scheduler, clock)
+        ledgers = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_LEDGERS).fetchall())
+        self.day_caps.restore(ledgers)
         self._set_days(rows)
         budget = RetryBudget(percent=settings.retry_budget_percent)
         self.record = Record(
@@ -240,8 +244,6 @@ class Corridor:
             lambda connection: connection.execute(sql.SELECT_CARRIERS, (CARRIERS_LOADED_MAX,)).fetchall()
         )
         self.scheduler.learn(carriers)
-        ledgers = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_LEDGERS).fetchall())
-        self.scheduler.restore_ledgers(ledgers)
         early = await self.look_up.read(lambda connection: connection.execute(sql.COUNT_EARLY).fetchone()[0])
         self.record.start(early)
         open_attempts = await self.look_up.read(partial(sqlite.in_state, state=DISPATCHING_STATE))
@@ -412,6 +414,8 @@ class Corridor:
         found = await self.look_up.read(lambda connection: connection.execute(VERSION_SQL).fetchone())
         if found is not None and found[0] != self.rights.registry.version:
             await self.reload()
+        elif self._registry_rows is not None:
+            await self._count_days(self._registry_rows)  # of caps set without an engine, or whose count was cut short
 
     async def reload(self) -> None:
         """Take over the registry as the store has it now, for everyone who listens."""
@@ -421,21 +425,25 @@ class Corridor:
             self.scheduler.set_registry(self.rights.registry, self.clock.mono_us())
             self._set_days(rows)
         self.dispatch.wake()
+        await self._count_days(rows)  # whoever set a cap hears of it when it counts
+
+    async def _count_days(self, rows: RegistryRows) -> None:
+        if await self.day_caps.count(rows):
+            self.dispatch.wake()
 
     def _set_days(self, rows: RegistryRows) -> None:
         for apply in self._applies:
             apply()
         self._registry_rows = rows
         now_us = self.clock.now_us()
-        self.scheduler.set_days([(quota, *day_of(zone, now_us)) for quota, zone in rows.time_zones])
+        self.day_caps.set_days(rows)
         self.settler.set_resets(day_of(DEFAULT_TIME_ZONE, now_us)[1], day_of("UTC", now_us)[1])
 
     def roll_days(self) -> None:
         """Begin a new day where one ended."""
         if self._registry_rows is not None:
             now_us = self.clock.now_us()
-            days = [(quota, *day_of(zone, now_us)) for quota, zone in self._registry_rows.time_zones]
-            self.scheduler.set_days(days)
+            self.day_caps.set_days(self._registry_rows)
             self.settler.set_resets(day_of(DEFAULT_TIME_ZONE, now_us)[1], day_of("UTC", now_us)[1])
             self.dispatch.wake()
 

@@ -235,6 +235,21 @@ INSERT INTO ledgers (quota, day, spent, reserved) VALUES (?, ?, ?, ?)
 ON CONFLICT (quota, day) DO UPDATE SET spent = excluded.spent, reserved = excluded.reserved
 """
 
+# A ledger that begins in the middle of its day. Another that is there already knows better.
+INSERT_LEDGER: Final = """
+INSERT INTO ledgers (quota, day, spent, reserved) VALUES (?, ?, ?, ?) ON CONFLICT (quota, day) DO NOTHING
+"""
+
+SELECT_PIECE_END: Final = "SELECT id FROM messages WHERE tenant = ?1 AND id > ?2 ORDER BY id LIMIT 1 OFFSET ?3"
+
+# What attempts since ?5 have spent, of some campaigns to a carrier or to one that is not known: taken, or nobody knows
+# (the flag of a copy that may be out).
+SELECT_STARTED: Final = """
+SELECT coalesce(sum(iif(?7 = 1, segments, 1)), 0) FROM messages
+WHERE tenant = ?1 AND id > ?2 AND id <= ?3 AND campaign IN (SELECT value FROM json_each(?4)) AND started_us >= ?5
+  AND (?6 = 0 OR carrier = 0 OR carrier = ?6) AND (state BETWEEN 2 AND 19 OR flags & 8 <> 0)
+"""
+
 # After a crash every reservation belongs to an attempt without outcome: it counts as spent.
 SETTLE_LEDGERS: Final = "UPDATE ledgers SET spent = spent + reserved, reserved = 0 WHERE reserved <> 0"
 

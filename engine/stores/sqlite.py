@@ -26,6 +26,7 @@ ROWS_AT_ONCE: Final = 64
 ROWS_TOGETHER_MIN: Final = 8
 # One statement for each number of rows, of some ten that take many; the driver keeps as many prepared.
 PREPARED_MAX: Final = STATEMENTS_MAX
+ID_MAX: Final = 2**63 - 1
 OPT_OUT_API: Final = 1
 OPT_OUT_KEYWORD: Final = 2
 OPT_OUT_PROVIDER: Final = 3
@@ -471,6 +472,30 @@ def write_ledgers(connection: Connection, scheduler: _core.Scheduler) -> list[tu
     rows = scheduler.ledger_rows()
     _run_over(connection, sql.UPSERT_LEDGER, rows)
     return rows
+
+
+def begin_ledger(connection: Connection, row: tuple[int, int, int, int]) -> None:
+    """Store what the day of a quota had spent (quota, day, spent, reserved) when the quota was set."""
+    connection.execute(sql.INSERT_LEDGER, row)
+
+
+def started(
+    connection: Connection,
+    tenant: int,
+    after: int,
+    campaigns: str,
+    from_us: int,
+    carrier: int,
+    unit: int,
+    rows_max: int,
+) -> tuple[int, int | None]:
+    """(what attempts since a time have spent, of the tenant's next messages; where to go on, None at the end)."""
+    end = connection.execute(sql.SELECT_PIECE_END, (tenant, after, rows_max - 1)).fetchone()
+    upto = ID_MAX if end is None else end[0]
+    spent: int = connection.execute(
+        sql.SELECT_STARTED, (tenant, after, upto, campaigns, from_us, carrier, unit)
+    ).fetchone()[0]
+    return spent, None if end is None else upto
 
 
 def latest_due(connection: Connection, state: int, before: tuple[int, int], rows_max: int) -> list[tuple[int, int]]:

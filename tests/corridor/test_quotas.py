@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from engine.registry import quotas
 from engine.registry.records import Carrier as Network
 from engine.registry.records import Scope, Unit
 from longwave.v1 import messaging_pb2 as pb
@@ -19,6 +20,7 @@ from tests.conformance.canned_provider import Answer, CannedProvider
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
 from tests.corridor.conftest import StartEngine
 from tests.corridor.engine_fixture import SENDER, US, Engine, receipt_body, recipient, submission
+from tests.corridor.test_store_faults import on_writer
 
 AMOUNT: Final = 20
 WINDOW_S: Final = 10.0
@@ -174,6 +176,47 @@ async def test_a_day_holds_its_cap_through_crashes_and_the_next_day_has_its_own(
     await log.step(60)
     counted = sum(sum(row) for row in await spent(engine))
     assert counted == await segments_sent(engine) == log.total(parts=True)
+
+
+@pytest.mark.parametrize("how", ["set", "set again", "set and crash", "set without an engine"])
+async def test_a_cap_that_is_set_within_the_day_counts_what_the_day_has_spent(
+    start_engine: StartEngine, carrier: Carrier, how: str
+) -> None:
+    await carrier.set(**TMOBILE, error_share=0.3, errors=[{"status": 400, "code": "40310"}])
+    engine, log = await frozen(start_engine, carrier)
+    await engine.make_campaign("second", SENDER + 1)
+    await engine.submit(*some(30), *some(30, 100, campaign="campaigns/second"))
+    await log.step()
+    [(before,)] = await engine.rows("SELECT sum(segments) FROM messages WHERE state = 3")
+    [(refused,)] = await engine.rows("SELECT count(*) FROM messages WHERE state = 20")
+    assert refused > 0
+    await carrier.set(error_share=0)
+    await engine.submit(*some(60, 200, validity={"seconds": 5 * DAY_S}))
+    cap = before + 20
+
+    async def set_cap() -> int:
+        return await engine.set_quota(Scope.BRAND_CARRIER_DAY, "brands/acme", cap, carrier=Network.TMOBILE)
+
+    quota = await set_cap()
+    if how == "set again":
+        await engine.corridor.run_control(lambda control: quotas.delete_quota(control, quota))
+        await set_cap()
+    elif how == "set without an engine":
+        await on_writer(engine, "DELETE FROM ledgers")
+    if how in {"set and crash", "set without an engine"}:
+        await engine.crash()
+        await engine.start()
+        await engine.take_over_dispatch()
+        await engine.corridor._revalidate()
+    for _ in range(5):
+        await log.step()
+    [(after,)] = await engine.rows("SELECT sum(segments) FROM messages WHERE state = 3")
+    assert cap - 2 <= after <= cap  # the next message may need three segments
+    assert sum(sum(row) for row in (await spent(engine))[-1:]) == after
+    await log.step(DAY_S)
+    await log.step()
+    [(next_day,)] = await engine.rows("SELECT sum(segments) FROM messages WHERE state = 3")
+    assert next_day > after, "the next day has its own"
 
 
 async def test_a_day_across_providers_answers_and_silence(start_engine: StartEngine, carrier: Carrier) -> None:
