@@ -338,8 +338,14 @@ class Scheduler:
     def set_days(self, days: Sequence[tuple[int, int, int]]) -> None:
         """(quota key, day, µs at which it ends)."""
     def restore_ledgers(self, rows: Sequence[tuple[int, int, int, int]]) -> None: ...
-    def ledger_changes(self) -> list[tuple[int, int, int, int]]:
-        """(quota, day, spent, reserved) changed since the last call."""
+    def intended(self, dispatch: Dispatch) -> list[tuple[int, int, int, int]]:
+        """As `ledger_rows`, of the transaction that writes this batch down."""
+    def charge(self, settlement: Settlement) -> list[tuple[int, int, int, int]]:
+        """Let the ledgers follow what is settled, before it is stored; as `ledger_rows` then. May be repeated."""
+    def ledger_rows(self) -> list[tuple[int, int, int, int]]:
+        """(quota, day, spent, reserved) that the store does not have: for the transaction that is under way."""
+    def ledgers_stored(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
+        """These are committed."""
     def learn(self, rows: Sequence[tuple[int, int]]) -> None:
         """(recipient, carrier)."""
     def waiting(self) -> list[tuple[str, int]]:

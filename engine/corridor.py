@@ -21,8 +21,10 @@ from engine.append import Append, Reply
 from engine.breaker import Breaker, RetryBudget
 from engine.clock import Clock
 from engine.config import Settings
+from engine.day_caps import DayCaps
 from engine.dispatch import Dispatch
 from engine.errors import ConfigError, Refused, StoreBroken
+from engine.hasten import hasten_lookups
 from engine.history import History
 from engine.http_client import Exchange, HttpPool
 from engine.lease import Lease
@@ -55,8 +57,6 @@ NODE: Final = 1
 # At a stop the day's ledgers are given so long to be written, whatever is left of the grace.
 LEDGERS_S: Final = 1.0
 DISPATCHING_STATE: Final = 2
-# 50 look-ups a second are little beside a provider's API limit, and 90,000 messages in half an hour.
-LOOKUP_SPREAD_US: Final = 20_000
 CARRIERS_LOADED_MAX: Final = 1_000_000
 
 
@@ -162,6 +162,9 @@ class Corridor:
                 "key_window_us": link.KEY_WINDOW_US,
             }
         )
+        self.day_caps = DayCaps(self.writer, self.look_up, self.scheduler, clock)
+        ledgers = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_LEDGERS).fetchall())
+        self.day_caps.restore(ledgers)
         self._set_days(rows)
         budget = RetryBudget(percent=settings.retry_budget_percent)
         self.record = Record(
@@ -245,17 +248,12 @@ class Corridor:
             lambda connection: connection.execute(sql.SELECT_CARRIERS, (CARRIERS_LOADED_MAX,)).fetchall()
         )
         self.scheduler.learn(carriers)
-        ledgers = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_LEDGERS).fetchall())
-        self.scheduler.restore_ledgers(ledgers)
         early = await self.look_up.read(lambda connection: connection.execute(sql.COUNT_EARLY).fetchone()[0])
         self.record.start(early)
         open_attempts = await self.look_up.read(partial(sqlite.in_state, state=DISPATCHING_STATE))
         for start in range(0, len(open_attempts), sqlite.RECOVER_ROWS):
             chunk = open_attempts[start : start + sqlite.RECOVER_ROWS]
             await self.record.settle(_core.Facts.recovered(chunk), "recover")
-        from_us = self.clock.now_us() + int(self.settings.lookup_after_restart_s * US)
-        hasten = partial(sqlite.hasten_lookups, from_us=from_us, spread_us=LOOKUP_SPREAD_US)
-        taken = await self.writer.submit("recover", hasten)
         holders = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_KEY_HOLDERS).fetchall())
         self.scheduler.hold_keys(holders)
         await self.refill.recover()
@@ -269,7 +267,6 @@ class Corridor:
             queued=len(self.scheduler),
             more_queued=self.scheduler.any_away,
             unknown=len(open_attempts),
-            taken=taken,
             opt_outs=len(pairs),
             seconds=round(time.monotonic() - began, 3),
         )
@@ -280,6 +277,7 @@ class Corridor:
             self._every(self.settings.registry_revalidate_ms / 1000, self._revalidate),
             self._every(self.settings.durability_check_s, self._check_durability),
             *self.sweep.tasks(self._every),
+            hasten_lookups(self),
         ):
             self._tasks.append(loop.create_task(work))
 
@@ -431,6 +429,8 @@ class Corridor:
         found = await self.look_up.read(lambda connection: connection.execute(VERSION_SQL).fetchone())
         if found is not None and found[0] != self.rights.registry.version:
             await self.reload()
+        elif self._registry_rows is not None:
+            await self._count_days(self._registry_rows)  # of caps set without an engine, or whose count was cut short
 
     async def reload(self) -> None:
         """Take over the registry as the store has it now, for everyone who listens."""
@@ -440,21 +440,25 @@ class Corridor:
             self.scheduler.set_registry(self.rights.registry, self.clock.mono_us())
             self._set_days(rows)
         self.dispatch.wake()
+        await self._count_days(rows)  # whoever set a cap hears of it when it counts
+
+    async def _count_days(self, rows: RegistryRows) -> None:
+        if await self.day_caps.count(rows):
+            self.dispatch.wake()
 
     def _set_days(self, rows: RegistryRows) -> None:
         for apply in self._applies:
             apply()
         self._registry_rows = rows
         now_us = self.clock.now_us()
-        self.scheduler.set_days([(quota, *day_of(zone, now_us)) for quota, zone in rows.time_zones])
+        self.day_caps.set_days(rows)
         self.settler.set_resets(day_of(DEFAULT_TIME_ZONE, now_us)[1], day_of("UTC", now_us)[1])
 
     def roll_days(self) -> None:
         """Begin a new day where one ended."""
         if self._registry_rows is not None:
             now_us = self.clock.now_us()
-            days = [(quota, *day_of(zone, now_us)) for quota, zone in self._registry_rows.time_zones]
-            self.scheduler.set_days(days)
+            self.day_caps.set_days(self._registry_rows)
             self.settler.set_resets(day_of(DEFAULT_TIME_ZONE, now_us)[1], day_of("UTC", now_us)[1])
             self.dispatch.wake()
 

@@ -194,7 +194,7 @@ class Dispatch:
             sqlite.intend,
             dispatch=dispatch,
             intent=intent,
-            ledgers=self._scheduler.ledger_changes(),
+            scheduler=self._scheduler,
             settler=self._settler,
             registry=self._rights.registry,
             seed=self._clock.seed(),

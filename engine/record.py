@@ -245,6 +245,7 @@ class Record:
             registry=self._rights.registry,
             now_us=self._clock.now_us(),
             seed=self._clock.seed(),
+            scheduler=self._scheduler,
             provider=self._provider,
             early_kept=self._early_kept > 0,
         )
@@ -255,6 +256,8 @@ class Record:
         now_us, mono_us = self._clock.now_us(), self._clock.mono_us()
         settlement = written.settlement
         self._scheduler.apply(settlement, now_us, mono_us)
+        if written.ledgers:
+            self._scheduler.ledgers_stored(written.ledgers)
         self._early_kept += len(settlement.keep_rows())
         if written.load:
             # Only what is tried again costs the budget, not what was put back because its campaign was paused.
@@ -338,6 +341,7 @@ class Record:
                 webhooks=webhooks,
                 bodies=[item.body for item in batch],
                 provider=self._provider,
+                scheduler=self._scheduler,
                 settler=self._settler,
                 registry=self._rights.registry,
                 mint=self._admitter,

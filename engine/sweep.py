@@ -73,10 +73,11 @@ class Sweep:
         await self.write_ledgers()
 
     async def write_ledgers(self) -> None:
-        """Store what outcomes changed in the day's ledgers; intents store their own."""
-        rows = self._corridor.scheduler.ledger_changes()
-        if rows:
-            await self._corridor.writer.submit("record", partial(sqlite.write_ledgers, rows=rows))
+        """Store of the day's ledgers what intents and outcomes did not take along."""
+        scheduler = self._corridor.scheduler
+        if scheduler.ledger_rows():
+            rows = await self._corridor.writer.submit("record", partial(sqlite.write_ledgers, scheduler=scheduler))
+            scheduler.ledgers_stored(rows)
 
     async def settle_due(self) -> None:
         """Settle messages whose timer ran out, and look up those that wait for a receipt too long."""

@@ -36,6 +36,12 @@ def day_of(time_zone: str, now_us: int) -> tuple[int, int]:
     return today.toordinal(), _start_us(zone, today + timedelta(days=1))
 
 
+def day_start_us(time_zone: str, now_us: int) -> int:
+    """When the day at `now_us` began in the zone. As `day_of` otherwise."""
+    zone = _zone(time_zone)
+    return _start_us(zone, (_EPOCH + now_us * _MICROSECOND).astimezone(zone).date())
+
+
 def _start_us(zone: ZoneInfo, day: date) -> int:
     # fold=0 takes the offset in force before a gap, which puts a skipped midnight at the first instant after the gap,
     # and of a repeated midnight the first.

@@ -129,14 +129,16 @@ WHERE m.state = 1 AND m.campaign = ?1 AND {_STREAM} = ?2 AND m.id >= ?3 AND m.id
 
 SELECT_WAITING_EXPIRY: Final = f"SELECT id, expires_us {_IN_STREAM} AND id > ?3 ORDER BY id LIMIT ?4"
 
-# Receipts may have been lost while nobody listened: look-ups are brought forward, spread so that they stay few a
-# second.
-HASTEN_LOOKUPS: Final = """
-UPDATE messages SET due_us = min(messages.due_us, ?1 + ranked.place * ?2)
-FROM (
-  SELECT id, row_number() OVER (ORDER BY id) AS place FROM messages WHERE state IN (3, 4) AND state > 1 AND state < 16
-) AS ranked
-WHERE messages.id = ranked.id
+# The latest timers of a state, from a row of the page before on.
+SELECT_LATEST_DUE: Final = """
+SELECT due_us, id FROM messages
+WHERE state = ?1 AND state > 1 AND state < 16 AND due_us <= ?2 AND (due_us < ?2 OR id < ?3)
+ORDER BY due_us DESC, id DESC LIMIT ?4
+"""
+
+# Only a look-up is brought forward, and only one that is not earlier by now.
+UPDATE_LOOKUP_DUE: Final = """
+UPDATE messages SET due_us = ?1 WHERE id = ?2 AND state IN (3, 4) AND due_us > ?1
 """
 
 # Messages with an ordering key whose outcome is open: what follows them waits.
@@ -180,9 +182,13 @@ SELECT_NEWEST_WEBHOOK_EVENTS: Final = """
 SELECT event_id FROM webhook_events WHERE position > (SELECT max(position) FROM webhook_events) - ?1
 """
 
+# What still moves, and the ends that a receipt may upgrade: UNDELIVERED, NO_RECEIPT, UNRESOLVED. An index for each.
 SELECT_BY_PROVIDER_ID: Final = """
 SELECT m.provider_id, m.id FROM json_each(?1) AS asked JOIN messages AS m ON m.provider_id = asked.value
-WHERE m.state < 16 AND m.provider_id IS NOT NULL
+WHERE m.provider = ?2 AND m.state < 16 AND m.provider_id IS NOT NULL
+UNION ALL
+SELECT m.provider_id, m.id FROM json_each(?1) AS asked JOIN messages AS m ON m.provider_id = asked.value
+WHERE m.provider = ?2 AND m.state > 16 AND m.state < 20 AND m.provider_id IS NOT NULL
 """
 
 INSERT_UNKNOWN_WEBHOOK: Final = """
@@ -234,6 +240,21 @@ SELECT max(occurred_us) FROM consent_log WHERE tenant = ?1 AND recipient = ?2 AN
 UPSERT_LEDGER: Final = """
 INSERT INTO ledgers (quota, day, spent, reserved) VALUES (?, ?, ?, ?)
 ON CONFLICT (quota, day) DO UPDATE SET spent = excluded.spent, reserved = excluded.reserved
+"""
+
+# A ledger that begins in the middle of its day. Another that is there already knows better.
+INSERT_LEDGER: Final = """
+INSERT INTO ledgers (quota, day, spent, reserved) VALUES (?, ?, ?, ?) ON CONFLICT (quota, day) DO NOTHING
+"""
+
+SELECT_PIECE_END: Final = "SELECT id FROM messages WHERE tenant = ?1 AND id > ?2 ORDER BY id LIMIT 1 OFFSET ?3"
+
+# What attempts since ?5 have spent, of some campaigns to a carrier or to one that is not known: taken, or nobody knows
+# (the flag of a copy that may be out).
+SELECT_STARTED: Final = """
+SELECT coalesce(sum(iif(?7 = 1, segments, 1)), 0) FROM messages
+WHERE tenant = ?1 AND id > ?2 AND id <= ?3 AND campaign IN (SELECT value FROM json_each(?4)) AND started_us >= ?5
+  AND (?6 = 0 OR carrier = 0 OR carrier = ?6) AND (state BETWEEN 2 AND 19 OR flags & 8 <> 0)
 """
 
 # After a crash every reservation belongs to an attempt without outcome: it counts as spent.

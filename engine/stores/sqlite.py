@@ -28,6 +28,7 @@ INTENT_ID: Final = 0
 ROWS_TOGETHER_MIN: Final = 8
 # One statement for each number of rows, of some ten that take many; the driver keeps as many prepared.
 PREPARED_MAX: Final = STATEMENTS_MAX
+ID_MAX: Final = 2**63 - 1
 OPT_OUT_API: Final = 1
 OPT_OUT_KEYWORD: Final = 2
 OPT_OUT_PROVIDER: Final = 3
@@ -48,6 +49,8 @@ class Written:
     """(tenant, recipient) newly opted out."""
     poisoned: list[int] = field(default_factory=list)
     """Messages whose attempt the store refused to write for their data alone."""
+    ledgers: list[tuple[int, int, int, int]] = field(default_factory=list)
+    """Rows of `Scheduler.ledger_rows` that were written."""
 
 
 def _ids(ids: Iterable[int]) -> str:
@@ -191,7 +194,7 @@ def intend(
     connection: Connection,
     dispatch: _core.Dispatch,
     intent: Intent,
-    ledgers: list[tuple[int, int, int, int]],
+    scheduler: _core.Scheduler,
     settler: _core.Settler,
     registry: _core.Registry,
     seed: int,
@@ -208,7 +211,6 @@ def intend(
     rows = dispatch.intent_rows(now_us, intent.recipe)
     common = (now_us, intent.epoch, intent.provider, now_us + intent.send_us)
     granted, poisoned = _grant(connection, rows, common)
-    _run_over(connection, sql.UPSERT_LEDGER, ledgers)
     written = None
     if granted != len(rows):
         asked = _ids(dispatch.ids())
@@ -222,6 +224,7 @@ def intend(
         # Queued still (paused meanwhile, or moved on): back into the scheduler as the row stands now.
         again = [identity for identity, gate in gates if gate == 0 and identity not in poisoned]
         written.load += connection.execute(sql.SELECT_HELD, (_ids(again),)).fetchall()
+    _run_over(connection, sql.UPSERT_LEDGER, scheduler.intended(dispatch))
     _insert_events(connection, dispatch.event_rows(registry, intent.now_us), intent.now_us)
     return written
 
@@ -253,11 +256,13 @@ def settle(
     now_us: int,
     seed: int,
     *,
+    scheduler: _core.Scheduler | None = None,
     provider: int = 0,
     early_kept: bool = True,
 ) -> Written:
     """Read the rows that `facts` concern, let the core decide, write what it decided: one guarded write a row.
 
+    With a scheduler, the day ledgers follow in the same transaction: whoever gives none settles no attempt.
     `early_kept` False says that no receipt waits for its attempt, so none is looked for.
     """
     asked = _ids(facts.ids())
@@ -266,7 +271,11 @@ def settle(
     if early_kept:
         early = _join_early(connection, facts, asked, provider)
     settlement = settler.settle(rows, facts, early, registry, now_us, seed)
-    return _write(connection, settlement, registry, now_us, provider)
+    written = _write(connection, settlement, registry, now_us, provider)
+    if scheduler is not None:
+        written.ledgers = scheduler.charge(settlement)
+        _run_over(connection, sql.UPSERT_LEDGER, written.ledgers)
+    return written
 
 
 def _join_early(connection: Connection, facts: _core.Facts, asked: str, provider: int) -> list[tuple[int, bytes]]:
@@ -382,6 +391,7 @@ def receive(
     webhooks: _core.Webhooks,
     bodies: Sequence[bytes],
     provider: int,
+    scheduler: _core.Scheduler,
     settler: _core.Settler,
     registry: _core.Registry,
     mint: _core.Admitter,
@@ -397,7 +407,7 @@ def receive(
     resolved: dict[int, int] = {}
     if wanted:
         asked = orjson.dumps([provider_id for _, provider_id in wanted]).decode()
-        found = dict(connection.execute(sql.SELECT_BY_PROVIDER_ID, (asked,)).fetchall())
+        found = dict(connection.execute(sql.SELECT_BY_PROVIDER_ID, (asked, provider)).fetchall())
         resolved = {index: found[provider_id] for index, provider_id in wanted if provider_id in found}
         early = webhooks.early_rows([index for index, _ in wanted if index not in resolved])
         _run_over(
@@ -406,7 +416,9 @@ def receive(
         received.kept_early = len(early)
     facts = webhooks.facts(fresh, resolved)
     if len(facts):
-        received.written = settle(connection, facts, settler, registry, now_us, seed, provider=provider)
+        received.written = settle(
+            connection, facts, settler, registry, now_us, seed, scheduler=scheduler, provider=provider
+        )
         received.kept_early += len(received.written.settlement.keep_rows())
     for index, event_id in webhooks.others(fresh):
         connection.execute(sql.INSERT_UNKNOWN_WEBHOOK, (provider, event_id, now_us, bodies[index]))
@@ -484,15 +496,45 @@ def raise_epoch(connection: Connection) -> int:
     return epoch
 
 
-def write_ledgers(connection: Connection, rows: Sequence[tuple[int, int, int, int]]) -> None:
-    """Store (quota, day, spent, reserved) as they stand in memory."""
+def write_ledgers(connection: Connection, scheduler: _core.Scheduler) -> list[tuple[int, int, int, int]]:
+    """Store what no attempt or outcome has taken along; returns what was written."""
+    rows = scheduler.ledger_rows()
     _run_over(connection, sql.UPSERT_LEDGER, rows)
+    return rows
 
 
-def hasten_lookups(connection: Connection, from_us: int, spread_us: int) -> int:
-    """Bring the look-ups of taken messages forward to `from_us` on, one each `spread_us`; returns how many wait."""
-    hastened: int = connection.execute(sql.HASTEN_LOOKUPS, (from_us, spread_us)).rowcount
-    return hastened
+def begin_ledger(connection: Connection, row: tuple[int, int, int, int]) -> None:
+    """Store what the day of a quota had spent (quota, day, spent, reserved) when the quota was set."""
+    connection.execute(sql.INSERT_LEDGER, row)
+
+
+def started(
+    connection: Connection,
+    tenant: int,
+    after: int,
+    campaigns: str,
+    from_us: int,
+    carrier: int,
+    unit: int,
+    rows_max: int,
+) -> tuple[int, int | None]:
+    """(what attempts since a time have spent, of the tenant's next messages; where to go on, None at the end)."""
+    end = connection.execute(sql.SELECT_PIECE_END, (tenant, after, rows_max - 1)).fetchone()
+    upto = ID_MAX if end is None else end[0]
+    spent: int = connection.execute(
+        sql.SELECT_STARTED, (tenant, after, upto, campaigns, from_us, carrier, unit)
+    ).fetchone()[0]
+    return spent, None if end is None else upto
+
+
+def latest_due(connection: Connection, state: int, before: tuple[int, int], rows_max: int) -> list[tuple[int, int]]:
+    """(timer, id) of messages in a state, those with the latest timer first, from behind `before` on."""
+    return connection.execute(sql.SELECT_LATEST_DUE, (state, *before, rows_max)).fetchall()
+
+
+def hasten_lookups(connection: Connection, dues: Sequence[tuple[int, int]]) -> None:
+    """Bring the look-ups of taken messages forward: (new timer, id) each."""
+    connection.executemany(sql.UPDATE_LOOKUP_DUE, dues)
 
 
 def last_id(connection: Connection) -> int:

@@ -166,6 +166,9 @@ class Writer:
         return group, True
 
     def _run_alone(self, job: _Job) -> None:
+        if self._broken is not None:
+            self._fail([job], NotReady("the store takes no more writes; nothing was stored"))
+            return
         try:
             job.result = job.run(self._connection)
         except BaseException as error:  # noqa: BLE001 - handed to the caller

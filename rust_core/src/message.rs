@@ -113,7 +113,7 @@ pub mod flags {
     pub const ORDERED: u32 = 1;
     /// An attempt of unknown outcome came before: copies may exist.
     pub const POSSIBLE_DUPLICATE: u32 = 2;
-    /// Cancelled while its outcome was unknown.
+    /// Cancelled while an attempt was under way, taken or of unknown outcome: no other follows.
     pub const CANCEL_REQUESTED: u32 = 4;
     /// An attempt of unknown outcome came before, so a closed gate cannot end it: it waits for evidence.
     pub const MAYBE_SENT: u32 = 8;
@@ -121,6 +121,14 @@ pub mod flags {
     pub const NO_RESEND: u32 = 16;
     /// Submitted for a later time.
     pub const SCHEDULED: u32 = 32;
+    /// One attempt of unknown outcome: the highest eight bits count them, up to 255.
+    pub const SILENT_ONE: u32 = 1 << 24;
+
+    /// Attempts of unknown outcome, whatever became known of them later.
+    #[must_use]
+    pub const fn silent(flags: u32) -> u16 {
+        (flags >> 24) as u16
+    }
 }
 
 /// A message that waits in memory, ready to be dispatched. `body` is the stored record (an encoded `Submission` with

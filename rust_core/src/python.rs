@@ -12,7 +12,7 @@
     clippy::type_complexity
 )]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -1313,9 +1313,40 @@ struct Waiting {
     overflow: Vec<Held>,
     outstanding: HashMap<u64, (u32, u64)>,
     to: HashMap<(u32, u64), u32>,
+    /// Popped, and not written down yet: what they reserved is not the store's to know.
+    popped: HashSet<u64>,
+    /// Ledger rows that the store does not have as they are: (spent, reserved) by (quota, day).
+    ledgers: BTreeMap<(u32, i32), (u64, u64)>,
 }
 
 impl Waiting {
+    /// The ledger rows to write in the transaction that is under way, as it leaves them.
+    fn ledger_rows(&mut self) -> Vec<LedgerRow> {
+        for (quota, day, spent, reserved) in self.inner.ledger_changes() {
+            self.ledgers.insert((quota, day), (spent, reserved));
+        }
+        if self.ledgers.is_empty() {
+            return Vec::new();
+        }
+        let popped = self.inner.reserved_by(self.popped.iter().copied());
+        let rows = self.ledgers.iter().map(|(&row, &(spent, reserved))| {
+            let early = popped.get(&row).copied().unwrap_or(0);
+            (row.0, row.1, spent, reserved.saturating_sub(early))
+        });
+        rows.collect()
+    }
+
+    /// These rows are committed: those that did not move since need not be written again.
+    fn ledgers_stored(&mut self, stored: &[LedgerRow]) {
+        for (quota, day, spent, reserved) in self.ledger_rows() {
+            // While an attempt that charges it is not written down, a row is still to come.
+            let whole = self.ledgers.get(&(quota, day)) == Some(&(spent, reserved));
+            if whole && stored.contains(&(quota, day, spent, reserved)) {
+                self.ledgers.remove(&(quota, day));
+            }
+        }
+    }
+
     fn take_out(&mut self, held: &Held) {
         let key = (held.tenant, held.recipient);
         if self.outstanding.insert(held.id, key).is_none() {
@@ -1375,6 +1406,7 @@ impl Waiting {
 
     fn settle(&mut self, id: u64, fate: Fate) {
         self.inner.settled(id, fate);
+        self.popped.remove(&id);
         let Some(key) = self.outstanding.remove(&id) else {
             return;
         };
@@ -1455,6 +1487,8 @@ impl Scheduler {
             overflow: Vec::new(),
             outstanding: HashMap::new(),
             to: HashMap::new(),
+            popped: HashSet::new(),
+            ledgers: BTreeMap::new(),
         };
         Ok(Self {
             inner: Mutex::new(waiting),
@@ -1556,6 +1590,9 @@ impl Scheduler {
             for held in &popped.ready {
                 waiting.take_out(held);
             }
+            waiting
+                .popped
+                .extend(popped.ready.iter().map(|held| held.id));
             for held in [&popped.ready, &popped.expired, &popped.blocked]
                 .into_iter()
                 .flatten()
@@ -1576,6 +1613,33 @@ impl Scheduler {
             blocked,
             wait_us,
         )
+    }
+
+    fn intended(&self, py: Python<'_>, dispatch: &Dispatch) -> Vec<LedgerRow> {
+        let ids = dispatch.ids();
+        py.detach(|| {
+            let mut waiting = lock(&self.inner);
+            for id in ids {
+                waiting.popped.remove(&id);
+            }
+            waiting.ledger_rows()
+        })
+    }
+
+    fn charge(&self, py: Python<'_>, settlement: &Settlement) -> Vec<LedgerRow> {
+        let changes = &settlement.changes;
+        py.detach(|| {
+            let mut waiting = lock(&self.inner);
+            for &(recipient, carrier) in &changes.learned {
+                waiting
+                    .inner
+                    .learn(recipient, Carrier::from_number(i64::from(carrier)));
+            }
+            for &(id, fate) in &changes.fates {
+                waiting.inner.settled(id, fate);
+            }
+            waiting.ledger_rows()
+        })
     }
 
     fn apply(&self, settlement: &Settlement, now_us: Micros, mono_us: Micros) {
@@ -1697,8 +1761,12 @@ impl Scheduler {
         lock(&self.inner).inner.restore_ledger(&rows);
     }
 
-    fn ledger_changes(&self) -> Vec<LedgerRow> {
-        lock(&self.inner).inner.ledger_changes()
+    fn ledger_rows(&self, py: Python<'_>) -> Vec<LedgerRow> {
+        py.detach(|| lock(&self.inner).ledger_rows())
+    }
+
+    fn ledgers_stored(&self, rows: Vec<LedgerRow>) {
+        lock(&self.inner).ledgers_stored(&rows);
     }
 
     fn learn(&self, rows: Vec<(u64, u8)>) {

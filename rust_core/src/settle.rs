@@ -432,7 +432,11 @@ impl Settling<'_> {
     fn requeue(&mut self, due_us: Micros, reason: Reason, code: &str) {
         self.become_state(State::Queued, reason, code);
         self.row.due_us = due_us;
-        self.changes.requeue.push(self.row.id);
+        if self.has(flags::CANCEL_REQUESTED) {
+            self.cancel(); // it came too late for the attempt that ended here, not for another
+        } else {
+            self.changes.requeue.push(self.row.id);
+        }
     }
 
     fn apply(&mut self, fact: Fact) {
@@ -461,6 +465,9 @@ impl Settling<'_> {
     /// Enters UNKNOWN from an open attempt.
     fn silent(&mut self, reason: Reason, code: &str) {
         self.row.flags |= flags::MAYBE_SENT;
+        if let Some(counted) = self.row.flags.checked_add(flags::SILENT_ONE) {
+            self.row.flags = counted;
+        }
         self.become_state(State::Unknown, reason, code);
         self.row.due_us = self.now_us + self.unknown_wait();
         self.changes.fates.push((self.row.id, Fate::Unknown));
@@ -498,13 +505,13 @@ impl Settling<'_> {
                 code,
             } => {
                 self.changes.fates.push((self.row.id, Fate::NotTaken));
-                if !closed {
+                if open || !closed {
                     self.not_taken(why, retry_after_us, &code);
                 }
             }
             Outcome::RefusedForNow { code, hold_us } => {
                 self.changes.fates.push((self.row.id, Fate::NotTaken));
-                if closed {
+                if closed && !open {
                     return; // no bytes go any more; its timer ends it
                 }
                 self.row.counted += 1;
@@ -573,11 +580,15 @@ impl Settling<'_> {
     }
 
     fn capped(&mut self, why: NotTaken) -> Micros {
-        let until = match why {
-            NotTaken::CapDay => self.policy.day_reset_us,
-            NotTaken::CapSpend => self.policy.spend_reset_us,
-            _ => self.now_us + 60_000_000,
+        let (until, carrier) = match why {
+            NotTaken::CapDay => (self.policy.day_reset_us, Carrier::TMobile),
+            NotTaken::CapSpend => (self.policy.spend_reset_us, Carrier::Unknown),
+            _ => (self.now_us + 60_000_000, Carrier::Att),
         };
+        if self.row.carrier == Carrier::Unknown as u8 {
+            // The cap is one carrier's own: who meets it is that carrier's.
+            self.learn(carrier as u8);
+        }
         self.park(true, until);
         until
     }
@@ -744,7 +755,7 @@ impl Settling<'_> {
             && !self.row.opted_out
             && self.row.expires_us > self.now_us
             && !self.has(flags::CANCEL_REQUESTED | flags::NO_RESEND)
-            && self.row.attempt < self.policy.attempts_max
+            && flags::silent(self.row.flags) < self.policy.attempts_max
     }
 
     fn resend_by_policy(&self) -> bool {
@@ -767,7 +778,7 @@ impl Settling<'_> {
     /// How long to wait for evidence before the next step.
     fn unknown_wait(&mut self) -> i64 {
         if self.key_holds() && self.may_resend() {
-            let tries = self.row.attempt;
+            let tries = flags::silent(self.row.flags);
             self.backoff(tries, self.policy.backoff_base_us)
                 .min(self.policy.reconcile_wait_us)
         } else {
@@ -827,6 +838,12 @@ impl Settling<'_> {
                 self.touched = true;
             }
             State::Cancelled => {} // cancelling twice is cancelling once
+            State::Dispatching | State::Submitted | State::Sent => {
+                // Too late for this attempt, but no other follows it.
+                self.row.flags |= flags::CANCEL_REQUESTED;
+                self.touched = true;
+                self.changes.too_late.push(self.row.id);
+            }
             _ => self.changes.too_late.push(self.row.id),
         }
     }
@@ -859,7 +876,12 @@ impl Settling<'_> {
         if self.row.state == State::Dispatching {
             self.changes.fates.push((self.row.id, Fate::NotTaken));
         }
-        if self.row.crashes >= 2 {
+        if self.row.crashes >= 2 && self.has(flags::MAYBE_SENT) {
+            // Dead, no receipt could settle it any more, and an earlier attempt may be out.
+            self.row.flags |= flags::NO_RESEND;
+            self.become_state(State::Unknown, Reason::Poison, "");
+            self.row.due_us = self.now_us + self.policy.reconcile_wait_us;
+        } else if self.row.crashes >= 2 {
             self.become_state(State::Dead, Reason::Poison, "");
         } else if self.row.state == State::Dispatching {
             let wait = self.backoff(1, self.policy.backoff_base_us);

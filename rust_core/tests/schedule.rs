@@ -1030,6 +1030,25 @@ fn fates_move_reservations() {
 }
 
 #[test]
+fn what_a_batch_has_reserved_can_be_told_apart() {
+    let quotas = vec![
+        day_quota(1, Carrier::TMobile, 9),
+        day_quota(2, Carrier::Att, 9),
+    ];
+    let mut scheduler = scheduler(quotas);
+    scheduler.set_days(&[(1, 20, TOMORROW_US), (2, 20, TOMORROW_US)]);
+    push(&mut scheduler, (1..=3).map(|id| held(id, 10)).collect());
+    assert_eq!(pop(&mut scheduler, 0, 10).ready.len(), 3);
+    let told = |scheduler: &Scheduler| scheduler.reserved_by([1, 2, 99].into_iter());
+    assert_eq!(told(&scheduler), [((1, 20), 2), ((2, 20), 2)].into());
+    scheduler.learn(held(1, 10).recipient, Carrier::Att);
+    assert_eq!(told(&scheduler), [((1, 20), 1), ((2, 20), 2)].into());
+    scheduler.settled(1, Fate::Unknown);
+    scheduler.settled(2, Fate::NotTaken);
+    assert_eq!(told(&scheduler), [].into(), "spent, and given back");
+}
+
+#[test]
 fn a_restart_counts_reservations_as_spent() {
     let mut scheduler = scheduler(vec![day_quota(1, Carrier::TMobile, 6)]);
     scheduler.restore_ledger(&[(1, 20, 3, 2)]);

@@ -219,6 +219,32 @@ fn a_days_cap_is_over_for_everyone_within_a_minute() {
 }
 
 #[test]
+fn a_cap_names_the_carrier_of_whoever_met_it() {
+    for (why, code, carrier) in [
+        (NotTaken::CapDay, "40016", 2),
+        (NotTaken::CapMinute, "40018", 1),
+        (NotTaken::CapSpend, "40333", 0),
+    ] {
+        let open = row(State::Dispatching, 1);
+        let told = Fact::Outcome(1, not_taken(why));
+        let mut later = receipt(ReceiptStatus::Undelivered, code, 1);
+        later.carrier = 0;
+        for (from, fact) in [(open, told), (row(State::Sent, 1), Fact::Receipt(later))] {
+            let changes = apply(from.clone(), vec![fact.clone()]);
+            assert_eq!(changes.parks[0].carrier, carrier, "{fact:?}");
+            assert_eq!(after(&changes).carrier, carrier, "{fact:?}");
+            let learned: &[(u64, u8)] = &[(12_025_550_123, carrier)];
+            let learned = if carrier == 0 { &[] } else { learned };
+            assert_eq!(changes.learned, learned, "{fact:?}");
+            let mut known = from;
+            known.carrier = 3;
+            let changes = apply(known, vec![fact]);
+            assert_eq!((changes.parks[0].carrier, changes.learned.len()), (3, 0));
+        }
+    }
+}
+
+#[test]
 fn refused_for_now_counts_and_ends_failed() {
     let mut last = row(State::Dispatching, 8);
     last.counted = 7;
@@ -587,6 +613,48 @@ fn unknown_ends_by_policy() {
 }
 
 #[test]
+fn only_attempts_without_an_answer_count_against_sending_again() {
+    let due = |row: Row| {
+        settle(
+            vec![row],
+            vec![(77, Fact::Due)],
+            Vec::new(),
+            &policy(),
+            &registry(OnUnknown::Resend, CampaignState::Active),
+            NOW + 2 * MINUTE,
+            7,
+        )
+    };
+    let silence = |attempt: u16| {
+        let unknown = Outcome::Unknown {
+            code: "reset".into(),
+        };
+        vec![Fact::Outcome(attempt, unknown)]
+    };
+    let throttled = row(State::Dispatching, 9); // eight times "too fast" before
+    let changes = apply(throttled, silence(9));
+    assert_eq!(
+        after(&due(after(&changes).clone())).state,
+        State::Queued,
+        "one attempt was silent: it is sent again"
+    );
+    let mut current = row(State::Dispatching, 1);
+    for attempt in 1..=8 {
+        current.state = State::Dispatching;
+        current.attempt = attempt;
+        current = after(&apply(current, silence(attempt))).clone();
+        let wanted = if attempt < 8 {
+            State::Queued
+        } else {
+            State::Unresolved
+        };
+        let changes = due(current);
+        current = after(&changes).clone();
+        assert_eq!(current.state, wanted, "after {attempt}");
+    }
+}
+
+#[test]
 fn a_closed_gate_leaves_only_evidence() {
     type Close = fn(&mut Row);
     let closed: [(&str, Close); 4] = [
@@ -666,6 +734,70 @@ fn gates_cancel_and_poison() {
         after(&apply(poison, vec![Fact::Crashed])).state,
         State::Dead
     );
+}
+
+#[test]
+fn what_was_cancelled_too_late_is_not_sent_again() {
+    let capped = || Fact::Receipt(receipt(ReceiptStatus::Undelivered, "40018", 1));
+    for state in [State::Submitted, State::Sent] {
+        let changes = apply(row(state, 1), vec![Fact::Cancel]);
+        assert_eq!(changes.too_late, [77], "{state:?}");
+        let changes = apply(changes.quiet[0].clone(), vec![capped()]);
+        let ended = after(&changes);
+        assert_eq!((ended.state, ended.generation), (State::Undelivered, 1));
+        assert!(changes.requeue.is_empty());
+    }
+    let later = Outcome::RefusedForNow {
+        code: "x".into(),
+        hold_us: 0,
+    };
+    let answers = [not_taken(NotTaken::Throttled), later];
+    let mut facts: Vec<Fact> = answers.map(|answer| Fact::Outcome(2, answer)).into();
+    facts.push(Fact::Crashed);
+    for fact in facts {
+        for (maybe_sent, end) in [(0, State::Cancelled), (flags::MAYBE_SENT, State::Unknown)] {
+            let mut open = row(State::Dispatching, 2);
+            open.flags = maybe_sent;
+            let changes = apply(open, vec![Fact::Cancel]);
+            assert_eq!(changes.too_late, [77]);
+            let changes = apply(changes.quiet[0].clone(), vec![fact.clone()]);
+            let ended = after(&changes);
+            assert_eq!(
+                (ended.state, ended.reason),
+                (end, Reason::Cancelled as u8),
+                "{fact:?}"
+            );
+            assert_eq!(
+                changes.updates[0].2.len(),
+                2,
+                "back in line, then cancelled"
+            );
+            assert!(changes.requeue.is_empty());
+            assert_eq!(changes.fates, [(77, Fate::NotTaken)]);
+        }
+    }
+}
+
+#[test]
+fn what_may_be_out_is_never_dead() {
+    for state in [State::Queued, State::Dispatching] {
+        let mut poison = row(state, 2);
+        poison.flags = flags::MAYBE_SENT;
+        poison.crashes = 1;
+        let changes = apply(poison, vec![Fact::Crashed]);
+        let waits = after(&changes);
+        assert_eq!(
+            (waits.state, waits.reason),
+            (State::Unknown, Reason::Poison as u8),
+            "{state:?}"
+        );
+        assert_ne!(waits.flags & flags::NO_RESEND, 0, "no third attempt");
+        assert_eq!(waits.due_us, NOW + MINUTE);
+        let delivered = receipt(ReceiptStatus::Delivered, "", 1);
+        let changes = apply(waits.clone(), vec![Fact::Receipt(delivered)]);
+        assert_eq!(after(&changes).state, State::Delivered, "{state:?}");
+        assert!(changes.conflicts.is_empty());
+    }
 }
 
 #[test]
@@ -752,9 +884,7 @@ proptest! {
             }
             prop_assert_eq!(row.state, state);
             prop_assert_eq!(row.seq, before.seq + u32::try_from(events.len()).expect("few"));
-            if row.state == State::Queued {
-                prop_assert!(changes.requeue.contains(&77));
-            }
+            prop_assert_eq!(changes.requeue.contains(&77), row.state == State::Queued);
             if before.state == State::Queued {
                 prop_assert!(changes.drop.contains(&77));
             }

@@ -10,6 +10,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine import corridor as engine_corridor
+from engine import hasten
+from engine.corridor import Corridor
+from engine.stores import sqlite
+from engine.stores.connection import Connection
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
 from tests.corridor.conftest import StartEngine
@@ -26,6 +31,7 @@ from tests.corridor.engine_fixture import (
     state_name,
     submission,
 )
+from tests.corridor.test_store_faults import on_writer
 
 SENT_OFF: Final = ["QUEUED ACCEPTED", "DISPATCHING ATTEMPT", "SUBMITTED PROVIDER_TOOK"]
 _events = itertools.count()
@@ -161,6 +167,26 @@ async def test_a_receipt_without_mac_settles_by_a_known_provider_id(engine: Engi
     provider_id = (await engine.message(identity)).provider_message
     assert await engine.deliver("", receipt_body(event_id(), "delivered", provider_id=provider_id)) == 200
     assert await engine.timeline(identity) == [*SENT_OFF, "DELIVERED RECEIPT"]
+
+
+@pytest.mark.parametrize("end", ["NO_RECEIPT", "UNDELIVERED", "UNRESOLVED"])
+async def test_a_late_receipt_without_mac_upgrades_an_end(engine: Engine, carrier: Carrier, end: str) -> None:
+    await carrier.set(**NO_RECEIPTS)
+    identity, query = await submitted(engine)
+    provider_id = (await engine.message(identity)).provider_message
+    if end == "UNRESOLVED":  # as after an answer that came late: its provider id is known
+        await on_writer(engine, f"UPDATE messages SET state = 19 WHERE id = {identity}")  # noqa: S608 - an id
+    else:
+        status = "delivery_failed" if end == "UNDELIVERED" else "delivery_unconfirmed"
+        await engine.deliver(query, receipt_body(event_id(), status, provider_id=provider_id))
+    await engine.until_state(identity, end)
+    # Of another provider, the same id means another message.
+    await on_writer(engine, f"UPDATE messages SET provider = 9 WHERE id = {identity}")  # noqa: S608 - an id
+    assert await engine.deliver("", receipt_body(event_id(), "delivered", provider_id=provider_id)) == 200
+    assert state_name((await engine.message(identity)).state) == end
+    await on_writer(engine, f"UPDATE messages SET provider = 1 WHERE id = {identity}")  # noqa: S608 - an id
+    assert await engine.deliver("", receipt_body(event_id(), "delivered", provider_id=provider_id)) == 200
+    await engine.until_state(identity, "DELIVERED")
 
 
 @pytest.mark.parametrize("with_mac", [True, False], ids=["mac", "provider id"])
@@ -309,3 +335,47 @@ async def test_any_order_ends_as_the_right_one(
         status, _, code = told[at].partition(" ")
         await engine.deliver(query, receipt_body(names[at], status, code=code))
     assert (await engine.message(shuffled)).state == (await engine.message(right)).state
+
+
+async def test_look_ups_are_brought_forward_in_pieces_after_ready(
+    engine: Engine, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start waits for no table of taken messages."""
+    await carrier.set(**NO_RECEIPTS)
+    identity, _ = await submitted(engine)
+    copies = 2 * hasten.PIECE_ROWS + 500
+    columns = [name for _, name, *_ in await engine.rows("PRAGMA table_info(messages)")]
+    changed = {"id": "id + copy", "due_us": "due_us + copy", "state": "iif(copy % 2, 3, 4)"}
+    await on_writer(
+        engine,
+        "WITH RECURSIVE copies(copy) AS "  # noqa: S608 - numbers and names of columns
+        f"(SELECT 1 UNION ALL SELECT copy + 1 FROM copies WHERE copy < {copies}) "
+        f"INSERT INTO messages SELECT {', '.join(changed.get(name, name) for name in columns)} "
+        f"FROM messages, copies WHERE id = {identity}",
+    )
+    before = dict(await engine.rows("SELECT id, due_us FROM messages"))
+    pieces: list[tuple[int, str | None]] = []
+    done = asyncio.Event()
+    write = sqlite.hasten_lookups
+
+    def noted(connection: Connection, dues: list[tuple[int, int]]) -> None:
+        pieces.append((len(dues), engine.corridor.not_ready()))
+        write(connection, dues)
+
+    async def whole(corridor: Corridor) -> None:
+        await hasten.hasten_lookups(corridor)
+        done.set()
+
+    monkeypatch.setattr(sqlite, "hasten_lookups", noted)
+    monkeypatch.setattr(engine_corridor, "hasten_lookups", whole)
+    engine.clock.freeze()
+    await engine.crash()
+    await engine.start()
+    await asyncio.wait_for(done.wait(), WAIT_S)
+    assert sum(rows for rows, _ in pieces) == copies + 1
+    assert all(rows <= hasten.PIECE_ROWS and because is None for rows, because in pieces)
+    after = dict(await engine.rows("SELECT id, due_us FROM messages"))
+    assert all(after[one] <= due_us for one, due_us in before.items())
+    first_us = engine.clock.now_us() + 60 * US
+    turns = [first_us + turn * hasten.LOOKUP_SPREAD_US for turn in range(1, copies + 2)]
+    assert sorted(after.values()) == turns, "50 a second, from a minute after the start on"

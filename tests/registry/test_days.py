@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from engine.registry.days import day_of, is_time_zone
+from engine.registry.days import day_of, day_start_us, is_time_zone
 
 HOUR_US = 3_600_000_000
 
@@ -32,6 +32,7 @@ def test_a_day_is_as_long_as_its_zone_says(zone: str, noon_us: int, day: date, h
     assert ordinal == day.toordinal()
     begins_us = ends_us - hours * HOUR_US
     assert day_of(zone, begins_us) == (ordinal, ends_us)
+    assert [day_start_us(zone, at_us) for at_us in (begins_us, noon_us, ends_us - 1)] == [begins_us] * 3
     assert day_of(zone, begins_us - 1) == (ordinal - 1, begins_us)
     assert day_of(zone, ends_us - 1) == (ordinal, ends_us)
     assert day_of(zone, ends_us)[0] == ordinal + 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from engine.errors import ConfigError, StoreLocked, StoreTooNew
@@ -232,10 +233,10 @@ def test_an_empty_store_is_migrated_once_without_a_backup(path: Path) -> None:
     assert migrations.current(connection) is None
     assert migrations.missing(connection) == migrations.known_revisions()
     lines: list[str] = []
-    assert migrations.migrate(connection, path, now_us=NOW_US, progress=lines.append) == ["0001", "0002"]
+    assert migrations.migrate(connection, path, now_us=NOW_US, progress=lines.append) == ["0001", "0002", "0003"]
     assert migrations.migrate(connection, path, now_us=NOW_US) == []
-    assert (migrations.current(connection), migrations.missing(connection)) == ("0002", ())
-    assert lines == ["store is at revision none: applying 0001, 0002", "store is at revision 0002"]
+    assert (migrations.current(connection), migrations.missing(connection)) == ("0003", ())
+    assert lines == ["store is at revision none: applying 0001, 0002, 0003", "store is at revision 0003"]
     assert not connection.in_transaction
     connection.close()
     assert list(path.parent.glob("*.before-*")) == []
@@ -262,7 +263,7 @@ def test_a_store_of_a_newer_version_is_refused_and_untouched(path: Path) -> None
     connection = open_writer(path)
     migrations.migrate(connection, path, now_us=NOW_US)
     connection.execute("UPDATE schema_version SET version_num = '9999'")
-    with pytest.raises(StoreTooNew, match="revision 9999, this binary knows up to 0002: run the newer longwave"):
+    with pytest.raises(StoreTooNew, match="revision 9999, this binary knows up to 0003: run the newer longwave"):
         migrations.migrate(connection, path, now_us=NOW_US)
     assert connection.execute("SELECT version_num FROM schema_version").fetchone()[0] == "9999"
     connection.close()
@@ -272,8 +273,8 @@ NEXT_REVISION = '''
 """A later revision."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 def upgrade():
     op.execute(sa.text("CREATE TABLE later (x INTEGER) STRICT"))
     {then}
@@ -288,7 +289,7 @@ def later(tmp_path: Path) -> Path:
         copy = scripts / source.relative_to(migrations.SCRIPTS)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(source.read_bytes())
-    return scripts / "versions" / "v0003_later.py"
+    return scripts / "versions" / "v0004_later.py"
 
 
 def _switch_to(later: Path, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
@@ -311,18 +312,36 @@ def test_an_old_store_is_backed_up_and_migrated(path: Path, later: Path, monkeyp
     connection.close()
     _switch_to(later, monkeypatch, "pass")
     lines: list[str] = []
-    assert migrations.migrate_store(path, now_us=NOW_US, progress=lines.append) == ["0003"]
-    copy = path.with_name(path.name + ".before-0003-20231114T221320.000000Z")
+    assert migrations.migrate_store(path, now_us=NOW_US, progress=lines.append) == ["0004"]
+    copy = path.with_name(path.name + ".before-0004-20231114T221320.000000Z")
     assert lines[0] == f"backup written to {copy.name}"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     backup = dbapi2.connect(copy)
-    assert backup.execute("SELECT version_num FROM schema_version").fetchone()[0] == "0002"
+    assert backup.execute("SELECT version_num FROM schema_version").fetchone()[0] == "0003"
     assert backup.execute("SELECT count(*) FROM providers").fetchone()[0] == 2
     assert backup.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     backup.close()
     after = open_writer(path)
-    assert migrations.current(after) == "0003"
+    assert migrations.current(after) == "0004"
     after.close()
+
+
+def test_late_receipts_get_their_index_and_nothing_is_lost(path: Path) -> None:
+    connection = open_writer(path)
+    with engine_over(connection).begin() as control:
+        settings = migrations._configuration()
+        settings.attributes.update(migrations.Attributes(connection=control, applied=[]))
+        command.upgrade(settings, "0002")
+    assert migrations.current(connection) == "0002"
+    schema = "SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
+    old = dict(connection.execute(schema).fetchall())
+    connection.execute("INSERT INTO providers (id) VALUES ('before')")
+    assert migrations.migrate(connection, path, now_us=NOW_US) == ["0003"]
+    new = dict(connection.execute(schema).fetchall())
+    assert set(new) - set(old) == {"messages_provider_id_late"}
+    assert {name: new[name] for name in old} == old, "an older binary finds all that it knows"
+    assert connection.execute("SELECT count(*) FROM providers").fetchone()[0] == 2
+    connection.close()
 
 
 def test_a_migration_that_fails_leaves_the_store_as_it_was(
@@ -333,7 +352,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
     _switch_to(later, monkeypatch, 'op.execute(sa.text("INSERT INTO absent VALUES (1)"))')
     with pytest.raises(OperationalError, match="absent"):
         migrations.migrate(connection, path, now_us=NOW_US)
-    assert migrations.current(connection) == "0002"
+    assert migrations.current(connection) == "0003"
     assert connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'later'").fetchone()[0] == 0
     assert not connection.in_transaction
     connection.close()

@@ -18,7 +18,6 @@ AT_START = {
     "SELECT_LEDGERS",
     "SETTLE_LEDGERS",
     "COUNT_EARLY",
-    "HASTEN_LOOKUPS",
 }
 STATEMENTS = sorted(
     name for name, value in vars(sql).items() if name.isupper() and not name.startswith("_") and isinstance(value, str)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from engine.errors import StoreUnavailable
+from engine.errors import NotReady, StoreUnavailable
 from engine.stores.connection import Connection, Reserve, open_writer
 from engine.stores.writer import GroupStats, Writer
 
@@ -32,6 +32,23 @@ class FailingSavepoints:
 
     def execute(self, statement: str, *values: Any) -> Any:
         if statement.startswith("SAVEPOINT"):
+            raise DiskError
+        return self._connection.execute(statement, *values)
+
+
+class FailingCommit:
+    """A connection whose first COMMIT meets a failing disk."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: str, *values: Any) -> Any:
+        if statement == "COMMIT" and not self._failed:
+            self._failed = True
             raise DiskError
         return self._connection.execute(statement, *values)
 
@@ -106,5 +123,18 @@ async def test_a_failing_disk_at_a_savepoint_ends_the_group(scene: Scene) -> Non
     scene.writer._connection = cast("Connection", FailingSavepoints(scene.connection))
     answers = await scene.group(insert(1), insert(2))
     assert [type(answer) for answer in answers] == [StoreUnavailable, StoreUnavailable]
+    assert scene.numbers() == []
+    assert len(scene.fatal) == 1
+
+
+async def test_nothing_is_committed_behind_a_failed_sync(scene: Scene) -> None:
+    scene.writer._connection = cast("Connection", FailingCommit(scene.connection))
+    go = threading.Event()
+    held = scene.writer.submit("control", lambda _connection: go.wait(), alone=True)
+    given = [scene.writer.submit("append", insert(1)), scene.writer.submit("control", insert(2), alone=True)]
+    go.set()
+    await held
+    answers = await asyncio.gather(*given, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StoreUnavailable, NotReady]
     assert scene.numbers() == []
     assert len(scene.fatal) == 1

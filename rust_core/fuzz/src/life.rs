@@ -85,6 +85,8 @@ pub struct Life {
     pub counted: u16,
     /// Attempts of which nobody knows.
     pub open: Vec<u16>,
+    /// Attempts that ended without an answer, whatever came to be known of them.
+    pub silent: u16,
     /// One of the generation's attempts stayed silent for a while: a row does not say which, nor that it is settled.
     pub was_open: bool,
     /// No bytes may go any more.
@@ -104,6 +106,7 @@ impl Life {
             generation: 1,
             counted: 0,
             open: Vec::new(),
+            silent: 0,
             was_open: false,
             closed: false,
             crashes: 0,
@@ -142,12 +145,23 @@ impl Life {
             Fact::Recovered if self.state == State::Dispatching => {
                 let mut next = self.to(State::Unknown);
                 next.open.push(self.attempt);
+                next.silent += 1;
                 next.was_open = true;
                 vec![next]
             }
             Fact::Recovered => vec![self.clone()],
             Fact::Due => self.after_timer(around),
-            Fact::Cancel => self.after_close(State::Cancelled),
+            Fact::Cancel => {
+                let mut all = self.after_close(State::Cancelled);
+                // Too late for the attempt that is under way or taken: no other follows it.
+                if matches!(
+                    self.state,
+                    State::Dispatching | State::Submitted | State::Sent
+                ) {
+                    all[0].closed = true;
+                }
+                all
+            }
             Fact::GateClosed(Gate::Expired) if !around.expired => vec![self.clone()],
             Fact::GateClosed(gate) => {
                 let end = if *gate == Gate::Expired {
@@ -162,7 +176,7 @@ impl Life {
                 }
                 all
             }
-            Fact::Crashed => self.after_crash(),
+            Fact::Crashed => self.after_crash(around),
         }
     }
 
@@ -201,6 +215,7 @@ impl Life {
             Outcome::Unknown { .. } => {
                 let mut next = self.to(State::Unknown);
                 next.open.push(self.attempt);
+                next.silent += 1;
                 next.was_open = true;
                 vec![next]
             }
@@ -394,7 +409,7 @@ impl Life {
                     all.push(closed);
                 }
                 // So many copies are enough, whatever the policy.
-                if !may_send || !around.resend || self.attempt >= around.attempts_max {
+                if !may_send || !around.resend || self.silent >= around.attempts_max {
                     all.push(self.to(State::Unresolved));
                 }
                 all
@@ -416,14 +431,26 @@ impl Life {
         }
     }
 
-    fn after_crash(&self) -> Vec<Self> {
+    fn after_crash(&self, around: Around) -> Vec<Self> {
         let mut next = self.clone();
         next.crashes += 1;
         match self.state {
-            State::Queued | State::Dispatching if next.crashes >= 2 => {
-                vec![next.to(State::Dead)]
+            // What may be out is not given up as dead: only evidence counts from here on.
+            State::Queued | State::Dispatching if next.crashes >= 2 && !next.open.is_empty() => {
+                next.closed = true;
+                vec![next.to(State::Unknown)]
             }
-            State::Queued | State::Dispatching => vec![next.to(State::Queued)],
+            State::Queued | State::Dispatching if next.crashes >= 2 => {
+                let mut all = vec![next.to(State::Dead)];
+                if next.was_open {
+                    // A row does not say that its silent attempt is known by now: it may wait in vain.
+                    next.closed = true;
+                    all.push(next.to(State::Unknown));
+                }
+                all
+            }
+            State::Dispatching => next.back_in_line(around),
+            State::Queued => vec![next],
             _ => vec![self.clone()],
         }
     }

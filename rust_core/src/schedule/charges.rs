@@ -198,6 +198,17 @@ impl Charges {
         u32::try_from(slots).unwrap_or(u32::MAX)
     }
 
+    /// What the attempts of these messages have reserved, by row.
+    pub(super) fn reserved_by(&self, ids: impl Iterator<Item = u64>) -> BTreeMap<(u32, i32), u64> {
+        let mut sums = BTreeMap::new();
+        for charge in ids.filter_map(|id| self.find(id)).map(|slot| self.at(slot)) {
+            for day in charge.days.iter().filter(|_| !charge.spent) {
+                *sums.entry((day.quota, day.day)).or_default() += u64::from(day.cost);
+            }
+        }
+        sums
+    }
+
     /// Settles the attempt of this message. Returns the meters that have room again.
     pub(super) fn settle(&mut self, meters: &mut Meters, id: u64, fate: Fate) -> Vec<u32> {
         let Some(slot) = self.find(id) else {

@@ -2,6 +2,7 @@
 //!
 //! It hands out no messages; whoever may go because of it goes at the next pop.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Scheduler;
@@ -62,6 +63,12 @@ impl Scheduler {
     /// intents or outcomes they come from.
     pub fn ledger_changes(&mut self) -> Vec<(u32, i32, u64, u64)> {
         self.charges.take_changes(&self.meters)
+    }
+
+    /// What the attempts of these messages, whose outcome is open, have reserved: by (quota, day).
+    #[must_use]
+    pub fn reserved_by(&self, ids: impl Iterator<Item = u64>) -> BTreeMap<(u32, i32), u64> {
+        self.charges.reserved_by(ids)
     }
 
     /// What became of the attempt that the last pop of this message allowed; also of one that left the batch before any

@@ -426,7 +426,10 @@ def ledger_lost(patch: Patch, _scene: Scene) -> None:
     """What a day's cap has spent stays in memory."""
 
     def make(*values: Any) -> Any:
-        return Shadow(_core.Scheduler(*values), ledger_changes=list)
+        def nothing(*_of: Any) -> list[Any]:
+            return []
+
+        return Shadow(_core.Scheduler(*values), intended=nothing, charge=nothing, ledger_rows=nothing)
 
     shadow_class(patch, corridor, "Scheduler", make)
 
