@@ -361,7 +361,10 @@ class Dispatch:
     def ids(self) -> list[int]: ...
     def intent_rows(self, now_us: int, recipe: int) -> list[_Row]:
         """(id, seq, recipe, history): the recipe given is that of generations which have none."""
-    def drop(self, ids: Sequence[int]) -> None: ...
+    def drop(self, ids: Sequence[int]) -> None:
+        """These leave the batch, unless `take_back` puts them in again."""
+    def take_back(self) -> None:
+        """The transaction that dropped some was undone."""
     def event_rows(self, registry: Registry, now_us: int) -> list[tuple[int, bytes]]: ...
     def requests(
         self,

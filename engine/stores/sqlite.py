@@ -208,6 +208,7 @@ def intend(
         message = "the store has another owner; no attempt is written down"
         raise NotReady(message)
     now_us = intent.now_us
+    dispatch.take_back()  # the writer may run a job again whose transaction was undone
     rows = dispatch.intent_rows(now_us, intent.recipe)
     common = (now_us, intent.epoch, intent.provider, now_us + intent.send_us)
     granted, poisoned = _grant(connection, rows, common)

@@ -459,9 +459,7 @@ impl Admission {
     }
 
     fn refuse_all(&self, verdict: u8, detail: &str, retry_delay_us: i64) -> PyResult<()> {
-        let mut inner = lock(&self.inner);
-        let places: Vec<usize> = (0..inner.accepted().len()).collect();
-        inner.refuse_with(&places, known_verdict(verdict)?, detail, retry_delay_us);
+        lock(&self.inner).refuse_all_open(known_verdict(verdict)?, detail, retry_delay_us);
         Ok(())
     }
 
@@ -1607,6 +1605,7 @@ impl Scheduler {
         (
             Dispatch {
                 held: Mutex::new(popped.ready),
+                dropped: Mutex::default(),
                 first_of_generation: Mutex::default(),
             },
             expired,
@@ -1674,6 +1673,8 @@ impl Scheduler {
     }
 
     fn unpop(&self, dispatch: &Dispatch) -> Vec<u64> {
+        // The transaction in which some were dropped came to nothing.
+        dispatch.take_back();
         let ids = dispatch.ids();
         let mut waiting = lock(&self.inner);
         for &id in &ids {
@@ -1804,6 +1805,8 @@ impl Scheduler {
 #[pyclass(frozen, module = "engine._core")]
 struct Dispatch {
     held: Mutex<Vec<Held>>,
+    /// Left the batch in a transaction that may be undone and run again.
+    dropped: Mutex<Vec<Held>>,
     /// Those whose generation had no attempt before.
     first_of_generation: Mutex<std::collections::HashSet<u64>>,
 }
@@ -1842,7 +1845,22 @@ impl Dispatch {
 
     fn drop(&self, ids: Vec<u64>) {
         let gone: std::collections::HashSet<u64> = ids.into_iter().collect();
-        lock(&self.held).retain(|held| !gone.contains(&held.id));
+        let mut dropped = lock(&self.dropped);
+        let mut held = lock(&self.held);
+        let (left, kept) = held
+            .drain(..)
+            .partition::<Vec<_>, _>(|held| gone.contains(&held.id));
+        *held = kept;
+        dropped.extend(left);
+    }
+
+    fn take_back(&self) {
+        let mut dropped = lock(&self.dropped);
+        if !dropped.is_empty() {
+            let mut held = lock(&self.held);
+            held.append(&mut dropped);
+            held.sort_by_key(|held| held.id);
+        }
     }
 
     fn event_rows(

@@ -1357,6 +1357,38 @@ fn the_store_may_refuse_some_after_all() {
 }
 
 #[test]
+fn a_store_that_took_nothing_leaves_nothing_refused_for_good() {
+    let first = Submission {
+        request_id: "r-1".into(),
+        ..plain()
+    };
+    let other = Submission {
+        text: "something else".into(),
+        ..first.clone()
+    };
+    let closed = Submission {
+        campaign: "campaigns/stopped".into(),
+        request_id: "r-2".into(),
+        ..plain()
+    };
+    // Without a request id there is no earlier try to ask for.
+    let nameless = Submission {
+        request_id: String::new(),
+        ..closed.clone()
+    };
+    let mut admission = group(&[first, other, closed, nameless]);
+    admission.refuse_all_open(Verdict::StoreFull, "the disk is full", 1_000_000);
+    let answers = [
+        Verdict::StoreFull,
+        Verdict::StoreFull,
+        Verdict::StoreFull,
+        Verdict::CampaignStopped,
+    ];
+    assert_eq!(verdicts(&admission), answers);
+    assert!(admission.accepted().is_empty());
+}
+
+#[test]
 fn replies_have_the_form_of_their_call() {
     let wrong = Submission {
         recipient: "1".into(),

@@ -256,6 +256,50 @@ async def test_a_batch_that_could_not_be_put_back_on_a_full_disk_is_sent(
     assert refused == ["intent", "record"]
 
 
+async def test_attempts_written_down_a_second_time_forget_nobody_the_guard_refused(
+    start_engine: StartEngine, provider: ScriptedProvider
+) -> None:
+    """A full disk undoes the transaction, and the writer runs the job again with the reserve given back."""
+    engine = await start_engine(provider.url)
+    await engine.set_campaign(CampaignState.PAUSED)
+    refused, granted = await engine.submit(submission(0), submission(1))
+    number = int(recipient(0)[1:])
+    # Memory does not know: the guard has the last word.
+    await on_writer(engine, f"INSERT INTO opt_outs VALUES ({engine.tenant_key}, {number}, 1, 1, '')")
+    writer = engine.corridor.writer
+    submit = writer.submit
+    again: list[str] = []
+
+    def twice(stage: str, run: Any, **more: Any) -> asyncio.Future[Any]:
+        def undone(connection: Any) -> Any:
+            connection.execute("SAVEPOINT undone")
+            run(connection)
+            connection.execute("ROLLBACK TO undone")
+            again.append(stage)
+            return run(connection)
+
+        return submit(stage, undone if stage == "intent" else run, **more)
+
+    writer.submit = twice  # type: ignore[method-assign]
+    await engine.set_campaign(CampaignState.ACTIVE)
+    await engine.until_state(refused, "BLOCKED")
+    await engine.until_state(granted, "SUBMITTED")
+    assert again
+
+
+async def test_accepted_work_asked_for_again_on_a_full_disk_is_told_to_come_back(engine: Engine) -> None:
+    """Whether it was stored, only the store knows: what the door would refuse by now is no answer for good."""
+    one = submission(0, request_id="first")
+    await engine.submit(one)
+    await engine.corridor.add_opt_out(engine.tenant_key, int(recipient(0)[1:]))
+    engine.corridor.writer.full = True
+    [taken] = await engine.call([one])
+    assert taken.verdict == "STORE_FULL"
+    engine.corridor.writer.full = False
+    [taken] = await engine.call([one])
+    assert taken.verdict == "ACCEPTED"
+
+
 async def test_stopping_on_a_full_disk_ends_within_its_grace(
     start_engine: StartEngine, provider: ScriptedProvider
 ) -> None:

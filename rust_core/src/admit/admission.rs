@@ -247,6 +247,26 @@ impl Admission {
         self.drop_settled();
     }
 
+    /// Refuses, in words that say what happened, whatever only the store could have decided: nothing of the group was
+    /// stored, and whether an earlier try of what was refused at the door was, nobody knows.
+    pub fn refuse_all_open(&mut self, verdict: Verdict, detail: &str, retry_delay_us: Micros) {
+        for item in &mut self.items {
+            let open = match &item.outcome {
+                Outcome::Fresh(_) | Outcome::Contradicts => true,
+                Outcome::Refused(refusal) => {
+                    item.key.is_some() && depends_on_state(refusal.verdict)
+                }
+                Outcome::Known(_) | Outcome::Repeat(_) => false,
+            };
+            if open {
+                let mut refusal = Refusal::with_detail(verdict, "", detail.to_owned());
+                refusal.retry_delay_us = retry_delay_us;
+                item.outcome = Outcome::Refused(refusal);
+            }
+        }
+        self.drop_settled();
+    }
+
     /// The first events of what is accepted: for each tenant one blob of `WatchEventsResponse.events` elements.
     #[must_use]
     pub fn first_events(&self) -> Vec<(u32, Vec<u8>)> {
