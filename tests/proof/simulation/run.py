@@ -276,7 +276,7 @@ class Run:
             if result.verdict == "ACCEPTED":
                 self.ids.append(result.id)
                 self.world.note("acked", message=result.id, recipient=one.recipient, **fields)
-            else:
+            elif not result.result.HasField("retry_delay"):  # else: not now, and nobody was refused for good
                 self.world.note("refused", verdict=result.verdict, **fields)
 
     async def _again(self) -> None:
@@ -289,7 +289,7 @@ class Run:
         if acked:
             request_id = self.draw.choice(acked)
             [taken] = await self.engine.call([submission(1, "something else", request_id=request_id)])
-            if self.world.alive:
+            if self.world.alive and not taken.result.HasField("retry_delay"):
                 accepted = taken.verdict == "ACCEPTED"
                 self.world.note("reused", request_id=request_id, accepted=accepted, verdict=taken.verdict)
 

@@ -63,6 +63,7 @@ def test_a_run_meets_kills_and_every_kind_of_fault() -> None:
     outcomes = [simulate(seed) for seed in range(100, 120)]
     met = {fault for outcome in outcomes for fault in outcome.faults}
     assert {"throttled", "lost answer", "reset after", "error after", "garbage", "forged receipt", "clock set"} <= met
+    assert {"store full for new", "store full for all"} <= met
     assert any(fault.startswith("killed at ") for fault in met)
     assert sum(outcome.lives for outcome in outcomes) > len(outcomes)
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import random
 import selectors
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -35,6 +36,9 @@ STEP_SHARE: Final = 0.25
 # Within the window of a webhook's time, and far outside it.
 CLOCK_ERRORS_S: Final = (0, 0, -1, 1, -60, 60, -250, 250, -900, 900)
 CLOCK_ERROR_MAX_S: Final = 900
+# Of seeds: whose store fills up, at so many of the client's steps, for up to a quarter of a minute.
+FULL_SHARE: Final = 0.3
+FILL_SHARE: Final = 0.2
 
 
 class Killed(BaseException):
@@ -93,6 +97,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return future
 
 
+class StoreIsFullError(Exception):
+    """What the driver raises, as the engine reads it."""
+
+    sqlite_errorcode = sqlite3.SQLITE_FULL
+
+
 class VirtualClock(Clock):
     """Wall and boot time of the loop; the wall clock may be set wrong, and set again."""
 
@@ -132,6 +142,9 @@ class World:
         # Faults that came later than the rest draw from a source of their own: seeds without them stay what they were.
         self.chance = random.Random(f"{seed} faults")  # noqa: S311 - it must repeat
         self.clock_errors = self.chance.random() < CLOCK_SHARE
+        self.fills_up = random.Random(f"{seed} fills up").random() < FULL_SHARE  # noqa: S311 - it must repeat
+        self.full = ""
+        """Which commits find no room: `new` work's, `all`, or none."""
         self.life = 0
         self.alive = False
         self.died = asyncio.Event()
@@ -157,10 +170,24 @@ class World:
         if self.verbose is not None:
             self.verbose(line)
 
+    @property
+    def new_work(self) -> set[str]:
+        """The commits that find no room while there is some left for what was accepted before."""
+        return {"append.before_commit"} if self.full == "new" else set()
+
     def befall(self) -> None:
         """Between two steps of the client something may happen to the machine."""
         if self.clock_errors and self.chance.random() < STEP_SHARE:
             self.set_clock(int(self.chance.choice(CLOCK_ERRORS_S) * US))
+
+        if self.fills_up and self.alive and not self.full and self.chance.random() < FILL_SHARE:
+            self.full = self.chance.choice(("new", "all"))
+            self.tell("full", self.full)
+            self.loop.call_later(self.chance.uniform(0.2, 15), self.empty)
+
+    def empty(self) -> None:
+        """There is room again."""
+        self.full = ""
 
     def set_clock(self, error_us: int) -> None:
         """Set the wall clock; the boot clock goes on."""
@@ -174,9 +201,13 @@ class World:
         self.healed = True
         self.kill_after = None
         self.set_clock(0)
+        self.empty()
 
     def passing(self, name: str) -> None:
         """Stands in for `failpoints.passing`."""
+        if self.alive and name.endswith(".before_commit") and (self.full == "all" or name in self.new_work):
+            self.faults[f"store full for {self.full}"] += 1
+            raise StoreIsFullError
         if not self.alive or self.kill_after is None:
             return
         self.kill_after -= 1
@@ -190,6 +221,8 @@ class World:
         self.tell("killed", where)
         self.faults[f"killed {where}"] += 1
         self.alive = False
+        # Whoever starts a process anew makes room first: a store that cannot be opened ends no message.
+        self.empty()
         self.died.set()
 
 
