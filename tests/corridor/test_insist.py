@@ -265,7 +265,7 @@ async def test_attempts_written_down_a_second_time_forget_nobody_the_guard_refus
     refused, granted = await engine.submit(submission(0), submission(1))
     number = int(recipient(0)[1:])
     # Memory does not know: the guard has the last word.
-    await on_writer(engine, f"INSERT INTO opt_outs VALUES ({engine.tenant_key}, {number}, 1, 1, '')")
+    await on_writer(engine, f"INSERT INTO opt_outs VALUES ({engine.tenant_key}, {number}, 1, 1, '')")  # noqa: S608 - numbers
     writer = engine.corridor.writer
     submit = writer.submit
     again: list[str] = []
