@@ -849,9 +849,12 @@ impl Settling<'_> {
     }
 
     fn gate_closed(&mut self, gate: Gate) {
-        if self.row.state != State::Queued
-            || (gate == Gate::Expired && self.row.expires_us > self.now_us)
-        {
+        if self.row.state != State::Queued {
+            return;
+        }
+        if gate == Gate::Expired && self.row.expires_us > self.now_us {
+            // The clock was set back since it was found expired, and whoever found it let it go.
+            self.changes.requeue.push(self.row.id);
             return;
         }
         let (to, reason) = match gate {

@@ -696,6 +696,20 @@ fn a_closed_gate_leaves_only_evidence() {
 }
 
 #[test]
+fn what_is_not_expired_after_all_goes_back_in_line() {
+    let mut early = row(State::Queued, 1);
+    early.expires_us = NOW + 1;
+    let id = early.id;
+    let changes = apply(early.clone(), vec![Fact::GateClosed(Gate::Expired)]);
+    assert_eq!(changes.requeue, [id]);
+    assert!(changes.updates.is_empty(), "nothing happened to it");
+    early.expires_us = NOW;
+    let changes = apply(early, vec![Fact::GateClosed(Gate::Expired)]);
+    assert_eq!(after(&changes).state, State::Expired);
+    assert!(changes.requeue.is_empty());
+}
+
+#[test]
 fn gates_cancel_and_poison() {
     assert_eq!(
         after(&apply(row(State::Queued, 0), vec![Fact::Cancel])).state,
