@@ -470,8 +470,11 @@ impl Settling<'_> {
         // Late truth about the last attempt is evidence even when it was given up meanwhile, or a copy waits.
         let counts = match self.row.state {
             State::Dispatching | State::Unknown => true,
+            // Only to be sent again while nobody knows; back in line for another reason, the last was not taken.
             State::Queued => {
-                self.has(flags::MAYBE_SENT) && matches!(outcome, Outcome::Taken { .. })
+                self.has(flags::MAYBE_SENT)
+                    && self.row.reason == Reason::Resend as u8
+                    && matches!(outcome, Outcome::Taken { .. })
             }
             _ => false,
         };
