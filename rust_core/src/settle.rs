@@ -862,7 +862,7 @@ impl Settling<'_> {
             self.row.flags |= flags::NO_RESEND;
             self.become_state(State::Unknown, Reason::Poison, "");
             self.row.due_us = self.now_us + self.policy.reconcile_wait_us;
-        } else if self.row.crashes >= 2 {
+        } else if self.row.crashes >= 2 && !self.has(flags::CANCEL_REQUESTED) {
             self.become_state(State::Dead, Reason::Poison, "");
         } else if self.row.state == State::Dispatching {
             let wait = self.backoff(1, self.policy.backoff_base_us);
