@@ -479,8 +479,11 @@ impl Settling<'_> {
         // Late truth about the last attempt is evidence even when it was given up meanwhile, or a copy waits.
         let counts = match self.row.state {
             State::Dispatching | State::Unknown => true,
+            // Only to be sent again while nobody knows; back in line for another reason, the last was not taken.
             State::Queued => {
-                self.has(flags::MAYBE_SENT) && matches!(outcome, Outcome::Taken { .. })
+                self.has(flags::MAYBE_SENT)
+                    && self.row.reason == Reason::Resend as u8
+                    && matches!(outcome, Outcome::Taken { .. })
             }
             _ => false,
         };
@@ -884,7 +887,7 @@ impl Settling<'_> {
             self.row.flags |= flags::NO_RESEND;
             self.become_state(State::Unknown, Reason::Poison, "");
             self.row.due_us = self.now_us + self.policy.reconcile_wait_us;
-        } else if self.row.crashes >= 2 {
+        } else if self.row.crashes >= 2 && !self.has(flags::CANCEL_REQUESTED) {
             self.become_state(State::Dead, Reason::Poison, "");
         } else if self.row.state == State::Dispatching {
             let wait = self.backoff(1, self.policy.backoff_base_us);

@@ -304,15 +304,19 @@ fn late_truth_about_an_unknown_attempt_counts() {
 fn late_truth_that_it_was_taken_drops_the_copy_that_waits() {
     let mut again = row(State::Queued, 1);
     again.flags = flags::MAYBE_SENT;
+    again.reason = Reason::Resend as u8;
     let changes = apply(again.clone(), vec![Fact::Outcome(1, taken())]);
     assert_eq!(after(&changes).state, State::Submitted);
     assert_eq!(changes.drop, [77]);
-    again.flags = 0;
-    let changes = apply(again, vec![Fact::Outcome(1, taken())]);
-    assert!(
-        changes.updates.is_empty(),
-        "its outcome was known: not taken"
-    );
+    for (maybe_sent, reason) in [(0, Reason::Resend), (flags::MAYBE_SENT, Reason::Retry)] {
+        again.flags = maybe_sent;
+        again.reason = reason as u8;
+        let changes = apply(again.clone(), vec![Fact::Outcome(1, taken())]);
+        assert!(
+            changes.updates.is_empty(),
+            "its outcome was known: not taken"
+        );
+    }
 }
 
 #[test]
@@ -772,6 +776,7 @@ fn what_was_cancelled_too_late_is_not_sent_again() {
         for (maybe_sent, end) in [(0, State::Cancelled), (flags::MAYBE_SENT, State::Unknown)] {
             let mut open = row(State::Dispatching, 2);
             open.flags = maybe_sent;
+            open.crashes = u8::from(maybe_sent == 0); // its second ends it, but not for an operator to take up
             let changes = apply(open, vec![Fact::Cancel]);
             assert_eq!(changes.too_late, [77]);
             let changes = apply(changes.quiet[0].clone(), vec![fact.clone()]);

@@ -441,7 +441,12 @@ impl Life {
                 vec![next.to(State::Unknown)]
             }
             State::Queued | State::Dispatching if next.crashes >= 2 => {
-                let mut all = vec![next.to(State::Dead)];
+                // Cancelled too late for the attempt that never left: it is over without an operator.
+                let mut all = if next.closed && self.state == State::Dispatching {
+                    next.back_in_line(around)
+                } else {
+                    vec![next.to(State::Dead)]
+                };
                 if next.was_open {
                     // A row does not say that its silent attempt is known by now: it may wait in vain.
                     next.closed = true;

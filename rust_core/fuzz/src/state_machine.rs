@@ -242,8 +242,14 @@ impl World {
                 (place, Fact::Receipt(receipt), failure)
             }
             7 => match self.last.clone() {
-                Some((place, receipt, failure)) => (place, Fact::Receipt(receipt), failure),
-                None => (place, Fact::Recovered, none),
+                // By the provider's id alone it finds only the row that has it.
+                Some((of, receipt, failure))
+                    if receipt.generation > 0
+                        || receipt.provider_id == self.rows[of].provider_id =>
+                {
+                    (of, Fact::Receipt(receipt), failure)
+                }
+                _ => (place, Fact::Recovered, none),
             },
             8 => {
                 self.move_clock((self.rows[place].due_us - self.now_us).max(0));
@@ -254,7 +260,13 @@ impl World {
                 let gate = choices.of(&[Gate::Expired, Gate::OptedOut, Gate::CampaignStopped]);
                 (place, Fact::GateClosed(gate), none)
             }
-            11 => (place, Fact::Crashed, none),
+            11 => {
+                if row.state == State::Dispatching {
+                    // It never left: nobody will answer it.
+                    self.answered.push((place, row.attempt));
+                }
+                (place, Fact::Crashed, none)
+            }
             _ => (place, Fact::Recovered, none),
         }
     }
@@ -396,7 +408,6 @@ impl World {
         }
         self.early.retain(|(id, _)| !changes.joined.contains(id));
         self.early.extend(changes.keep.iter().cloned());
-        self.early.truncate(64);
     }
 
     fn check(
