@@ -128,14 +128,23 @@ def _gone(change: Change) -> bool:
 def _backlog(evidence: Evidence, healed_us: int) -> list[int | None]:
     """When each message that waited at healing went, one that was sent before and came back too; None: never."""
     found: list[int | None] = []
-    for changes in evidence.changes_of.values():
+    key_of = {row.id: (row.tenant, row.campaign, row.ordering_key) for row in evidence.rows if row.ordering_key}
+    first_held: dict[tuple[int, int, str], int] = {}
+    waited: dict[int, int | None] = {}
+    for message, changes in evidence.changes_of.items():
         before = [change for change in changes if change.at_us <= healed_us]
         after = changes[len(before) :]
-        if before and before[-1].state in {QUEUED, DISPATCHING} and before[-1].reason not in HELD:
-            held = any(change.reason in HELD for change in after)
-            gone = next((change.at_us for change in after if _gone(change)), None)
-            if not held:
-                found.append(gone)
+        if before and before[-1].state in {QUEUED, DISPATCHING}:
+            if before[-1].reason in HELD or any(change.reason in HELD for change in after):
+                key = key_of.get(message)
+                if key is not None:
+                    first_held[key] = min(message, first_held.get(key, message))
+            else:
+                waited[message] = next((change.at_us for change in after if _gone(change)), None)
+    for message, gone in waited.items():
+        # Behind one of its ordering key that is held, it is held too.
+        if message <= first_held.get(key_of.get(message, (0, 0, "")), message):
+            found.append(gone)
     return found
 
 
