@@ -1030,6 +1030,28 @@ fn fates_move_reservations() {
 }
 
 #[test]
+fn what_was_taken_stays_spent_while_its_carrier_is_unknown() {
+    let quotas = vec![
+        day_quota(1, Carrier::TMobile, 3),
+        day_quota(2, Carrier::Att, 3),
+    ];
+    let mut scheduler = scheduler(quotas);
+    scheduler.set_days(&[(1, 20, TOMORROW_US), (2, 20, TOMORROW_US)]);
+    push(&mut scheduler, vec![held(1, 10)]);
+    let ready = pop(&mut scheduler, 0, 10).ready;
+    scheduler.settled(1, Fate::Taken(Some(2)));
+    assert_eq!(scheduler.ledger_changes(), [(1, 20, 2, 0), (2, 20, 2, 0)]);
+    // A second word for it changes nothing; its carrier does.
+    for fate in [Fate::NotTaken, Fate::Taken(Some(1)), Fate::Unknown] {
+        scheduler.settled(1, fate);
+        assert_eq!(scheduler.ledger_changes(), []);
+    }
+    scheduler.settled(1, Fate::NotTaken);
+    scheduler.learn(ready[0].recipient, Carrier::Att);
+    assert_eq!(scheduler.ledger_changes(), [(1, 20, 0, 0)]);
+}
+
+#[test]
 fn a_restart_counts_reservations_as_spent() {
     let mut scheduler = scheduler(vec![day_quota(1, Carrier::TMobile, 6)]);
     scheduler.restore_ledger(&[(1, 20, 3, 2)]);
@@ -1142,6 +1164,67 @@ fn a_clock_that_goes_back_hides_no_timer() {
             .ready),
         [1]
     );
+}
+
+#[test]
+fn after_a_clock_that_went_back_a_little_all_is_told_within_a_tick() {
+    for back_us in [1, 20_000, 400_000, 600_000, 1_100_000, 5_000_000] {
+        let mut scheduler = scheduler(vec![]);
+        let long = Held {
+            expires_us: START_US + 3_600 * SECOND_US,
+            ..held(1, 10)
+        };
+        push(&mut scheduler, vec![long]);
+        assert_eq!(ids(&pop(&mut scheduler, 0, 10).ready), [1]);
+        assert_eq!(
+            scheduler.push(
+                vec![Held {
+                    due_us: START_US + 3_600 * SECOND_US,
+                    ..held(2, 10)
+                }],
+                START_US
+            ),
+            []
+        );
+        let now_us = START_US - back_us;
+        let soon = |us| now_us + us;
+        let messages = vec![
+            // Ended before it came; due soon; ends soon, behind a campaign's limit or not.
+            Held {
+                ordering: 1,
+                expires_us: now_us - SECOND_US,
+                ..held(3, 10)
+            },
+            Held {
+                due_us: soon(30_000),
+                ..held(4, 10)
+            },
+            Held {
+                due_us: soon(100_000),
+                expires_us: soon(60_000),
+                ..held(5, 10)
+            },
+        ];
+        assert_eq!(scheduler.push(messages, now_us), []);
+        let (mut ready, mut expired) = (Vec::new(), Vec::new());
+        for after_us in (0..120_000).step_by(1_000) {
+            let popped = scheduler.pop(soon(after_us), after_us, 10);
+            let at = |id| (id, after_us);
+            ready.extend(ids(&popped.ready).into_iter().map(at));
+            expired.extend(ids(&popped.expired).into_iter().map(at));
+        }
+        let told = |told: &[(u64, i64)], id, due_us: i64| {
+            let at_us = told.iter().find(|(of, _)| *of == id).map(|(_, us)| *us);
+            assert!(
+                at_us.is_some_and(|us| (due_us..=due_us + TICK_US + 1_000).contains(&us)),
+                "{back_us} back: {id} at {at_us:?}"
+            );
+        };
+        told(&expired, 3, 0);
+        told(&ready, 4, 30_000);
+        told(&expired, 5, 60_000);
+        assert_eq!((ready.len(), expired.len(), scheduler.len()), (1, 2, 1));
+    }
 }
 
 #[test]

@@ -56,6 +56,8 @@ struct Charge {
     open: bool,
     /// Spent already, but evidence may still correct it.
     spent: bool,
+    /// Spent for good: only its carrier is open.
+    taken: bool,
     /// Reserved from several carriers.
     carrier_unknown: bool,
     mms: bool,
@@ -161,6 +163,7 @@ impl Charges {
             days,
             open: true,
             spent: false,
+            taken: false,
             carrier_unknown,
             mms,
         };
@@ -205,6 +208,9 @@ impl Charges {
         };
         let (chunk, at) = place(slot);
         let charge = &mut self.chunks[chunk].slots[at];
+        if charge.taken {
+            return Vec::new();
+        }
         let mut freed = Vec::new();
         for day in charge.days.iter() {
             let (before, reserved) = if charge.spent {
@@ -409,6 +415,7 @@ impl Charge {
                 day.cost = parts;
             }
         }
+        self.taken = fate != Fate::Unknown;
         !std::mem::replace(&mut self.spent, true)
     }
 }
