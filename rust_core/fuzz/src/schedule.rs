@@ -28,6 +28,8 @@ const FAR_US: i64 = 1_000_000 * SECOND_US;
 struct Meter {
     quota: Quota,
     since_us: i64,
+    /// Starts before it, of all messages.
+    before: usize,
     /// (monotonic time, cost).
     starts: Vec<(i64, u64)>,
 }
@@ -38,8 +40,9 @@ struct Start {
     day: i32,
     recipient: u64,
     brand: u32,
+    /// Known at the start or since: the first answer releases the others.
     carrier: Carrier,
-    cost: u64,
+    segments: u64,
     /// Proved not taken.
     released: bool,
     settled: bool,
@@ -210,6 +213,7 @@ impl World {
                 .unwrap_or_else(|| Meter {
                     quota: quota.clone(),
                     since_us: self.mono_us,
+                    before: self.starts.len(),
                     starts: Vec::new(),
                 });
             self.meters.insert(quota.key, meter);
@@ -436,7 +440,7 @@ impl World {
             recipient: message.recipient,
             brand: message.tenant,
             carrier,
-            cost: segments,
+            segments,
             released: false,
             settled: false,
         });
@@ -515,23 +519,25 @@ impl World {
         }
         for meter in self.meters.values() {
             let quota = &meter.quota;
-            if quota.scope != Scope::BrandCarrierDay || quota.unit != Unit::Segments {
+            if quota.scope != Scope::BrandCarrierDay {
                 continue;
             }
-            let counted = self.starts.iter().filter(|start| {
-                let now = self.carrier_of(start.recipient);
-                let may_be = start.carrier == quota.carrier
-                    || (start.carrier == Carrier::Unknown
-                        && [quota.carrier, Carrier::Unknown].contains(&now));
-                let of = u64::from(start.brand) == quota.subject && start.day == self.day;
-                of && may_be && !start.released && i64::from(start.day) >= 0
-            });
-            let sum: u64 = counted.map(|start| start.cost).sum();
-            let since_begin = meter.starts.len();
             // A ledger that came later did not see what went before.
-            let saw_all = meter.since_us == 0 && since_begin > 0;
-            let cap = self.caps[&(quota.key, self.day)];
-            assert!(!saw_all || sum <= cap, "{quota:?}: {sum} started of {cap}");
+            let counted = self.starts[meter.before..].iter().filter(|start| {
+                [quota.carrier, Carrier::Unknown].contains(&start.carrier)
+                    && u64::from(start.brand) == quota.subject
+                    && start.day == self.day
+                    && !start.released
+            });
+            let cost = |start: &Start| {
+                if quota.unit == Unit::Messages {
+                    1
+                } else {
+                    start.segments
+                }
+            };
+            let sum: u64 = counted.map(cost).sum();
+            assert!(sum <= quota.amount, "{quota:?}: {sum} started");
         }
     }
 
@@ -592,6 +598,12 @@ impl World {
                 let carrier = choices.of(&[Carrier::Att, Carrier::TMobile, Carrier::Other]);
                 self.carriers_moved = true;
                 self.learned.insert(recipient, carrier);
+                let of = |start: &&mut Start| start.recipient == recipient;
+                for start in self.starts.iter_mut().filter(of) {
+                    if start.carrier == Carrier::Unknown {
+                        start.carrier = carrier;
+                    }
+                }
                 self.scheduler.learn(recipient, carrier);
             }
             14 => self.park(choices),
