@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use _core::message::{Carrier, Class, Held, Kind, Micros};
+use _core::message::{Carrier, Class, Held, Kind, Micros, flags};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Quota, Registry, Scope, Tenant, Unit};
 use _core::schedule::{Config, ParkKind, Popped, Scheduler};
 use _core::settle::Fate;
@@ -1049,6 +1049,29 @@ fn what_was_taken_stays_spent_while_its_carrier_is_unknown() {
     scheduler.settled(1, Fate::NotTaken);
     scheduler.learn(ready[0].recipient, Carrier::Att);
     assert_eq!(scheduler.ledger_changes(), [(1, 20, 0, 0)]);
+}
+
+#[test]
+fn an_attempt_that_charged_nothing_gives_no_former_charge_back() {
+    let quotas = vec![day_quota(1, Carrier::TMobile, 6)];
+    let mut scheduler = scheduler(quotas.clone());
+    scheduler.set_days(&[(1, 20, TOMORROW_US)]);
+    scheduler.learn(held(1, 10).recipient, Carrier::TMobile);
+    push(&mut scheduler, vec![held(1, 10)]);
+    assert_eq!(ids(&pop(&mut scheduler, 0, 10).ready), [1]);
+    scheduler.settled(1, Fate::Unknown);
+    assert_eq!(scheduler.ledger_changes(), [(1, 20, 1, 0)]);
+    // Sent again while there is no such limit, and that copy leaves the batch.
+    scheduler.set_registry(registry(&HashMap::new(), vec![]), 0);
+    let again = Held {
+        attempt: 1,
+        flags: flags::MAYBE_SENT,
+        ..held(1, 10)
+    };
+    push(&mut scheduler, vec![again]);
+    assert_eq!(ids(&pop(&mut scheduler, 0, 10).ready), [1]);
+    scheduler.settled(1, Fate::NotTaken);
+    assert_eq!(scheduler.ledger_changes(), []);
 }
 
 #[test]

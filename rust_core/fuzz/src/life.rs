@@ -18,6 +18,9 @@ pub enum Failure {
     Final,
 }
 
+/// The recipient has opted out with the provider.
+pub const OPTED_OUT_CODE: &str = "40300";
+
 /// The codes a target chooses from, by what the outcome table says of them.
 pub const CODES: [(&str, Failure); 9] = [
     ("", Failure::Final),
@@ -223,7 +226,15 @@ impl Life {
         let mut known = self.clone();
         known.open.retain(|&open| open != attempt);
         if !was_open || self.is_over() {
-            return vec![self.clone()];
+            let mut all = vec![self.clone()];
+            if self.state == State::Queued
+                && attempt == self.attempt
+                && matches!(outcome, Outcome::Taken { .. })
+            {
+                // Its processing crashed, yet it is said to be taken: nobody wants a second copy.
+                all.push(self.to(State::Submitted));
+            }
+            return all;
         }
         match (self.state, outcome) {
             (_, Outcome::Unknown { .. }) => vec![self.clone()],

@@ -53,17 +53,17 @@ fn registry() -> Registry {
         key: 1,
         active: true,
     }];
-    let campaigns = vec![Campaign {
-        key: 10,
+    let campaigns = [(10, "a"), (11, "b")].map(|(key, id)| Campaign {
+        key,
         tenant: 1,
         brand: 7,
-        id: "a".to_owned(),
+        id: id.to_owned(),
         state: CampaignState::Active,
         on_unknown: OnUnknown::ByClass,
         messaging_profile: String::new(),
-        numbers: vec![12_025_550_100],
-    }];
-    Registry::new(1, tenants, campaigns, vec![])
+        numbers: vec![12_025_550_100, 12_025_550_101],
+    });
+    Registry::new(1, tenants, campaigns.to_vec(), vec![])
 }
 
 /// A call as it comes off the wire: every submission gets exactly one answer, and what is accepted can be loaded again.

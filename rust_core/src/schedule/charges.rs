@@ -285,7 +285,13 @@ impl Charges {
         in_order(freed)
     }
 
-    fn forget(&mut self, id: u64) {
+    /// False if no attempt ever charged a ledger.
+    pub(super) fn any(&self) -> bool {
+        !self.chunks.is_empty()
+    }
+
+    /// Nothing that is told of this message changes a ledger, until its next attempt.
+    pub(super) fn forget(&mut self, id: u64) {
         if let Some(slot) = self.find(id) {
             self.close(slot);
         }
