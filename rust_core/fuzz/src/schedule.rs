@@ -321,7 +321,7 @@ impl World {
     }
 
     fn push(&mut self, choices: &mut Choices<'_>) {
-        let count = choices.below(8) + 1;
+        let count = choices.of(&[1, 2, 3, 4, 5, 6, 7, 30]);
         let mut batch: Vec<Held> = (0..count).map(|_| self.message(choices)).collect();
         if choices.one_in(4) {
             batch.reverse();
@@ -752,13 +752,18 @@ impl World {
                     let less = choices.below(message.segments.into());
                     let own = u32::from(message.segments) - u32::try_from(less).expect("small");
                     let own = (message.kind == Kind::Sms).then_some(own);
-                    let fate = choices.of(&[
+                    let fates = [
                         Fate::Taken(None),
                         Fate::Taken(own),
                         Fate::NotTaken,
                         Fate::Unknown,
-                    ]);
-                    self.settle(message.id, fate);
+                    ];
+                    let first = choices.of(&fates);
+                    self.settle(message.id, first);
+                    if choices.one_in(3) {
+                        let second = choices.of(&fates);
+                        self.settle(message.id, second);
+                    }
                 }
             }
             10 => self.come_back(choices),
