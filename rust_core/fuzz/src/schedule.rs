@@ -91,12 +91,15 @@ struct World {
     missing: BTreeSet<u32>,
     suspended: BTreeSet<u32>,
     quotas: Vec<Quota>,
+    removed: Vec<Quota>,
     meters: HashMap<u32, Meter>,
     starts: Vec<Start>,
     /// The highest cap that a day's ledger had on the day.
     caps: HashMap<(u32, i32), u64>,
     owed: HashMap<u64, Owed>,
     rows: HashMap<(u32, i32), Sums>,
+    /// The rows as they were told.
+    told: HashMap<(u32, i32), Sums>,
     learned: HashMap<u64, Carrier>,
     carriers_moved: bool,
     parked: Vec<(u32, i64)>,
@@ -126,6 +129,7 @@ fn any_quota(key: u32, choices: &mut Choices<'_>) -> Quota {
         Scope::BrandCarrierDay,
         Scope::Provider,
         Scope::Tenant,
+        Scope::BrandCarrierDay,
     ]);
     let campaign = choices.of(&CAMPAIGNS);
     let carrier = choices.of(&[Carrier::Att, Carrier::TMobile, Carrier::Other]);
@@ -192,11 +196,13 @@ impl World {
             missing: BTreeSet::new(),
             suspended: BTreeSet::new(),
             quotas,
+            removed: Vec::new(),
             meters: HashMap::new(),
             starts: Vec::new(),
             caps: HashMap::new(),
             owed: HashMap::new(),
             rows: HashMap::new(),
+            told: HashMap::new(),
             learned: HashMap::new(),
             carriers_moved: false,
             parked: Vec::new(),
@@ -638,7 +644,12 @@ impl World {
                 spent: i64::try_from(spent).expect("small"),
                 reserved: i64::try_from(reserved).expect("small"),
             };
-            assert_eq!(told, self.rows[&(key, day)], "ledger {key} on {day}");
+            self.told.insert((key, day), told);
+        }
+        // Rows before yesterday may be given up.
+        for (row, sums) in self.rows.iter().filter(|(row, _)| row.1 >= self.day - 1) {
+            let told = self.told.get(row).copied().unwrap_or_default();
+            assert_eq!(told, *sums, "ledger {row:?}");
         }
         for meter in self.meters.values() {
             let quota = &meter.quota;
@@ -855,7 +866,7 @@ impl World {
     }
 
     fn change_registry(&mut self, choices: &mut Choices<'_>) {
-        match choices.below(5) {
+        match choices.below(6) {
             0 | 1 => {
                 let state = choices.of(&[
                     CampaignState::Active,
@@ -876,9 +887,18 @@ impl World {
                     self.missing.insert(campaign);
                 }
             }
+            4 => {
+                // One that was removed comes back, unless its key was given away.
+                if let Some(quota) = self.removed.pop()
+                    && self.quotas.iter().all(|other| other.key != quota.key)
+                {
+                    self.quotas.push(quota);
+                }
+            }
             _ => {
                 let key = u32::from(choices.byte() % 8) + 1;
-                self.quotas.retain(|quota| quota.key != key);
+                let gone = self.quotas.extract_if(.., |quota| quota.key == key);
+                self.removed.extend(gone);
                 if choices.one_in(2) {
                     self.quotas.push(any_quota(key, choices));
                 }
