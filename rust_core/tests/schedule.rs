@@ -1250,6 +1250,42 @@ fn after_a_clock_that_went_back_a_little_all_is_told_within_a_tick() {
     }
 }
 
+/// One segment a second to a tenant, three at once.
+fn a_segment_a_second() -> Scheduler {
+    scheduler(vec![quota(1, Scope::Tenant, 1, 13, 3)])
+}
+
+#[test]
+fn cheap_messages_of_another_lane_do_not_starve_a_dear_one_of_their_class() {
+    let mut scheduler = a_segment_a_second();
+    let dear = Held {
+        segments: 3,
+        ..held(1, 10)
+    };
+    push(&mut scheduler, vec![dear]);
+    let mut gone = Vec::new();
+    for second in 1..=8 {
+        push(&mut scheduler, vec![held(1 + second, 11)]);
+        let at_us = i64::try_from(second).expect("small") * SECOND_US;
+        gone.extend(ids(&pop(&mut scheduler, at_us, 10).ready));
+    }
+    assert_eq!(gone.first(), Some(&1), "{gone:?}");
+    assert_eq!(gone.len(), 6);
+}
+
+#[test]
+fn a_lane_whose_head_changes_is_looked_at_again() {
+    let mut scheduler = a_segment_a_second();
+    let dear = Held {
+        segments: 3,
+        ..held(5, 10)
+    };
+    push(&mut scheduler, vec![dear]);
+    assert_eq!(pop(&mut scheduler, SECOND_US, 10).ready, []);
+    push(&mut scheduler, vec![held(2, 10)]);
+    assert_eq!(ids(&pop(&mut scheduler, SECOND_US, 10).ready), [2]);
+}
+
 #[test]
 fn what_does_not_fit_comes_back() {
     let config = Config {
