@@ -226,15 +226,7 @@ impl Life {
         let mut known = self.clone();
         known.open.retain(|&open| open != attempt);
         if !was_open || self.is_over() {
-            let mut all = vec![self.clone()];
-            if self.state == State::Queued
-                && attempt == self.attempt
-                && matches!(outcome, Outcome::Taken { .. })
-            {
-                // Its processing crashed, yet it is said to be taken: nobody wants a second copy.
-                all.push(self.to(State::Submitted));
-            }
-            return all;
+            return vec![self.clone()];
         }
         match (self.state, outcome) {
             (_, Outcome::Unknown { .. }) => vec![self.clone()],

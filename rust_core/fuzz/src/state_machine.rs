@@ -254,7 +254,13 @@ impl World {
                 let gate = choices.of(&[Gate::Expired, Gate::OptedOut, Gate::CampaignStopped]);
                 (place, Fact::GateClosed(gate), none)
             }
-            11 => (place, Fact::Crashed, none),
+            11 => {
+                if row.state == State::Dispatching {
+                    // Before any byte: nobody answers.
+                    self.answered.push((place, row.attempt));
+                }
+                (place, Fact::Crashed, none)
+            }
             _ => (place, Fact::Recovered, none),
         }
     }
