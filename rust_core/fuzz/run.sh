@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Fuzzes every target for so many seconds each and keeps a small corpus and the counts. Needs g++.
+# Fuzzes every target, or those that are named, for so many seconds each and keeps a small corpus and the counts. Needs g++.
 # Stable Rust has no sanitizers, but its code generator can be asked for the coverage that libFuzzer wants; with a target
 # named, build scripts are left alone.
 set -euo pipefail
 
-readonly SECONDS_EACH="${1:-60}" KEPT_MAX=25 INPUT_BYTES_MAX=4096
+readonly SECONDS_EACH="${1:-60}" TARGETS=" ${*:2} " KEPT_MAX=25 INPUT_BYTES_MAX=4096
 cd "$(dirname "${BASH_SOURCE[0]}")"
 host="$(rustc -vV | sed -n 's/^host: //p')"
 target_folder="${CARGO_TARGET_DIR:-target}"
@@ -18,6 +18,7 @@ mkdir -p "$results"
 status=0
 for file in fuzz_targets/*.rs; do
   name="$(basename "$file" .rs)"
+  [[ "${TARGETS// /}" == "" || "$TARGETS" == *" $name "* ]] || continue
   program="$target_folder/$host/release/$name"
   scratch="$(mktemp -d)"
   mkdir -p "corpus/$name" "$scratch/found" "$scratch/kept"

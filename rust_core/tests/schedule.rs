@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use _core::message::{Carrier, Class, Held, Kind, Micros};
+use _core::message::{Carrier, Class, Held, Kind, Micros, flags};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Quota, Registry, Scope, Tenant, Unit};
 use _core::schedule::{Config, ParkKind, Popped, Scheduler};
 use _core::settle::Fate;
@@ -1049,6 +1049,51 @@ fn what_a_batch_has_reserved_can_be_told_apart() {
 }
 
 #[test]
+fn what_was_taken_stays_spent_while_its_carrier_is_unknown() {
+    let quotas = vec![
+        day_quota(1, Carrier::TMobile, 3),
+        day_quota(2, Carrier::Att, 3),
+    ];
+    let mut scheduler = scheduler(quotas);
+    scheduler.set_days(&[(1, 20, TOMORROW_US), (2, 20, TOMORROW_US)]);
+    push(&mut scheduler, vec![held(1, 10)]);
+    let ready = pop(&mut scheduler, 0, 10).ready;
+    scheduler.settled(1, Fate::Taken(Some(2)));
+    assert_eq!(scheduler.ledger_changes(), [(1, 20, 2, 0), (2, 20, 2, 0)]);
+    // A second word for it changes nothing; its carrier does.
+    for fate in [Fate::NotTaken, Fate::Taken(Some(1)), Fate::Unknown] {
+        scheduler.settled(1, fate);
+        assert_eq!(scheduler.ledger_changes(), []);
+    }
+    scheduler.settled(1, Fate::NotTaken);
+    scheduler.learn(ready[0].recipient, Carrier::Att);
+    assert_eq!(scheduler.ledger_changes(), [(1, 20, 0, 0)]);
+}
+
+#[test]
+fn an_attempt_that_charged_nothing_gives_no_former_charge_back() {
+    let quotas = vec![day_quota(1, Carrier::TMobile, 6)];
+    let mut scheduler = scheduler(quotas.clone());
+    scheduler.set_days(&[(1, 20, TOMORROW_US)]);
+    scheduler.learn(held(1, 10).recipient, Carrier::TMobile);
+    push(&mut scheduler, vec![held(1, 10)]);
+    assert_eq!(ids(&pop(&mut scheduler, 0, 10).ready), [1]);
+    scheduler.settled(1, Fate::Unknown);
+    assert_eq!(scheduler.ledger_changes(), [(1, 20, 1, 0)]);
+    // Sent again while there is no such limit, and that copy leaves the batch.
+    scheduler.set_registry(registry(&HashMap::new(), vec![]), 0);
+    let again = Held {
+        attempt: 1,
+        flags: flags::MAYBE_SENT,
+        ..held(1, 10)
+    };
+    push(&mut scheduler, vec![again]);
+    assert_eq!(ids(&pop(&mut scheduler, 0, 10).ready), [1]);
+    scheduler.settled(1, Fate::NotTaken);
+    assert_eq!(scheduler.ledger_changes(), []);
+}
+
+#[test]
 fn a_restart_counts_reservations_as_spent() {
     let mut scheduler = scheduler(vec![day_quota(1, Carrier::TMobile, 6)]);
     scheduler.restore_ledger(&[(1, 20, 3, 2)]);
@@ -1161,6 +1206,103 @@ fn a_clock_that_goes_back_hides_no_timer() {
             .ready),
         [1]
     );
+}
+
+#[test]
+fn after_a_clock_that_went_back_a_little_all_is_told_within_a_tick() {
+    for back_us in [1, 20_000, 400_000, 600_000, 1_100_000, 5_000_000] {
+        let mut scheduler = scheduler(vec![]);
+        let long = Held {
+            expires_us: START_US + 3_600 * SECOND_US,
+            ..held(1, 10)
+        };
+        push(&mut scheduler, vec![long]);
+        assert_eq!(ids(&pop(&mut scheduler, 0, 10).ready), [1]);
+        assert_eq!(
+            scheduler.push(
+                vec![Held {
+                    due_us: START_US + 3_600 * SECOND_US,
+                    ..held(2, 10)
+                }],
+                START_US
+            ),
+            []
+        );
+        let now_us = START_US - back_us;
+        let soon = |us| now_us + us;
+        let messages = vec![
+            // Ended before it came; due soon; ends soon, behind a campaign's limit or not.
+            Held {
+                ordering: 1,
+                expires_us: now_us - SECOND_US,
+                ..held(3, 10)
+            },
+            Held {
+                due_us: soon(30_000),
+                ..held(4, 10)
+            },
+            Held {
+                due_us: soon(100_000),
+                expires_us: soon(60_000),
+                ..held(5, 10)
+            },
+        ];
+        assert_eq!(scheduler.push(messages, now_us), []);
+        let (mut ready, mut expired) = (Vec::new(), Vec::new());
+        for after_us in (0..120_000).step_by(1_000) {
+            let popped = scheduler.pop(soon(after_us), after_us, 10);
+            let at = |id| (id, after_us);
+            ready.extend(ids(&popped.ready).into_iter().map(at));
+            expired.extend(ids(&popped.expired).into_iter().map(at));
+        }
+        let told = |told: &[(u64, i64)], id, due_us: i64| {
+            let at_us = told.iter().find(|(of, _)| *of == id).map(|(_, us)| *us);
+            assert!(
+                at_us.is_some_and(|us| (due_us..=due_us + TICK_US + 1_000).contains(&us)),
+                "{back_us} back: {id} at {at_us:?}"
+            );
+        };
+        told(&expired, 3, 0);
+        told(&ready, 4, 30_000);
+        told(&expired, 5, 60_000);
+        assert_eq!((ready.len(), expired.len(), scheduler.len()), (1, 2, 1));
+    }
+}
+
+/// One segment a second to a tenant, three at once.
+fn a_segment_a_second() -> Scheduler {
+    scheduler(vec![quota(1, Scope::Tenant, 1, 13, 3)])
+}
+
+#[test]
+fn cheap_messages_of_another_lane_do_not_starve_a_dear_one_of_their_class() {
+    let mut scheduler = a_segment_a_second();
+    let dear = Held {
+        segments: 3,
+        ..held(1, 10)
+    };
+    push(&mut scheduler, vec![dear]);
+    let mut gone = Vec::new();
+    for second in 1..=8 {
+        push(&mut scheduler, vec![held(1 + second, 11)]);
+        let at_us = i64::try_from(second).expect("small") * SECOND_US;
+        gone.extend(ids(&pop(&mut scheduler, at_us, 10).ready));
+    }
+    assert_eq!(gone.first(), Some(&1), "{gone:?}");
+    assert_eq!(gone.len(), 6);
+}
+
+#[test]
+fn a_lane_whose_head_changes_is_looked_at_again() {
+    let mut scheduler = a_segment_a_second();
+    let dear = Held {
+        segments: 3,
+        ..held(5, 10)
+    };
+    push(&mut scheduler, vec![dear]);
+    assert_eq!(pop(&mut scheduler, SECOND_US, 10).ready, []);
+    push(&mut scheduler, vec![held(2, 10)]);
+    assert_eq!(ids(&pop(&mut scheduler, SECOND_US, 10).ready), [2]);
 }
 
 #[test]

@@ -18,6 +18,9 @@ pub enum Failure {
     Final,
 }
 
+/// The recipient has opted out with the provider.
+pub const OPTED_OUT_CODE: &str = "40300";
+
 /// The codes a target chooses from, by what the outcome table says of them.
 pub const CODES: [(&str, Failure); 9] = [
     ("", Failure::Final),

@@ -28,6 +28,8 @@ const FAR_US: i64 = 1_000_000 * SECOND_US;
 struct Meter {
     quota: Quota,
     since_us: i64,
+    /// Starts before it, of all messages.
+    before: usize,
     /// (monotonic time, cost).
     starts: Vec<(i64, u64)>,
 }
@@ -38,11 +40,36 @@ struct Start {
     day: i32,
     recipient: u64,
     brand: u32,
+    /// Known at the start or since: the first answer releases the others.
     carrier: Carrier,
-    cost: u64,
+    segments: u64,
     /// Proved not taken.
     released: bool,
     settled: bool,
+}
+
+/// What an attempt owes a ledger.
+struct Part {
+    row: (u32, i32),
+    carrier: Carrier,
+    cost: i64,
+    /// The provider's count replaces it.
+    by_parts: bool,
+}
+
+/// The last attempt of a message, and what it owes.
+struct Owed {
+    recipient: u64,
+    carrier_unknown: bool,
+    spent: bool,
+    taken: bool,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sums {
+    spent: i64,
+    reserved: i64,
 }
 
 struct World {
@@ -64,13 +91,20 @@ struct World {
     missing: BTreeSet<u32>,
     suspended: BTreeSet<u32>,
     quotas: Vec<Quota>,
+    removed: Vec<Quota>,
     meters: HashMap<u32, Meter>,
     starts: Vec<Start>,
     /// The highest cap that a day's ledger had on the day.
     caps: HashMap<(u32, i32), u64>,
+    owed: HashMap<u64, Owed>,
+    rows: HashMap<(u32, i32), Sums>,
+    /// The rows as they were told.
+    told: HashMap<(u32, i32), Sums>,
     learned: HashMap<u64, Carrier>,
     carriers_moved: bool,
     parked: Vec<(u32, i64)>,
+    ever_parked: bool,
+    strict: bool,
     came: usize,
     left: usize,
 }
@@ -95,6 +129,7 @@ fn any_quota(key: u32, choices: &mut Choices<'_>) -> Quota {
         Scope::BrandCarrierDay,
         Scope::Provider,
         Scope::Tenant,
+        Scope::BrandCarrierDay,
     ]);
     let campaign = choices.of(&CAMPAIGNS);
     let carrier = choices.of(&[Carrier::Att, Carrier::TMobile, Carrier::Other]);
@@ -122,8 +157,8 @@ fn any_quota(key: u32, choices: &mut Choices<'_>) -> Quota {
             amount
         },
         window_us: choices.of(&[1_000_000, 10_000_000, 7_777_777]),
-        // At least the longest message, which could never go otherwise.
-        burst: 3 + u64::from(choices.byte()) % (amount - 3),
+        // Some let the longest messages never pass.
+        burst: 1 + u64::from(choices.byte()) % (amount - 1),
         reserved_percent: choices.of(&[0, 0, 25]),
         reserved_class: Class::Critical,
     }
@@ -135,9 +170,10 @@ impl World {
             .map(|key| any_quota(key, choices))
             .collect();
         let room_max = choices.of(&[1_000, 1_000, 20]);
+        let floor_percent = choices.of(&[10, 0, 50]);
         let config = Config {
             held_messages_max: room_max,
-            floor_percent: choices.of(&[10, 0, 50]),
+            floor_percent,
             carriers_max: 1_000,
             charges_remembered_max: 1_000,
             lanes_idle_max: choices.of(&[16_384, 0, 2]),
@@ -160,12 +196,18 @@ impl World {
             missing: BTreeSet::new(),
             suspended: BTreeSet::new(),
             quotas,
+            removed: Vec::new(),
             meters: HashMap::new(),
             starts: Vec::new(),
             caps: HashMap::new(),
+            owed: HashMap::new(),
+            rows: HashMap::new(),
+            told: HashMap::new(),
             learned: HashMap::new(),
             carriers_moved: false,
             parked: Vec::new(),
+            ever_parked: false,
+            strict: floor_percent == 0,
             came: 0,
             left: 0,
         };
@@ -210,6 +252,7 @@ impl World {
                 .unwrap_or_else(|| Meter {
                     quota: quota.clone(),
                     since_us: self.mono_us,
+                    before: self.starts.len(),
                     starts: Vec::new(),
                 });
             self.meters.insert(quota.key, meter);
@@ -284,7 +327,7 @@ impl World {
     }
 
     fn push(&mut self, choices: &mut Choices<'_>) {
-        let count = choices.below(8) + 1;
+        let count = choices.of(&[1, 2, 3, 4, 5, 6, 7, 30]);
         let mut batch: Vec<Held> = (0..count).map(|_| self.message(choices)).collect();
         if choices.one_in(4) {
             batch.reverse();
@@ -353,17 +396,65 @@ impl World {
             self.note_start(message);
             self.out.insert(message.id, message.clone());
         }
-        let late = self
-            .waiting
-            .values()
-            .find(|message| message.expires_us + TICK_US <= self.now_us);
-        // What was moved after its end is told with the next tick.
-        let soon = popped.wake_after_us.is_some_and(|us| us <= TICK_US);
-        assert!(
-            late.is_none() || soon,
-            "it ended and nobody is told: {late:?}"
-        );
+        self.check_timers(popped.wake_after_us);
+        self.check_turns(&popped.ready);
         popped
+    }
+
+    /// What ended or came due is told, or the next pop is due at once; and it is due before the next of them.
+    fn check_timers(&self, wake_after_us: Option<i64>) {
+        if wake_after_us == Some(0) {
+            return;
+        }
+        let mut ends = self.waiting.values().map(|message| message.expires_us);
+        let late = ends.find(|ends_us| ends_us + TICK_US <= self.now_us);
+        assert!(late.is_none(), "it ended and nobody is told: {late:?}");
+        let early = |message: &&Held| message.due_us + TICK_US > self.now_us;
+        let early = self.waiting.values().filter(early).count();
+        assert!(
+            self.scheduler.counts().due <= early,
+            "it is due and waits on"
+        );
+        let next = self.waiting.values().map(|message| message.expires_us);
+        if let Some(next_us) = next.min() {
+            let wake_us = wake_after_us.expect("it ends, and nothing would wake it");
+            assert!(self.now_us + wake_us <= next_us + TICK_US, "asleep");
+        }
+    }
+
+    /// Where nothing but turns decides: the urgent first, and tenants side by side.
+    fn check_turns(&self, ready: &[Held]) {
+        if !self.quotas.is_empty() || self.ever_parked {
+            return;
+        }
+        if self.strict {
+            assert!(
+                ready.is_sorted_by_key(|message| message.class),
+                "the urgent first"
+            );
+        }
+        for class in Class::ALL {
+            let served = [1, 2].map(|tenant| {
+                let of = |held: &&Held| (held.tenant, held.class) == (tenant, class);
+                let segments = |held: &Held| i64::from(held.segments);
+                ready.iter().filter(of).map(segments).sum::<i64>()
+            });
+            let both_wait = [1, 2].iter().all(|&tenant| {
+                self.waiting.values().any(|held| {
+                    (held.tenant, held.class, held.ordering) == (tenant, class, 0)
+                        && held.due_us + TICK_US <= self.now_us
+                        && held.expires_us > self.now_us
+                        && self.state(held.campaign) == CampaignState::Active
+                        && !self.missing.contains(&held.campaign)
+                        && !self.suspended.contains(&tenant)
+                })
+            });
+            // A turn is eight segments, and a message of three may leave two of them over.
+            assert!(
+                !both_wait || served[0].abs_diff(served[1]) <= 8 + 2 * 10,
+                "{class:?}: {served:?} segments of two tenants who both wait"
+            );
+        }
     }
 
     fn check_start(&self, message: &Held) {
@@ -395,6 +486,7 @@ impl World {
                     && other.ordering == 0
                     && other.due_us + TICK_US <= self.now_us
                     && other.expires_us > self.now_us
+                    && !self.never_passes(other)
             });
             // Timers beyond one pop's work are left to the next.
             assert!(
@@ -404,6 +496,28 @@ impl World {
         }
     }
 
+    /// A limit lets it pass only if its terms change: it waits beside its lane.
+    fn never_passes(&self, message: &Held) -> bool {
+        message.kind == Kind::Sms
+            && self.quotas.iter().any(|quota| {
+                quota.unit == Unit::Segments
+                    && quota.scope != Scope::BrandCarrierDay
+                    && u64::from(message.segments) > quota.burst
+                    && Self::is_limited(message, quota)
+            })
+    }
+
+    /// This limit counts it, whichever the carrier is.
+    fn is_limited(message: &Held, quota: &Quota) -> bool {
+        let subject = match quota.scope {
+            Scope::Number => message.sender,
+            Scope::Campaign | Scope::CampaignCarrier => u64::from(message.campaign),
+            Scope::BrandCarrierDay | Scope::Tenant => u64::from(message.tenant),
+            Scope::Provider => u64::from(PROVIDER),
+        };
+        quota.subject == subject
+    }
+
     fn note_start(&mut self, message: &Held) {
         let carrier = self.carrier_of(message.recipient);
         let segments = if message.kind == Kind::Mms {
@@ -411,32 +525,46 @@ impl World {
         } else {
             u64::from(message.segments)
         };
+        let mut parts = Vec::new();
         for meter in self.meters.values_mut() {
             let quota = &meter.quota;
-            let subject = match quota.scope {
-                Scope::Number => message.sender,
-                Scope::Campaign | Scope::CampaignCarrier => u64::from(message.campaign),
-                Scope::BrandCarrierDay | Scope::Tenant => u64::from(message.tenant),
-                Scope::Provider => u64::from(PROVIDER),
-            };
             let of_carrier =
                 [carrier, Carrier::Unknown].contains(&quota.carrier) || carrier == Carrier::Unknown;
-            if quota.subject == subject && of_carrier {
+            if Self::is_limited(message, quota) && of_carrier {
                 let cost = if quota.unit == Unit::Messages {
                     1
                 } else {
                     segments
                 };
                 meter.starts.push((self.mono_us, cost));
+                if quota.scope == Scope::BrandCarrierDay {
+                    parts.push(Part {
+                        row: (quota.key, self.day),
+                        carrier: quota.carrier,
+                        cost: i64::try_from(cost).expect("small"),
+                        by_parts: quota.unit == Unit::Segments && message.kind == Kind::Sms,
+                    });
+                }
             }
         }
+        for part in &parts {
+            self.rows.entry(part.row).or_default().reserved += part.cost;
+        }
+        let owed = Owed {
+            recipient: message.recipient,
+            carrier_unknown: carrier == Carrier::Unknown,
+            spent: false,
+            taken: false,
+            parts,
+        };
+        self.owed.insert(message.id, owed);
         self.starts.push(Start {
             id: message.id,
             day: self.day,
             recipient: message.recipient,
             brand: message.tenant,
             carrier,
-            cost: segments,
+            segments,
             released: false,
             settled: false,
         });
@@ -512,26 +640,38 @@ impl World {
                 spent + reserved <= cap,
                 "ledger {key}: {spent} and {reserved} of {cap}"
             );
+            let told = Sums {
+                spent: i64::try_from(spent).expect("small"),
+                reserved: i64::try_from(reserved).expect("small"),
+            };
+            self.told.insert((key, day), told);
+        }
+        // Rows before yesterday may be given up.
+        for (row, sums) in self.rows.iter().filter(|(row, _)| row.1 >= self.day - 1) {
+            let told = self.told.get(row).copied().unwrap_or_default();
+            assert_eq!(told, *sums, "ledger {row:?}");
         }
         for meter in self.meters.values() {
             let quota = &meter.quota;
-            if quota.scope != Scope::BrandCarrierDay || quota.unit != Unit::Segments {
+            if quota.scope != Scope::BrandCarrierDay {
                 continue;
             }
-            let counted = self.starts.iter().filter(|start| {
-                let now = self.carrier_of(start.recipient);
-                let may_be = start.carrier == quota.carrier
-                    || (start.carrier == Carrier::Unknown
-                        && [quota.carrier, Carrier::Unknown].contains(&now));
-                let of = u64::from(start.brand) == quota.subject && start.day == self.day;
-                of && may_be && !start.released && i64::from(start.day) >= 0
-            });
-            let sum: u64 = counted.map(|start| start.cost).sum();
-            let since_begin = meter.starts.len();
             // A ledger that came later did not see what went before.
-            let saw_all = meter.since_us == 0 && since_begin > 0;
-            let cap = self.caps[&(quota.key, self.day)];
-            assert!(!saw_all || sum <= cap, "{quota:?}: {sum} started of {cap}");
+            let counted = self.starts[meter.before..].iter().filter(|start| {
+                [quota.carrier, Carrier::Unknown].contains(&start.carrier)
+                    && u64::from(start.brand) == quota.subject
+                    && start.day == self.day
+                    && !start.released
+            });
+            let cost = |start: &Start| {
+                if quota.unit == Unit::Messages {
+                    1
+                } else {
+                    start.segments
+                }
+            };
+            let sum: u64 = counted.map(cost).sum();
+            assert!(sum <= quota.amount, "{quota:?}: {sum} started");
         }
     }
 
@@ -542,11 +682,56 @@ impl World {
 
     fn settle(&mut self, id: u64, fate: Fate) {
         self.scheduler.settled(id, fate);
+        self.settle_owed(id, fate);
         if let Some(start) = self.starts.iter_mut().rev().find(|start| start.id == id)
             && !start.settled
         {
             start.settled = fate != Fate::Unknown;
             start.released = fate == Fate::NotTaken;
+            if let Fate::Taken(Some(parts)) = fate {
+                start.segments = u64::from(parts);
+            }
+        }
+    }
+
+    /// Taken or unknown: spent; not taken: given back, unless it was taken for sure.
+    fn settle_owed(&mut self, id: u64, fate: Fate) {
+        let Some(owed) = self.owed.get_mut(&id).filter(|owed| !owed.taken) else {
+            return;
+        };
+        for part in &mut owed.parts {
+            let sums = self.rows.entry(part.row).or_default();
+            if owed.spent {
+                sums.spent -= part.cost;
+            } else {
+                sums.reserved -= part.cost;
+            }
+            match fate {
+                Fate::Taken(Some(parts)) if part.by_parts => {
+                    part.cost = i64::from(parts);
+                }
+                Fate::Taken(_) | Fate::Unknown => {}
+                Fate::NotTaken => part.cost = 0,
+            }
+            sums.spent += part.cost;
+        }
+        owed.spent = true;
+        owed.taken = fate != Fate::Unknown;
+    }
+
+    /// The first answer releases the other carriers.
+    fn learn_owed(&mut self, recipient: u64, carrier: Carrier) {
+        let of = |owed: &&mut Owed| owed.recipient == recipient && owed.carrier_unknown;
+        for owed in self.owed.values_mut().filter(of) {
+            owed.carrier_unknown = false;
+            for part in owed.parts.extract_if(.., |part| part.carrier != carrier) {
+                let sums = self.rows.entry(part.row).or_default();
+                if owed.spent {
+                    sums.spent -= part.cost;
+                } else {
+                    sums.reserved -= part.cost;
+                }
+            }
         }
     }
 
@@ -559,8 +744,8 @@ impl World {
         match choices.below(16) {
             0..=2 => self.push(choices),
             3..=5 => {
-                let room = choices.below(12);
-                self.pop(room);
+                let room = choices.below(16);
+                self.pop(if room < 12 { room } else { 4 * room });
             }
             6 | 7 => {
                 let us = i64::from(choices.wide()) * choices.of(&[1, 50, 1_000]);
@@ -574,14 +759,22 @@ impl World {
             }
             9 => {
                 if let Some(message) = Self::nth(&self.out, choices) {
-                    let own = (message.kind == Kind::Sms).then_some(u32::from(message.segments));
-                    let fate = choices.of(&[
+                    // The provider may count less; what it counts more may pass a cap.
+                    let less = choices.below(message.segments.into());
+                    let own = u32::from(message.segments) - u32::try_from(less).expect("small");
+                    let own = (message.kind == Kind::Sms).then_some(own);
+                    let fates = [
                         Fate::Taken(None),
                         Fate::Taken(own),
                         Fate::NotTaken,
                         Fate::Unknown,
-                    ]);
-                    self.settle(message.id, fate);
+                    ];
+                    let first = choices.of(&fates);
+                    self.settle(message.id, first);
+                    if choices.one_in(3) {
+                        let second = choices.of(&fates);
+                        self.settle(message.id, second);
+                    }
                 }
             }
             10 => self.come_back(choices),
@@ -592,6 +785,13 @@ impl World {
                 let carrier = choices.of(&[Carrier::Att, Carrier::TMobile, Carrier::Other]);
                 self.carriers_moved = true;
                 self.learned.insert(recipient, carrier);
+                self.learn_owed(recipient, carrier);
+                let of = |start: &&mut Start| start.recipient == recipient;
+                for start in self.starts.iter_mut().filter(of) {
+                    if start.carrier == Carrier::Unknown {
+                        start.carrier = carrier;
+                    }
+                }
                 self.scheduler.learn(recipient, carrier);
             }
             14 => self.park(choices),
@@ -666,7 +866,7 @@ impl World {
     }
 
     fn change_registry(&mut self, choices: &mut Choices<'_>) {
-        match choices.below(5) {
+        match choices.below(6) {
             0 | 1 => {
                 let state = choices.of(&[
                     CampaignState::Active,
@@ -687,9 +887,18 @@ impl World {
                     self.missing.insert(campaign);
                 }
             }
+            4 => {
+                // One that was removed comes back, unless its key was given away.
+                if let Some(quota) = self.removed.pop()
+                    && self.quotas.iter().all(|other| other.key != quota.key)
+                {
+                    self.quotas.push(quota);
+                }
+            }
             _ => {
                 let key = u32::from(choices.byte() % 8) + 1;
-                self.quotas.retain(|quota| quota.key != key);
+                let gone = self.quotas.extract_if(.., |quota| quota.key == key);
+                self.removed.extend(gone);
                 if choices.one_in(2) {
                     self.quotas.push(any_quota(key, choices));
                 }
@@ -699,6 +908,7 @@ impl World {
     }
 
     fn park(&mut self, choices: &mut Choices<'_>) {
+        self.ever_parked = true;
         let campaign = choices.of(&CAMPAIGNS);
         let carrier = choices.of(&[Carrier::Unknown, Carrier::Att, Carrier::TMobile]);
         let kind = choices.of(&[ParkKind::Rate, ParkKind::Cap]);
@@ -725,6 +935,10 @@ impl World {
         self.suspended.clear();
         self.now_us = self.latest_us;
         self.day += 1;
+        for quota in &mut self.quotas {
+            // At least the longest message, which could never go otherwise.
+            quota.burst = quota.burst.max(3);
+        }
         self.show_registry();
         let (start_us, mut quiet, mut pops) = (self.mono_us, 0, 0);
         while !self.waiting.is_empty() {

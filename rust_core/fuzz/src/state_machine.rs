@@ -5,13 +5,13 @@
 //! led there; at the end everything heals, and every message must come to its end in time.
 
 use _core::message::{Class, flags};
-use _core::outcome::Outcome;
+use _core::outcome::{NotTaken, Outcome};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Registry, Tenant};
-use _core::settle::{Changes, Fact, Gate, Policy, Receipt, ReceiptStatus, Row, settle};
+use _core::settle::{Changes, Fact, Fate, Gate, Policy, Receipt, ReceiptStatus, Row, settle};
 use _core::state::{Reason, State};
 
 use super::choices::Choices;
-use super::life::{Around, CODES, Failure, Life, is_listed, outcome};
+use super::life::{Around, CODES, Failure, Life, OPTED_OUT_CODE, is_listed, outcome};
 
 const START_US: i64 = 1_790_000_000_000_000;
 const SECOND_US: i64 = 1_000_000;
@@ -350,6 +350,7 @@ impl World {
         }
         let changes = self.settle(&told, facts);
         let before = self.rows.clone();
+        let before_lives = self.lives.clone();
         self.apply(&changes);
         for &place in &told {
             let row = &self.rows[place];
@@ -372,6 +373,12 @@ impl World {
             }
             self.lives[place] = kept;
             self.check(place, &before[place], facts, &changes);
+        }
+        if let [(place, fact, failure)] = facts {
+            let open = before_lives[*place]
+                .iter()
+                .all(|life| life.open.contains(&before[*place].attempt));
+            self.check_told(&before[*place], *place, fact, *failure, open, &changes);
         }
         self.check_repeats(facts);
     }
@@ -508,6 +515,112 @@ impl World {
         if timed && matches!(row.state, State::Unknown | State::Submitted | State::Sent) {
             assert!(row.due_us > self.now_us, "a timer that spins: {row:?}");
         }
+    }
+
+    /// What the rest of the engine is told of a lone fact: ledgers, limits, carriers, opt-outs, look-ups, callers.
+    fn check_told(
+        &self,
+        before: &Row,
+        place: usize,
+        fact: &Fact,
+        failure: Failure,
+        surely_open: bool,
+        changes: &Changes,
+    ) {
+        let (row, id, was) = (&self.rows[place], before.id, before.state);
+        let in_flight = was == State::Dispatching;
+        let counts = in_flight || (was == State::Unknown && surely_open);
+        let outcome = match fact {
+            Fact::Outcome(attempt, outcome) if *attempt == before.attempt => Some(outcome),
+            _ => None,
+        };
+        // Ledgers: what became of the attempt, once it is known.
+        let fate = match (fact, outcome) {
+            (_, Some(Outcome::Taken { parts, .. })) => Some(Fate::Taken(*parts)),
+            (_, Some(Outcome::Unknown { .. })) | (Fact::Recovered, _) => {
+                in_flight.then_some(Fate::Unknown)
+            }
+            (Fact::Crashed, _) => in_flight.then_some(Fate::NotTaken),
+            (_, Some(_)) => Some(Fate::NotTaken),
+            _ => None,
+        };
+        let fates: Vec<_> = fate.map(|fate| (id, fate)).into_iter().collect();
+        if counts || outcome.is_none() {
+            assert_eq!(changes.fates, fates, "{fact:?} on {before:?}");
+        }
+        // Kept receipts say something of their own.
+        let alone = changes.joined.is_empty();
+        // Limits that the provider named.
+        let (until_us, cap) = match outcome {
+            Some(Outcome::NotTaken { why, .. }) => match why {
+                NotTaken::CapDay => (Some(self.policy.day_reset_us), true),
+                NotTaken::CapSpend => (Some(self.policy.spend_reset_us), true),
+                NotTaken::CapMinute => (Some(self.now_us + 60 * SECOND_US), true),
+                NotTaken::Throttled => (None, false),
+                _ => (Some(i64::MIN), false),
+            },
+            _ => (Some(i64::MIN), false),
+        };
+        if in_flight && alone {
+            let parks = &changes.parks;
+            let named = until_us != Some(i64::MIN);
+            assert_eq!(parks.len(), usize::from(named), "{fact:?} parks {parks:?}");
+            for park in parks {
+                assert_eq!((park.campaign, park.cap), (before.campaign, cap));
+                assert!(park.until_us > self.now_us);
+                assert!(until_us.is_none_or(|until_us| park.until_us == until_us));
+            }
+        } else if matches!(fact, Fact::Receipt(_)) && row.generation > before.generation {
+            let held = usize::from(failure == Failure::Held);
+            assert_eq!(changes.parks.len(), held, "{fact:?}");
+        }
+        if let Some(Outcome::Taken { carrier, .. }) = outcome
+            && counts
+            && alone
+        {
+            let known = *carrier as u8;
+            let learned = known != 0 && known != before.carrier;
+            let expected: Vec<_> = learned
+                .then_some((before.recipient, known))
+                .into_iter()
+                .collect();
+            assert_eq!(changes.learned, expected);
+            assert!(!learned || row.carrier == known);
+        }
+        // Opt-outs that the provider knew of.
+        let opted_out = match (fact, outcome) {
+            (_, Some(Outcome::RefusedForGood { opted_out, .. })) => counts && *opted_out,
+            (Fact::Receipt(receipt), _) => {
+                row.state == State::Undelivered
+                    && matches!(was, State::Submitted | State::Sent | State::Unknown)
+                    && receipt.code == OPTED_OUT_CODE
+            }
+            _ => false,
+        };
+        if opted_out {
+            let opt_out = |(tenant, recipient, _): &(u32, u64, String)| {
+                (*tenant, *recipient) == (before.tenant, before.recipient)
+            };
+            assert!(changes.opt_outs.iter().any(opt_out), "{fact:?}");
+        }
+        if *fact == Fact::Due {
+            let looks =
+                matches!(row.state, State::Submitted | State::Sent) && !row.provider_id.is_empty();
+            let lookup = (id, row.provider_id.clone(), row.generation);
+            let lookups: Vec<_> = looks.then_some(lookup).into_iter().collect();
+            assert_eq!(changes.lookups, lookups, "{before:?}");
+            let again = was == State::Unknown && row.state == State::Queued;
+            assert!(
+                !again
+                    || self.around(place).key_holds
+                    || row.flags & flags::POSSIBLE_DUPLICATE != 0,
+                "sent again, and nobody says that it may come twice"
+            );
+        }
+        let too_late = *fact == Fact::Cancel
+            && !matches!(was, State::Queued | State::Unknown | State::Cancelled);
+        let told: &[u64] = if too_late { &[id] } else { &[] };
+        assert_eq!(changes.too_late, told, "{before:?}");
     }
 
     /// The same receipts once more change nothing.

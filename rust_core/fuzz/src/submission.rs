@@ -70,8 +70,8 @@ fn text(choices: &mut Choices<'_>) -> String {
     text
 }
 
-/// The singular fields of a submission, each at most once, then the repeated ones in their order.
-fn fields(choices: &mut Choices<'_>) -> (Vec<Field>, Vec<Field>) {
+/// The singular fields of a submission, each at most once, the repeated ones in their order, and its text.
+fn fields(choices: &mut Choices<'_>) -> (Vec<Field>, Vec<Field>, String) {
     let campaign = choices.of(&["campaigns/a", "campaigns/a", "campaigns/a", "a", ""]);
     let recipient = choices.of(&[
         "+12025550123",
@@ -80,10 +80,11 @@ fn fields(choices: &mut Choices<'_>) -> (Vec<Field>, Vec<Field>) {
         "+442071838750",
         "",
     ]);
+    let body = text(choices);
     let mut once = vec![
         bytes(1, campaign.as_bytes()),
         bytes(3, recipient.as_bytes()),
-        bytes(4, text(choices).as_bytes()),
+        bytes(4, body.as_bytes()),
     ];
     let has = choices.wide();
     let mut add = |bit: u16, field: Field| {
@@ -116,7 +117,7 @@ fn fields(choices: &mut Choices<'_>) -> (Vec<Field>, Vec<Field>) {
     if has & 1 << 10 != 0 {
         many.extend((0..choices.below(6)).map(|n| label(&format!("l{n}"), choices.of(&["", "v"]))));
     }
-    (once, many)
+    (once, many, body)
 }
 
 /// Is it accepted, and with which hash.
@@ -147,7 +148,7 @@ pub fn submission(data: &[u8]) {
     let Some(mut mint) = IdMint::new(1, 0) else {
         return;
     };
-    let (once, many) = fields(&mut choices);
+    let (once, many, body) = fields(&mut choices);
     let plain = [once.clone(), many.clone()].concat();
     let first = judged(&plain, &mut mint);
     assert_eq!(judged(&plain, &mut mint), first, "the same twice");
@@ -173,13 +174,24 @@ pub fn submission(data: &[u8]) {
         Some(&first),
         "the request id counts"
     );
+    let number_of = |field: &Field| field[0] >> 3;
+    let smart = once.iter().any(|field| number_of(field) == 14);
     for changed in [
-        bytes(4, format!("{}.", choices.of(&TEXTS)).as_bytes()),
+        bytes(1, b"campaigns/b"),
+        bytes(2, b"+12025550101"),
         bytes(3, b"+13125550147"),
-        bytes(12, b"another reference"),
-        bytes(11, b"another key"),
-        label("l-new", "x"),
+        bytes(4, format!("{}.", choices.of(&TEXTS)).as_bytes()),
+        bytes(4, format!("{body} ").as_bytes()),
+        bytes(5, b"https://x.example/new"),
+        bytes(6, b"another subject"),
+        number(7, 1),
+        number(7, 2),
+        time(9, NOW_US / 1_000_000 + 7_777, 0),
         time(10, 3_599, 0),
+        bytes(11, b"another key"),
+        bytes(12, b"another reference"),
+        label("l-new", "x"),
+        number(14, u64::from(!smart)),
     ] {
         let same = plain.contains(&changed);
         if let Some(hash) = judged(&[plain.clone(), vec![changed]].concat(), &mut mint) {

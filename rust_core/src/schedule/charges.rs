@@ -56,6 +56,8 @@ struct Charge {
     open: bool,
     /// Spent already, but evidence may still correct it.
     spent: bool,
+    /// Spent for good: only its carrier is open.
+    taken: bool,
     /// Reserved from several carriers.
     carrier_unknown: bool,
     mms: bool,
@@ -161,6 +163,7 @@ impl Charges {
             days,
             open: true,
             spent: false,
+            taken: false,
             carrier_unknown,
             mms,
         };
@@ -216,6 +219,9 @@ impl Charges {
         };
         let (chunk, at) = place(slot);
         let charge = &mut self.chunks[chunk].slots[at];
+        if charge.taken {
+            return Vec::new();
+        }
         let mut freed = Vec::new();
         for day in charge.days.iter() {
             let (before, reserved) = if charge.spent {
@@ -290,7 +296,13 @@ impl Charges {
         in_order(freed)
     }
 
-    fn forget(&mut self, id: u64) {
+    /// False if no attempt ever charged a ledger.
+    pub(super) fn any(&self) -> bool {
+        !self.chunks.is_empty()
+    }
+
+    /// Nothing that is told of this message changes a ledger, until its next attempt.
+    pub(super) fn forget(&mut self, id: u64) {
         if let Some(slot) = self.find(id) {
             self.close(slot);
         }
@@ -420,6 +432,7 @@ impl Charge {
                 day.cost = parts;
             }
         }
+        self.taken = fate != Fate::Unknown;
         !std::mem::replace(&mut self.spent, true)
     }
 }

@@ -77,6 +77,11 @@ impl Waiting {
         self.flags & flags::MAYBE_SENT != 0
     }
 
+    /// An attempt was made before.
+    pub(super) fn is_again(&self) -> bool {
+        self.attempt > 0
+    }
+
     /// Has an ordering key. Said in the first line, so that a turn does not wait for the second.
     pub(super) fn is_ordered(&self) -> bool {
         self.ordered

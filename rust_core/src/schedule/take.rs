@@ -217,7 +217,12 @@ impl Scheduler {
         if waiting.is_ordered() {
             self.leave_key(tenant, waiting.ordering, id, true);
         }
-        if !days.is_empty() {
+        if days.is_empty() {
+            if self.charges.any() && self.slab.at(slot).is_again() {
+                // What is told of this attempt is none of a former one's.
+                self.charges.forget(id);
+            }
+        } else {
             self.charges.opened(id, recipient, need.carrier, mms, days);
         }
         self.leaving.push(slot);

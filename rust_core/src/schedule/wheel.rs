@@ -4,7 +4,8 @@
 //! moved by a clock that went back, so the owner looks again and may put it back.
 //!
 //! Layout: nine levels of 64 buckets, six bits of the tick each, cover every 64-bit time. A timer lies at the level of the
-//! highest six bits in which it differs from now, so all timers of a level are later than all of lower levels.
+//! highest six bits in which it differs from now, so all timers of a level are later than all of lower levels. What ends
+//! in a tick that has passed already, as after a clock that went back a little, lies in 64 more buckets: the last 64 ticks.
 //! Work is counted: every step moves or fires one timer and costs one of the caller's budget.
 
 use super::slab::{NIL, NO_BUCKET, Slab};
@@ -13,19 +14,21 @@ use crate::message::Micros;
 /// 2^13 µs = 8.2 ms: finer than a message's way, coarse enough to skip idle time in a few steps.
 const TICK_BITS: u32 = 13;
 const LEVELS: usize = 9;
+/// After the levels: the ticks that have passed.
+const PASSED: usize = LEVELS;
 const BUCKETS: usize = 64;
 /// Buckets of one wheel; the second wheel's numbers begin here.
-pub(super) const WHEEL_BUCKETS: u16 = 576;
-/// A clock that went back by more than about a second (128 ticks) re-sorts the wheel; by less, timers fire again.
-const BACK_TICKS_MAX: u64 = 128;
+pub(super) const WHEEL_BUCKETS: u16 = 640;
+/// A clock that went back by more than about half a second, or while a bucket was being emptied, re-sorts the wheel.
+const BACK_TICKS_MAX: u64 = BUCKETS as u64 - 1;
 
 /// One wheel. `first_bucket` keeps the bucket numbers of two wheels apart in the slots they share.
 pub(super) struct Wheel {
     first_bucket: u16,
     now: u64,
-    occupied: [u64; LEVELS],
-    heads: [[u32; BUCKETS]; LEVELS],
-    tails: [[u32; BUCKETS]; LEVELS],
+    occupied: [u64; LEVELS + 1],
+    heads: [[u32; BUCKETS]; LEVELS + 1],
+    tails: [[u32; BUCKETS]; LEVELS + 1],
     /// A bucket whose time has come and that is not empty yet.
     draining: Option<(usize, usize)>,
 }
@@ -43,9 +46,9 @@ impl Wheel {
         Self {
             first_bucket,
             now: 0,
-            occupied: [0; LEVELS],
-            heads: [[NIL; BUCKETS]; LEVELS],
-            tails: [[NIL; BUCKETS]; LEVELS],
+            occupied: [0; LEVELS + 1],
+            heads: [[NIL; BUCKETS]; LEVELS + 1],
+            tails: [[NIL; BUCKETS]; LEVELS + 1],
             draining: None,
         }
     }
@@ -59,9 +62,14 @@ impl Wheel {
 
     /// Sets the timer of a slot that has none.
     pub(super) fn insert(&mut self, slab: &mut Slab, slot: u32, at_us: Micros) {
-        let deadline = tick_after(at_us).max(self.now + 1);
-        let level = (63 - (deadline ^ self.now).leading_zeros() as usize) / 6;
-        let index = (deadline >> (6 * level)) % BUCKETS as u64;
+        let deadline = tick_after(at_us);
+        let (level, index) = if deadline <= self.now {
+            let oldest = self.now.saturating_sub(BACK_TICKS_MAX);
+            (PASSED, deadline.max(oldest) % BUCKETS as u64)
+        } else {
+            let level = (63 - (deadline ^ self.now).leading_zeros() as usize) / 6;
+            (level, (deadline >> (6 * level)) % BUCKETS as u64)
+        };
         let index = usize::try_from(index).unwrap_or(0);
         let tail = self.tails[level][index];
         let waiting = slab.at_mut(slot);
@@ -117,7 +125,8 @@ impl Wheel {
         time_of: impl Fn(&Slab, u32) -> Micros,
     ) -> Option<u32> {
         let target = tick_before(now_us);
-        if target.saturating_add(BACK_TICKS_MAX) < self.now {
+        let far = target.saturating_add(BACK_TICKS_MAX) < self.now;
+        if far || (target < self.now && self.is_draining()) {
             self.turn_back(slab, target, &time_of);
         }
         while *budget > 0 {
@@ -137,7 +146,7 @@ impl Wheel {
             }
             match self.next_bucket() {
                 Some((level, index, start)) if start <= target => {
-                    self.now = start;
+                    self.now = self.now.max(start);
                     self.draining = Some((level, index));
                 }
                 _ => {
@@ -151,16 +160,27 @@ impl Wheel {
 
     /// When `fire` may next have something to do; `Micros::MIN` for at once.
     pub(super) fn next_us(&self) -> Option<Micros> {
-        if let Some((level, index)) = self.draining
-            && self.heads[level][index] != NIL
-        {
+        if self.is_draining() {
             return Some(Micros::MIN);
         }
         let (_, _, start) = self.next_bucket()?;
         Some(Micros::try_from(start << TICK_BITS).unwrap_or(Micros::MAX))
     }
 
+    fn is_draining(&self) -> bool {
+        let left = |(level, index): (usize, usize)| self.heads[level][index] != NIL;
+        self.draining.is_some_and(left)
+    }
+
     fn next_bucket(&self) -> Option<(usize, usize, u64)> {
+        let passed = self.occupied[PASSED];
+        if passed != 0 {
+            let oldest = self.now.saturating_sub(BACK_TICKS_MAX);
+            let first = u32::try_from(oldest % BUCKETS as u64).unwrap_or(0);
+            let tick = oldest + u64::from(passed.rotate_right(first).trailing_zeros());
+            let index = usize::try_from(tick % BUCKETS as u64).unwrap_or(0);
+            return Some((PASSED, index, tick));
+        }
         let level = self.occupied.iter().position(|&bits| bits != 0)?;
         let index = self.occupied[level].trailing_zeros() as usize;
         let low = 6 * level;
@@ -171,7 +191,7 @@ impl Wheel {
     /// The wall clock was set back: all timers are sorted again, once, relative to it.
     fn turn_back(&mut self, slab: &mut Slab, target: u64, time_of: &impl Fn(&Slab, u32) -> Micros) {
         let mut all = Vec::new();
-        for level in 0..LEVELS {
+        for level in 0..=PASSED {
             for index in 0..BUCKETS {
                 let mut slot = self.heads[level][index];
                 while slot != NIL {
