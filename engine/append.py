@@ -178,8 +178,9 @@ class Append:
             self._waiting_bytes = self._waiting_messages = 0
         else:
             group = self._take_some()
-        # Forgotten by an eighth a group, so that calls that cease to come are not waited for long.
-        self._expected = max(len(group), self._expected - (self._expected + 7) // 8)
+        # Forgotten by an eighth a group, and at once by a call that waited all the while for nobody.
+        alone = len(group) == 1
+        self._expected = 1 if alone else max(len(group), self._expected - (self._expected + 7) // 8)
         mono_us = self._clock.mono_us()
         alive: list[_Waiting] = []
         for call in group:

@@ -31,7 +31,8 @@ ASIDE_MAX: Final = 10_000
 RESCUED_AT_ONCE: Final = 100
 OPTED_OUT: Final = 2  # the gate, as the core numbers them
 # Outcomes after which the provider is not asked again.
-ENDED: Final = ("taken", "refused_for_good")
+# By these the provider shows that it works, whatever it thinks of the message.
+ENDED: Final = ("taken", "refused_for_good", "refused_for_now")
 OK: Final = 200
 UNAUTHORIZED: Final = 401
 BAD_REQUEST: Final = 400
@@ -260,8 +261,9 @@ class Record:
             self._scheduler.ledgers_stored(written.ledgers)
         self._early_kept += len(settlement.keep_rows())
         if written.load:
-            # Only what is tried again costs the budget, not what was put back because its campaign was paused.
-            self._budget.again(len(settlement.requeue()))
+            # Only what the provider is offered again for reasons of its own costs the budget, not what was put back because
+            # its campaign was paused, nor what was refused for its number's or its campaign's sake: that has its own bound.
+            self._budget.again(settlement.offered_again())
             self._scheduler.load(written.load, now_us)
         for tenant, recipient in written.opt_outs:
             self._forbid(tenant, recipient)
@@ -492,5 +494,7 @@ class Record:
         counts = facts.outcome_counts()
         self._meter.attempts(self._provider_name, counts)
         self._budget.ended(sum(attempts for outcome, attempts in counts if outcome in ENDED))
+        # Nobody knows what these show.
+        self._budget.not_started(sum(attempts for outcome, attempts in counts if outcome == "unknown"))
         failpoints.passing("dispatch.after_bytes")
         await self.settle_surely(facts)

@@ -35,8 +35,9 @@ SILENT_S: Final = 3.0
 SILENT_MAX: Final = 1024
 # Of `struct tcp_info` in linux/tcp.h: a 64-bit count of the bytes that came in order.
 BYTES_RECEIVED_AT: Final = 128
-# From asm-generic/socket.h; Python has no name for it.
+# From asm-generic/socket.h; Python has no names for them.
 SO_ATTACH_FILTER: Final = 26
+SO_DETACH_FILTER: Final = 27
 # A packet filter of one step: keep no byte of it (linux/filter.h).
 DROP_ALL: Final = struct.pack("HBBI", 0x06, 0, 0, 0)
 # Thrown away uncopied, in pieces; a receive buffer has some megabytes.
@@ -79,7 +80,9 @@ class Connections:
         for peer, ours in self._look():
             if peer in peers:
                 ended += 1
-                self._end(peer, ours.dup())
+                # Not `ours.dup()`: it would make the file blocking that gRPC's own descriptor shares.
+                duplicate = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, fileno=os.dup(ours.fileno()))
+                self._end(peer, duplicate)
         return ended
 
     def stop(self) -> None:
@@ -117,6 +120,9 @@ class Connections:
         ours = self._silent.pop(peer, None)
         if ours is not None:
             with ours, contextlib.suppress(OSError):  # the peer was faster
+                # With the filter on, what the peer says to the end would be dropped too, and the end take its time.
+                with contextlib.suppress(OSError):
+                    ours.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
                 ours.shutdown(socket.SHUT_RDWR)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import ipaddress
 import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
@@ -69,6 +70,10 @@ class _Account:
 
     given_up: float = 0.0
     """Calls that came to nothing; goes down with time."""
+    given_up_lately: float = 0.0
+    """The same, halved each second."""
+    served_lately: float = 0.0
+    """Calls that came to something; halved each second."""
     idle_bytes: float = 0.0
     """Bytes of no call; goes down with time."""
     received: int = 0
@@ -173,10 +178,13 @@ class Floods(grpc.GenericRpcHandler):
                 begun = False
                 account.begun -= 1
                 account.explained += CALL_BYTES + (len(request) if isinstance(request, bytes) else 0)
-                return await behaviour(request, context)
+                response = await behaviour(request, context)
             except asyncio.CancelledError:
                 self._given_up(peer)
                 raise
+            else:
+                account.served_lately += 1
+                return response
             finally:
                 account.begun -= begun
 
@@ -211,26 +219,35 @@ class Floods(grpc.GenericRpcHandler):
 
     def _given_up(self, peer: Peer) -> None:
         account = self._accounts.get(peer)
-        if account is not None:
-            account.given_up += 1
-            if account.given_up > self._bounds(peer, time.perf_counter())[0]:
-                self._end(peer, account)
+        if account is None:
+            return
+        account.given_up += 1
+        account.given_up_lately += 1
+        if account.given_up > self._given_up_a_second:
+            self._end(peer, account)
+        elif (
+            account.given_up_lately > min(SUSPECT_GIVEN_UP_A_SECOND, self._given_up_a_second)
+            and account.given_up_lately * GIVEN_UP_SHARE > account.served_lately
+            and self._is_suspect(peer, time.perf_counter())
+        ):
+            # Others may share the address: those whose calls come to something are left alone, and only a breach of the
+            # bound for everyone makes suspicion last longer.
+            self._end(peer, account, suspect=False)
 
-    def _bounds(self, peer: Peer, now_s: float) -> tuple[int, int]:
-        """Calls that it may give up in a second, and bytes of no call."""
-        if self._suspects.get(peer[0], 0.0) > now_s:
-            return min(SUSPECT_GIVEN_UP_A_SECOND, self._given_up_a_second), SUSPECT_BYTES
-        return self._given_up_a_second, self._request_bytes_max
+    def _is_suspect(self, peer: Peer, now_s: float) -> bool:
+        return self._suspects.get(network_of(peer[0]), 0.0) > now_s
 
-    def _end(self, peer: Peer, account: _Account) -> None:
-        """End its connection at the next look, which is soon."""
+    def _end(self, peer: Peer, account: _Account, *, suspect: bool = True) -> None:
+        """End its connection at the next look, which is soon, and suspect its address from now on."""
         if not account.ended:
             account.ended = True
             self._ending.add(peer)
-            self._suspects[peer[0]] = time.perf_counter() + SUSPECT_S
-            self._suspects.move_to_end(peer[0])
-            if len(self._suspects) > SUSPECTS_MAX:
-                self._suspects.popitem(last=False)
+            if suspect:
+                network = network_of(peer[0])
+                self._suspects[network] = time.perf_counter() + SUSPECT_S
+                self._suspects.move_to_end(network)
+                if len(self._suspects) > SUSPECTS_MAX:
+                    self._suspects.popitem(last=False)
             self._set_timer(self._connections.rest_s)
 
     def _set_timer(self, wait_s: float) -> None:
@@ -290,12 +307,15 @@ class Floods(grpc.GenericRpcHandler):
             if judged:
                 idle = max(0.0, account.idle_bytes - IDLE_BYTES_A_SECOND * passed_s) + more - account.explained
                 account.idle_bytes = max(0.0, idle)
-                if (
-                    account.idle_bytes
-                    > self._bounds(peer, now_s)[1] + (account.begun + self._streams[peer]) * self._request_bytes_max
-                ):
+                of_calls = (account.begun + self._streams[peer]) * self._request_bytes_max
+                if account.idle_bytes > self._request_bytes_max + of_calls:
                     self._end(peer, account)
-            account.given_up = max(0.0, account.given_up - self._bounds(peer, now_s)[0] * passed_s)
+                elif account.idle_bytes > SUSPECT_BYTES + of_calls and self._is_suspect(peer, now_s):
+                    self._end(peer, account, suspect=False)
+            account.given_up = max(0.0, account.given_up - self._given_up_a_second * passed_s)
+            halved = 0.5**passed_s
+            account.given_up_lately *= halved
+            account.served_lately *= halved
             account.received, account.explained = received, 0
         self._accounts = accounts
         if came > BUSY_BYTES_A_SECOND * passed_s:
@@ -304,6 +324,16 @@ class Floods(grpc.GenericRpcHandler):
     def _is_anyone_suspect(self, now_s: float) -> bool:
         """Whether the address that was suspected last still is."""
         return bool(self._suspects) and self._suspects[next(reversed(self._suspects))] > now_s
+
+
+def network_of(address: str) -> str:
+    """What is suspected with an address: an IPv6 host has a whole /64 to draw addresses from."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_network((address, 64), strict=False).network_address)
+    except ValueError:
+        return address
 
 
 def _others_s() -> float:

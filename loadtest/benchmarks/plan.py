@@ -27,7 +27,7 @@ class Plan:
     backlog_messages: int = 20_000
     restart_messages: int = 20_000
     core_rounds: int = 50
-    core_waiting: tuple[int, ...] = (1_000, 100_000, 1_000_000)
+    core_waiting: tuple[int, ...] = (1_000, 100_000, 1_000_000, 10_000_000)
 
     @classmethod
     def quick(cls) -> Self:

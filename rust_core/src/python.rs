@@ -816,6 +816,10 @@ impl Settlement {
         self.changes.requeue.clone()
     }
 
+    fn offered_again(&self) -> usize {
+        self.changes.offered_again
+    }
+
     fn lookups(&self) -> Vec<(u64, String, u16)> {
         self.changes.lookups.clone()
     }

@@ -248,6 +248,9 @@ pub struct Changes {
     pub joined: Vec<u64>,
     /// Messages to load into the scheduler.
     pub requeue: Vec<u64>,
+    /// How many of them the provider is offered again for reasons of its own or of the way to it, not of a campaign or a
+    /// number.
+    pub offered_again: usize,
     /// Messages whose waiting copy must go.
     pub drop: Vec<u64>,
     /// Messages behind which the next of an ordering key may start.
@@ -436,6 +439,8 @@ impl Settling<'_> {
             self.cancel(); // it came too late for the attempt that ended here, not for another
         } else {
             self.changes.requeue.push(self.row.id);
+            let of_the_provider = [Reason::NotConnected, Reason::Throttled, Reason::Resend];
+            self.changes.offered_again += usize::from(of_the_provider.contains(&reason));
         }
     }
 

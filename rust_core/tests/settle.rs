@@ -700,6 +700,26 @@ fn a_closed_gate_leaves_only_evidence() {
 }
 
 #[test]
+fn only_what_the_provider_refuses_for_its_own_sake_counts_as_offered_again() {
+    let refused = Outcome::RefusedForNow {
+        code: "40320".into(),
+        hold_us: 0,
+    };
+    let changes = apply(row(State::Dispatching, 1), vec![Fact::Outcome(1, refused)]);
+    assert_eq!((changes.requeue.len(), changes.offered_again), (1, 0));
+    let throttled = Outcome::NotTaken {
+        why: NotTaken::Throttled,
+        retry_after_us: None,
+        code: "429".into(),
+    };
+    let changes = apply(
+        row(State::Dispatching, 1),
+        vec![Fact::Outcome(1, throttled)],
+    );
+    assert_eq!((changes.requeue.len(), changes.offered_again), (1, 1));
+}
+
+#[test]
 fn what_is_not_expired_after_all_goes_back_in_line() {
     let mut early = row(State::Queued, 1);
     early.expires_us = NOW + 1;

@@ -22,6 +22,7 @@ from engine.stores.connection import (
     open_reader,
     open_writer,
 )
+from engine.stores.last_run import refuse_if_gone, refuse_if_older
 from engine.stores.wal import refuse_if_damaged
 from server.cli import store
 from server.cli.finding import Finding, Level
@@ -43,6 +44,11 @@ def check_store(settings: Settings) -> Generator[Finding, None, bool]:
     path = settings.store_file
     yield _library()
     yield from _disk(settings)
+    try:
+        refuse_if_gone(path)
+    except StoreBroken as error:
+        yield _age_of(error)
+        return False
     if not store.exists(path):
         yield Finding(Level.WARN, "store", f"there is none at {path}", "make it with: longwave bootstrap")
         yield _secret_file(settings, needed=False)
@@ -108,6 +114,7 @@ def _look(path: Path, *, writes: bool) -> Iterator[Finding]:
         )
         return
     try:
+        refuse_if_older(connection, path)
         yield from _schema(connection, path)
         for found in check(connection):
             # How a connection commits is its own setting: only a writer's says something.
@@ -117,10 +124,18 @@ def _look(path: Path, *, writes: bool) -> Iterator[Finding]:
             advice = "" if found.ok else f"{found.wanted} is needed: is the store on a network file system?"
             yield Finding(level, f"store {found.name}", found.found, advice)
         yield _pages(connection)
+    except StoreBroken as error:
+        yield _age_of(error)
     except dbapi.Error as error:
         yield Finding(Level.FAIL, "store", f"{path} cannot be read: {error}", "restore it from a backup")
     finally:
         connection.close()
+
+
+def _age_of(error: StoreBroken) -> Finding:
+    """The store is older than its last run, or gone."""
+    what, _, advice = str(error).rpartition(": put" if ": put" in str(error) else "; put")
+    return Finding(Level.FAIL, "store age", what, f"put{advice}")
 
 
 def _pages(connection: Connection) -> Finding:

@@ -116,6 +116,20 @@ def test_without_a_store_and_keys_it_warns_and_says_what_to_do(run: Run) -> None
     assert not Path("longwave.db").exists()
 
 
+@pytest.mark.usefixtures("provider")
+def test_a_store_that_a_start_would_refuse_as_too_old_is_told(run: Run) -> None:
+    assert run("bootstrap").code == 0
+    Path("longwave.db.epoch").write_text("7\n", encoding="ascii")
+    ran = run("doctor", "--json")
+    assert ran.code == 1
+    assert "run 7 was its last" in found(ran, "store age")["found"]
+    assert "longwave.db.epoch" in found(ran, "store age")["advice"]
+    Path("longwave.db").rename("elsewhere")
+    ran = run("doctor", "--json")
+    assert "is gone or empty" in found(ran, "store age")["found"]
+    assert "longwave.db.epoch" in found(ran, "store age")["advice"]
+
+
 @pytest.mark.parametrize(("status", "level"), [(401, "fail"), (403, "fail"), (200, "ok"), (503, "warn")])
 def test_the_providers_answer_is_judged(run: Run, provider: Provider, status: int, level: str) -> None:
     provider.status = status

@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -156,6 +158,51 @@ async def test_a_client_that_gives_up_fewer_calls_than_the_bound_is_served(watch
     assert watched.grpc.floods.ended == 0
 
 
+async def give_up(server: Server, client: Client, calls: int) -> None:
+    """Cancel so many calls that have begun."""
+    server.corridor.held = True
+    given = [client.raw(SUBMIT)(b"", metadata=client.headers, timeout=WAIT_S) for _ in range(calls)]
+    for _ in given:
+        await server.corridor.arrived.acquire()
+    for call in given:
+        call.cancel()
+    await asyncio.gather(*given, return_exceptions=True)
+    server.corridor.held = False
+
+
+@pytest.mark.parametrize("served", [300, 0])
+async def test_beside_an_abuser_of_the_same_address_whoever_calls_is_left_alone(watched: Server, served: int) -> None:
+    looked = watched.grpc.floods
+    looked._suspects["127.0.0.1"] = until_s = time.perf_counter() + 60
+    client = watched.client()
+    for _ in range(served):
+        await works(client)
+        await watched.corridor.arrived.acquire()
+    await give_up(watched, client, 30)
+    if served:
+        await works(client)
+        assert looked.ended == 0
+    else:
+        async with asyncio.timeout(WAIT_S):
+            while looked.ended == 0:
+                await asyncio.sleep(0)
+    # It was no breach of the bound for everyone.
+    assert looked._suspects["127.0.0.1"] == until_s
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("10.1.2.3", "10.1.2.3"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::"),
+        ("x:y", "x:y"),
+    ],
+)
+def test_a_host_has_a_whole_network_of_addresses(address: str, network: str) -> None:
+    assert floods.network_of(address) == network
+
+
 @pytest.mark.parametrize(
     ("written", "peer"),
     [
@@ -191,7 +238,9 @@ async def test_the_connection_of_a_peer_is_counted_and_ended_and_no_other(
         assert await servers[0][0].readexactly(5) == b"12345"
         peers = [client[1].get_extra_info("sockname") for client in clients]
         assert found.received() == {peers[0]: 5, peers[1]: 0}
+        descriptor = servers[0][1].get_extra_info("socket").fileno()
         assert found.end({peers[0]}) == 1
+        assert silent_max == 0 or not os.get_blocking(descriptor), "its owner's reads would wait"
         async with asyncio.timeout(WAIT_S):
             assert await clients[0][0].read() == b""
             assert await servers[0][0].read() == b""

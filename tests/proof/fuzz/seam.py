@@ -151,6 +151,9 @@ class _Wire:
         self.written = b""
         self.closing = False
 
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 40_000) if name == "peername" else default
+
     def write(self, data: bytes) -> None:
         self.written += data
 

@@ -43,9 +43,12 @@ def processes() -> Iterator[ProcessPoolExecutor]:
 
 @pytest.mark.parametrize("start", SEEDS[::AT_ONCE])
 def test_no_promise_breaks(start: int, processes: ProcessPoolExecutor) -> None:
-    for outcome in processes.map(simulate, range(start, start + AT_ONCE), chunksize=10):
+    outcomes = list(processes.map(simulate, range(start, start + AT_ONCE), chunksize=10))
+    for outcome in outcomes:
         assert outcome.violations == [], f"python -m tests.proof.simulation --seed {outcome.seed}"
-        assert outcome.messages > 0
+        # Only a store that is full from the begin takes nothing.
+        assert outcome.messages > 0 or any(fault.startswith("store full") for fault in outcome.faults), outcome.seed
+    assert sum(outcome.messages for outcome in outcomes) > 40 * AT_ONCE
 
 
 @pytest.mark.parametrize("seed", FOUND_SOMETHING)
