@@ -150,8 +150,8 @@ class Settings(BaseSettings):
     connection_given_up_max: Count = Field(
         256,
         description="gRPC calls a second that one connection may give up (reset, or past their deadline) unanswered; "
-        "beyond it the connection is ended, and for a minute so is one of its address (of its /64 in IPv6) that gives up more "
-        "than 16 a second and one in eight of its calls.",
+        "beyond it the connection is ended, and for a minute so is one of its address (of its /64 in IPv6) that gives "
+        "up more than 16 a second and one in eight of its calls.",
     )
     group_linger_ms: float = Field(
         5,

@@ -261,8 +261,9 @@ class Record:
             self._scheduler.ledgers_stored(written.ledgers)
         self._early_kept += len(settlement.keep_rows())
         if written.load:
-            # Only what the provider is offered again for reasons of its own costs the budget, not what was put back because
-            # its campaign was paused, nor what was refused for its number's or its campaign's sake: that has its own bound.
+            # Only what the provider is offered again for reasons of its own costs the budget, not what was put back
+            # because its campaign was paused, nor what was refused for its number's or its campaign's sake: that has a
+            # bound of its own.
             self._budget.again(settlement.offered_again())
             self._scheduler.load(written.load, now_us)
         for tenant, recipient in written.opt_outs:
