@@ -7,7 +7,7 @@ A connection is ended by silence first: the kernel drops what comes for it, and 
 slow network, waits instead of coming back at once. Some seconds later it is shut down.
 
 Invariants: a descriptor is judged and ended as a duplicate, which cannot come to mean another file in between; looking
-takes no more than a tenth of the loop's time; what is silenced is bounded, in number and in time.
+takes no more than a fiftieth of the loop's time; what is silenced is bounded, in number and in time.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Peer: TypeAlias = tuple[str, int]
 
 FOLDER: Final = "/proc/self/fd"
-# Of the time that the last look took, before the next one.
-REST: Final = 9
+# Of the time that the last look took, before the next one: a busy engine is looked at all the time.
+REST: Final = 49
 SILENT_S: Final = 3.0
 SILENT_MAX: Final = 1024
 # Of `struct tcp_info` in linux/tcp.h: a 64-bit count of the bytes that came in order.

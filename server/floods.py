@@ -59,6 +59,8 @@ SUSPECT_GIVEN_UP_A_SECOND: Final = 16
 SUSPECT_S: Final = 60.0
 # About 200 bytes each; the longest unheard of is forgotten first. Connections are as many as descriptors at the most.
 SUSPECTS_MAX: Final = 10_000
+# Half of what is told of lately.
+LATELY_S: Final = 1.0
 LOG_S: Final = 10.0
 # Where gRPC names no peer of TCP.
 NOBODY: Final[Peer] = ("", 0)
@@ -71,9 +73,9 @@ class _Account:
     given_up: float = 0.0
     """Calls that came to nothing; goes down with time."""
     given_up_lately: float = 0.0
-    """The same, halved each second."""
+    """The same, halved each `LATELY_S`."""
     served_lately: float = 0.0
-    """Calls that came to something; halved each second."""
+    """Calls that came to something; halved each `LATELY_S`."""
     idle_bytes: float = 0.0
     """Bytes of no call; goes down with time."""
     received: int = 0
@@ -313,7 +315,7 @@ class Floods(grpc.GenericRpcHandler):
                 elif account.idle_bytes > SUSPECT_BYTES + of_calls and self._is_suspect(peer, now_s):
                     self._end(peer, account, suspect=False)
             account.given_up = max(0.0, account.given_up - self._given_up_a_second * passed_s)
-            halved = 0.5**passed_s
+            halved = 0.5 ** (passed_s / LATELY_S)
             account.given_up_lately *= halved
             account.served_lately *= halved
             account.received, account.explained = received, 0

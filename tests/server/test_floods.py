@@ -5,7 +5,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import grpc.aio
@@ -15,10 +15,14 @@ from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
 from server import connections, floods
 from server.connections import Connections, peer_of
+from server.floods import Floods
 from server.gate import MESSAGING
 from tests.proof.abuse import wire
 from tests.server.conftest import WAIT_S, Client, Server, StartServer, refused
 from tests.server.test_listener import NAMES, SERVING, healths, listed
+
+if TYPE_CHECKING:
+    from server.gate import Gate
 
 SUBMIT = f"/{MESSAGING}/SubmitMessage"
 CALLS = 100
@@ -158,36 +162,24 @@ async def test_a_client_that_gives_up_fewer_calls_than_the_bound_is_served(watch
     assert watched.grpc.floods.ended == 0
 
 
-async def give_up(server: Server, client: Client, calls: int) -> None:
-    """Cancel so many calls that have begun."""
-    server.corridor.held = True
-    given = [client.raw(SUBMIT)(b"", metadata=client.headers, timeout=WAIT_S) for _ in range(calls)]
-    for _ in given:
-        await server.corridor.arrived.acquire()
-    for call in given:
-        call.cancel()
-    await asyncio.gather(*given, return_exceptions=True)
-    server.corridor.held = False
-
-
-@pytest.mark.parametrize("served", [300, 0])
-async def test_beside_an_abuser_of_the_same_address_whoever_calls_is_left_alone(watched: Server, served: int) -> None:
-    looked = watched.grpc.floods
-    looked._suspects["127.0.0.1"] = until_s = time.perf_counter() + 60
-    client = watched.client()
-    for _ in range(served):
-        await works(client)
-        await watched.corridor.arrived.acquire()
-    await give_up(watched, client, 30)
-    if served:
-        await works(client)
-        assert looked.ended == 0
-    else:
-        async with asyncio.timeout(WAIT_S):
-            while looked.ended == 0:  # noqa: ASYNC110 - it counts, and tells nobody
-                await asyncio.sleep(0)
-    # It was no breach of the bound for everyone.
-    assert looked._suspects["127.0.0.1"] == until_s
+def test_beside_an_abuser_of_the_same_address_whoever_calls_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Floods, "_set_timer", lambda _self, _wait_s: None)
+    looked = Floods(cast("Gate", None), given_up_a_second=256, request_bytes_max=1 << 20)
+    until_s = looked._suspects["10.1.2.3"] = time.perf_counter() + 60
+    good, idle, flood = (("10.1.2.3", port) for port in (1, 2, 3))
+    accounts = looked._accounts = {good: floods._Account(served_lately=300.0), idle: floods._Account()}
+    for _ in range(30):
+        looked._given_up(good)
+        looked._given_up(idle)
+    assert not accounts[good].ended
+    assert accounts[idle].ended
+    # That was no breach of the bound for everyone.
+    assert looked._suspects["10.1.2.3"] == until_s
+    accounts[flood] = floods._Account(served_lately=1e9)
+    for _ in range(257):
+        looked._given_up(flood)
+    assert accounts[flood].ended
+    assert looked._suspects["10.1.2.3"] > until_s
 
 
 @pytest.mark.parametrize(
