@@ -246,7 +246,7 @@ pub struct Changes {
     pub keep: Vec<(u64, Receipt)>,
     /// Messages whose kept receipts are used up.
     pub joined: Vec<u64>,
-    /// Messages to load into the scheduler.
+    /// Messages to load into the scheduler, if they still wait.
     pub requeue: Vec<u64>,
     /// How many of them the provider is offered again for reasons of its own or of the way to it, not of a campaign or a
     /// number.
