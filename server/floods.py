@@ -288,11 +288,13 @@ class Floods(grpc.GenericRpcHandler):
             self._begin(now_s)
         elif now_s > self._watch_until_s and not self._is_anyone_suspect(now_s):
             self._watch_until_s = 0.0
+            self._connections.hurry(hurried=False)
         return self._seen[3] - others_s > BUSY_SHARE * passed_s
 
     def _begin(self, now_s: float) -> None:
         if not self.watching:
             self._watching_since_s = now_s
+            self._connections.hurry(hurried=True)
         self._watch_until_s = now_s + WATCH_S
 
     def _weigh(self, now_s: float) -> None:
