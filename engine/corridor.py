@@ -43,8 +43,9 @@ from engine.stores import sql, sqlite
 from engine.stores.connection import Connection, Reserve, StoreLock, check, engine_over
 from engine.stores.last_run import remember
 from engine.stores.migrate import migrate
+from engine.stores.store import RECOVER_ROWS, GroupStats
 from engine.stores.wal import open_recovered
-from engine.stores.writer import GroupStats, Writer
+from engine.stores.writer import Writer
 from engine.sweep import Sweep
 
 _log = structlog.get_logger("longwave.corridor")
@@ -251,8 +252,8 @@ class Corridor:
         early = await self.look_up.read(lambda connection: connection.execute(sql.COUNT_EARLY).fetchone()[0])
         self.record.start(early)
         open_attempts = await self.look_up.read(partial(sqlite.in_state, state=DISPATCHING_STATE))
-        for start in range(0, len(open_attempts), sqlite.RECOVER_ROWS):
-            chunk = open_attempts[start : start + sqlite.RECOVER_ROWS]
+        for start in range(0, len(open_attempts), RECOVER_ROWS):
+            chunk = open_attempts[start : start + RECOVER_ROWS]
             await self.record.settle(_core.Facts.recovered(chunk), "recover")
         holders = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_KEY_HOLDERS).fetchall())
         self.scheduler.hold_keys(holders)

@@ -25,6 +25,7 @@ from engine.meter import Meter
 from engine.record import Record
 from engine.rights import Rights
 from engine.stores import sqlite
+from engine.stores.store import Intent, Written
 from engine.stores.writer import Writer
 
 EXPIRED: Final = 1
@@ -189,7 +190,7 @@ class Dispatch:
         self._budget.started(len(popped))
         # A value of its own for each batch: with the epoch it names the batch in the store.
         self._last_intent_us = max(self._last_intent_us + 1, self._clock.now_us())
-        intent = sqlite.Intent(self._last_intent_us, self._epoch, self._link.provider, self._link.recipe, self._send_us)
+        intent = Intent(self._last_intent_us, self._epoch, self._link.provider, self._link.recipe, self._send_us)
         job = partial(
             sqlite.intend,
             dispatch=dispatch,
@@ -200,7 +201,7 @@ class Dispatch:
             seed=self._clock.seed(),
         )
         try:
-            written: sqlite.Written | None = await self._writer.submit("intent", job, weight=len(popped))
+            written: Written | None = await self._writer.submit("intent", job, weight=len(popped))
         except BaseException:
             self._breaker.nothing_started(generation)
             self._budget.not_started(len(popped))

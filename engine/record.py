@@ -22,6 +22,7 @@ from engine.meter import Meter
 from engine.rights import Rights
 from engine.stores import sqlite
 from engine.stores.connection import Connection
+from engine.stores.store import OPT_OUT_API, Received, Written
 from engine.stores.writer import Writer
 
 US: Final = 1_000_000
@@ -129,7 +130,7 @@ class Record:
         """Say how many early receipts the store holds."""
         self._early_kept = early_kept
 
-    async def settle(self, facts: _core.Facts, stage: str = "record") -> list[sqlite.Written]:
+    async def settle(self, facts: _core.Facts, stage: str = "record") -> list[Written]:
         """Record facts; returns after the commit, with memory following.
 
         A fact that the store refuses by itself is set aside, the others are recorded: then there are several commits.
@@ -145,7 +146,7 @@ class Record:
         """As `settle_surely`, but beside, and ahead of whatever is handed to the writer after this call."""
         self.spawn(self._surely(facts, self._hand_in(facts, "record")))
 
-    async def _surely(self, facts: _core.Facts, handed: asyncio.Future[sqlite.Written]) -> None:
+    async def _surely(self, facts: _core.Facts, handed: asyncio.Future[Written]) -> None:
         first = [handed]
 
         async def hand_in() -> None:
@@ -171,8 +172,8 @@ class Record:
         self._insist.look()
 
     async def _settled(
-        self, facts: _core.Facts, stage: str, handed: asyncio.Future[sqlite.Written]
-    ) -> list[sqlite.Written]:
+        self, facts: _core.Facts, stage: str, handed: asyncio.Future[Written]
+    ) -> list[Written]:
         """Follow what was handed in; when it was refused for its data, find the one at fault by halves."""
         began_us = self._clock.mono_us()
         try:
@@ -181,7 +182,7 @@ class Record:
             raise
         except Exception as error:  # noqa: BLE001 - logged when one message is left
             if len(facts) > 1:
-                found: list[sqlite.Written] = []
+                found: list[Written] = []
                 for half in facts.halves():
                     found += await self._settled(half, stage, self._hand_in(half, stage))
                 return found
@@ -190,7 +191,7 @@ class Record:
         self.follow(written)
         return [written]
 
-    async def _settle_poison(self, facts: _core.Facts, stage: str, error: Exception) -> list[sqlite.Written]:
+    async def _settle_poison(self, facts: _core.Facts, stage: str, error: Exception) -> list[Written]:
         [identity] = facts.ids()
         if facts.outcome_counts():
             _log.error(
@@ -234,11 +235,11 @@ class Record:
             await self._surely(*self._recovering(ids))
             await self.take_up_again([identity for identity in ids if identity not in self._aside])
 
-    def _recovering(self, ids: Sequence[int]) -> tuple[_core.Facts, asyncio.Future[sqlite.Written]]:
+    def _recovering(self, ids: Sequence[int]) -> tuple[_core.Facts, asyncio.Future[Written]]:
         facts = _core.Facts.recovered(ids)
         return facts, self._hand_in(facts, "record")
 
-    def _hand_in(self, facts: _core.Facts, stage: str) -> asyncio.Future[sqlite.Written]:
+    def _hand_in(self, facts: _core.Facts, stage: str) -> asyncio.Future[Written]:
         job = partial(
             sqlite.settle,
             facts=facts,
@@ -252,7 +253,7 @@ class Record:
         )
         return self._writer.submit(stage, job, weight=len(facts))
 
-    def follow(self, written: sqlite.Written) -> None:
+    def follow(self, written: Written) -> None:
         """Let memory follow what was committed."""
         now_us, mono_us = self._clock.now_us(), self._clock.mono_us()
         settlement = written.settlement
@@ -353,7 +354,7 @@ class Record:
             )
             # Counted before it is handed in: an outcome that follows in the same group must look for what this keeps.
             self._early_kept += len(items)
-            received: sqlite.Received = await self._writer.submit("receipts", job, weight=len(items))
+            received: Received = await self._writer.submit("receipts", job, weight=len(items))
             self._early_kept += received.kept_early - len(items)
             if received.written is not None:
                 self.follow(received.written)
@@ -377,7 +378,7 @@ class Record:
             sqlite.add_opt_out,
             tenant=tenant,
             recipient=recipient,
-            source=sqlite.OPT_OUT_API,
+            source=OPT_OUT_API,
             now_us=now_us,
             evidence="api",
         )
@@ -398,7 +399,7 @@ class Record:
             sqlite.remove_opt_out,
             tenant=tenant,
             recipient=recipient,
-            source=sqlite.OPT_OUT_API,
+            source=OPT_OUT_API,
             now_us=now_us,
             occurred_us=now_us,
         )
@@ -458,7 +459,7 @@ class Record:
         facts = _core.Facts.cancel([identity])
         registry, now_us, seed = self._rights.registry, self._clock.now_us(), self._clock.seed()
 
-        def job(connection: Connection) -> tuple[sqlite.Written, Any]:
+        def job(connection: Connection) -> tuple[Written, Any]:
             written = sqlite.settle(connection, facts, self._settler, registry, now_us, seed)
             return written, view(connection)
 

@@ -6,7 +6,6 @@ It decides nothing about a message: the core's rows come in, its changes go out.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
@@ -17,9 +16,8 @@ from engine import _core
 from engine.errors import NotReady, Verdict
 from engine.stores import sql
 from engine.stores.connection import STATEMENTS_MAX, Connection, Fault, classify
+from engine.stores.store import ID_MAX, OPT_OUT_KEYWORD, OPT_OUT_PROVIDER, Intent, Received, Written
 
-# A chunk of recovery: 5,000 rows with bodies are some 2 MiB.
-RECOVER_ROWS: Final = 5000
 # Rows of one step: longer ones would hold the interpreter for nothing more.
 ROWS_AT_ONCE: Final = 64
 # Where the id stands in a row of UPDATE_INTENT.
@@ -28,29 +26,10 @@ INTENT_ID: Final = 0
 ROWS_TOGETHER_MIN: Final = 8
 # One statement for each number of rows, of some ten that take many; the driver keeps as many prepared.
 PREPARED_MAX: Final = STATEMENTS_MAX
-ID_MAX: Final = 2**63 - 1
-OPT_OUT_API: Final = 1
-OPT_OUT_KEYWORD: Final = 2
-OPT_OUT_PROVIDER: Final = 3
 CONSENT_OPT_OUT: Final = 1
 CONSENT_EFFECTIVE: Final = 2
 CONSENT_OPT_IN: Final = 3
 CONSENT_REPEATED: Final = 4
-
-
-@dataclass(slots=True)
-class Written:
-    """What a settled batch of facts left for memory to follow."""
-
-    settlement: _core.Settlement
-    load: list[tuple[Any, ...]] = field(default_factory=list)
-    """Rows to load into the scheduler."""
-    opt_outs: list[tuple[int, int]] = field(default_factory=list)
-    """(tenant, recipient) newly opted out."""
-    poisoned: list[int] = field(default_factory=list)
-    """Messages whose attempt the store refused to write for their data alone."""
-    ledgers: list[tuple[int, int, int, int]] = field(default_factory=list)
-    """Rows of `Scheduler.ledger_rows` that were written."""
 
 
 def _ids(ids: Iterable[int]) -> str:
@@ -176,18 +155,6 @@ def _insert_part(connection: Connection, admission: _core.Admission, start: int,
         earlier = _insert_part(connection, admission, start, middle)
         return earlier + _insert_part(connection, admission, middle, end)
     return []
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """What an attempt is written down with."""
-
-    now_us: int
-    epoch: int
-    provider: int
-    recipe: int
-    send_us: int
-    """How long the whole send may take; the row is due for recovery after it."""
 
 
 def intend(
@@ -373,18 +340,6 @@ def remove_opt_out(
     connection.execute(sql.INSERT_CONSENT_LOG, log)
     _insert_events(connection, [(tenant, _core.consent_event("OPT_IN", recipient, now_us))], now_us)
     return True
-
-
-@dataclass(slots=True)
-class Received:
-    """What a batch of webhooks left for memory to follow."""
-
-    written: Written | None = None
-    duplicates: int = 0
-    kept_early: int = 0
-    consents: list[tuple[int, int, bool]] = field(default_factory=list)
-    """(tenant, recipient, whether it is out from now on), in the order in which they were stored."""
-    inbound: int = 0
 
 
 def receive(

@@ -22,6 +22,7 @@ from typing import Any, Final
 from engine import failpoints
 from engine.errors import NotReady, Refused, StoreBroken, StoreFull, StoreUnavailable
 from engine.stores.connection import Connection, Fault, Reserve, classify
+from engine.stores.store import GroupStats
 
 # A single-message group waits this long for company; a larger one has found it already.
 SMALL_GROUP_WEIGHT: Final = 64
@@ -38,16 +39,6 @@ class _Job:
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
-
-
-@dataclass(slots=True)
-class GroupStats:
-    """What one transaction held and cost."""
-
-    jobs: int
-    weight: int
-    commit_s: float
-    whole_s: float
 
 
 class Writer:

@@ -10,7 +10,8 @@ import pytest
 
 from engine.errors import NotReady, StoreUnavailable
 from engine.stores.connection import Connection, Reserve, open_writer
-from engine.stores.writer import GroupStats, Writer
+from engine.stores.store import GroupStats
+from engine.stores.writer import Writer
 
 JOBS = 4
 

@@ -23,7 +23,8 @@ from engine.http_client import HttpPool, Phase
 from engine.look_up import LookUp
 from engine.registry.records import OnUnknown
 from engine.stores import sql, sqlite, wal
-from engine.stores.connection import Finding, open_reader, open_writer
+from engine.stores.connection import open_reader, open_writer
+from engine.stores.store import Finding
 from engine.stores.writer import Writer
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
