@@ -6,23 +6,27 @@ Invariants, of every store:
 - a writing verb hands its work in when it is *called*, so that work is stored in the order of the calls, and a caller
   may count something before it hands it in; the future is done after the COMMIT that holds the work;
 - what a call hands in is stored whole or not at all;
-- errors: `StoreFull` and `NotReady` say that nothing was stored; `StoreUnavailable` that nobody knows, and whoever hands
-  the same in again does no harm. Any other exception is of this work alone (its data, or a bug that it meets): nothing
-  of it is stored, work beside it is, and the caller may find the one at fault by halves. After an error that a store
-  cannot go on from, `on_fatal` is called and `ended` is true: no future gives a result any more;
+- errors: `StoreFull` and `NotReady` say that nothing was stored; `StoreUnavailable` that nobody knows, and whoever
+  hands the same in again does no harm. Any other exception is of this work alone (the store refused its data, or it met
+  a bug): nothing of it is stored, work beside it is, and the caller may find the one at fault by halves. After an error
+  that a store cannot go on from, `ended` is true, `on_fatal` is called, and no future gives a result any more;
 - verbs belong to the loop's thread, and so do all callbacks; what runs on a thread of its own says so;
 - a store may run work again whose transaction was undone, so what it is given must bear that (the core's classes do).
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
-import sqlalchemy as sa
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable, Sequence
 
-from engine import _core
+    import sqlalchemy as sa
+
+    from engine import _core
 
 T = TypeVar("T")
 

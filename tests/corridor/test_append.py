@@ -278,7 +278,7 @@ async def test_who_does_not_come_is_waited_for_at_most_the_linger(start_engine: 
 async def test_a_small_group_grows_while_the_one_before_is_stored(start_engine: StartEngine, carrier: Carrier) -> None:
     engine = await start_engine(carrier.base_url, group_linger_ms=0)
     append, release = engine.corridor.append, threading.Event()
-    held = engine.corridor.writer.submit("control", lambda _connection: release.wait(WAIT_S), alone=True)
+    held = engine.store.writer.submit("control", lambda _connection: release.wait(WAIT_S), alone=True)
     try:
         answers = hand_in(engine, 0)
         await turns()
