@@ -97,11 +97,10 @@ class Connections:
 
     def hold(self, program: bytes) -> bool:
         """Put a packet filter on the listener, which new connections inherit; returns False where that cannot be."""
-        if not self._held:
-            # Not at each look: beside the listener's own descriptor, a duplicate goes on to listen.
-            accepts = (socket.SOL_SOCKET, SO_ACCEPTCONN)
-            self._held = [_duplicate(ours) for ours in self._sockets() if ours.getsockopt(*accepts)]
+        accepts = (socket.SOL_SOCKET, SO_ACCEPTCONN)
         try:
+            if not self._held:
+                self._held = [_duplicate(ours) for ours in self._sockets() if ours.getsockopt(*accepts)]
             for ours in self._held:
                 _attach(ours, program)
         except OSError:

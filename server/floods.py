@@ -175,6 +175,8 @@ class Floods(grpc.GenericRpcHandler):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        # Calls that are cut off now may give reason to look, and nobody would let go.
+        self._can_hold = self._holding = False
         self._connections.stop()
 
     @override
