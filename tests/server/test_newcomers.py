@@ -338,7 +338,7 @@ async def test_a_server_that_is_stopped_holds_nothing(
     monkeypatch.setattr(newcomers, "RENEW_S", 0.0)
     server = await start_server()
     await send(server, resets(server.tenant_key))
-    assert server.grpc.floods.holding
+    assert server.grpc.floods.holds("127.0.0.1")
     server.grpc.floods.stop()
     # As where a call that is cut off is one too many.
     server.grpc.floods._tick()
