@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import _core
-from engine.append import BATCH, STREAM, UNARY, Reply
+from engine.append import BATCH, STREAM, UNARY
+from engine.entry import Reply
 from engine.clock import Clock
 from engine.config import Settings
 from engine.errors import NotReady, Verdict
