@@ -132,7 +132,9 @@ class Append:
     def _shed(self, kind: int, tenant: int, request: bytes, deadline_us: int) -> Reply | None:
         """Why this call is not to stand in line at all; None when it may."""
         if not self._lines.has_room(tenant, len(request)):
-            return Reply(Verdict.TOO_MANY_CALLS, b"", "", "too many bytes wait to be judged; nothing was stored", RETRY_US)
+            return Reply(
+                Verdict.TOO_MANY_CALLS, b"", "", "too many bytes wait to be judged; nothing was stored", RETRY_US
+            )
         if kind == STREAM:
             return None  # answered message by message: a refusal of the whole would end the stream
         floor = self.floor

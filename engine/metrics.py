@@ -222,7 +222,7 @@ class Metrics:
         )
         self.admit_floor = self._gauge(
             "longwave_admit_floor_levels",
-            "Levels of urgency that are answered OVERLOADED now: up to 16 some BULK, to 32 some TRANSACTIONAL, to 48 all.",
+            "Levels of urgency answered OVERLOADED now: up to 16 some BULK, to 32 some TRANSACTIONAL, 48 everything.",
         )
         self.schedule_waiting = self._gauge(
             "longwave_schedule_waiting_messages", "Messages that wait, by what they wait for.", "reason"
