@@ -38,6 +38,7 @@ __all__ = [
     "short_id",
     "smart_encode",
     "split",
+    "urgency",
     "watch_response",
 ]
 
