@@ -148,12 +148,12 @@ class Admitter:
         room: int,
         floor: int = 0,
         overloaded_retry_us: int = 0,
-        scheduler: Scheduler | None = None,
+        ahead: Scheduler | None = None,
     ) -> Admission:
         """Judge calls of (kind 1 unary 2 batch 3 stream, tenant key, request bytes).
 
         At most `room` messages for a later time; of 48 levels of urgency `floor` are OVERLOADED, to come back after
-        about `overloaded_retry_us`; what waits with `scheduler` says whether a message can leave within its validity.
+        about `overloaded_retry_us`; what waits `ahead` says whether a message can leave within its validity.
         """
 
 @final
@@ -311,6 +311,9 @@ class Scheduler:
     def __new__(cls, config: dict[str, int], registry: Registry, mono_us: int) -> Self:
         """Settings held_messages_max and provider (its key); an unknown one raises ValueError."""
     def __len__(self) -> int: ...
+    @property
+    def ahead(self) -> Scheduler:
+        """Itself, as what a message that is admitted would wait behind."""
     @property
     def schedule_room(self) -> int:
         """Messages for a later time that may still be accepted."""

@@ -220,7 +220,7 @@ class Append:
                     room,
                     self._pressure.floor,
                     OVERLOADED_RETRY_US,
-                    self._scheduler,
+                    self._scheduler.ahead,
                 )
             except BaseException:
                 self._fail(group)

@@ -272,7 +272,7 @@ impl Admitter {
     }
 
     #[pyo3(signature = (
-        calls, registry, consent, now_us, room, floor=0, overloaded_retry_us=0, scheduler=None
+        calls, registry, consent, now_us, room, floor=0, overloaded_retry_us=0, ahead=None
     ))]
     #[expect(
         clippy::too_many_arguments,
@@ -288,7 +288,7 @@ impl Admitter {
         room: usize,
         floor: u8,
         overloaded_retry_us: Micros,
-        scheduler: Option<&Scheduler>,
+        ahead: Option<&Scheduler>,
     ) -> PyResult<Admission> {
         let calls = calls
             .into_iter()
@@ -304,7 +304,7 @@ impl Admitter {
         let admission = py.detach(|| {
             let consent = lock(&consent.inner);
             let mut mint = lock(&self.mint);
-            let waiting = scheduler.map(|scheduler| lock(&scheduler.inner));
+            let waiting = ahead.map(|scheduler| lock(&scheduler.inner));
             admitting::admit(
                 &calls,
                 &registry,
@@ -1525,6 +1525,11 @@ impl Scheduler {
 
     fn __len__(&self) -> usize {
         lock(&self.inner).inner.len()
+    }
+
+    #[getter]
+    fn ahead(slf: PyRef<'_, Self>) -> Py<Self> {
+        slf.into()
     }
 
     #[getter]
