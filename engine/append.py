@@ -19,8 +19,7 @@ from engine.errors import NotReady, Refused, Verdict
 from engine.history import History
 from engine.meter import Meter
 from engine.rights import Rights
-from engine.stores import sqlite
-from engine.stores.writer import Writer
+from engine.stores.store import Store
 
 UNARY: Final = 1
 BATCH: Final = 2
@@ -50,7 +49,7 @@ class Append:
 
     def __init__(
         self,
-        writer: Writer,
+        store: Store,
         admitter: _core.Admitter,
         rights: Rights,
         scheduler: _core.Scheduler,
@@ -64,7 +63,7 @@ class Append:
         on_stored: Callable[[], None],
     ) -> None:
         """`on_stored` is called after each commit, when messages are with the scheduler."""
-        self._writer = writer
+        self._store = store
         self._admitter = admitter
         self._rights = rights
         self._scheduler = scheduler
@@ -229,8 +228,7 @@ class Append:
             if admission.needs_store:
                 self._groups_in_flight += 1
                 self._unpushed += admission.accepted
-                job = partial(sqlite.append, admission=admission, now_us=now_us)
-                stored = self._writer.submit("append", job, weight=admission.accepted, new_work=True)
+                stored = self._store.append(admission, now_us)
                 stored.add_done_callback(partial(self._stored, admission, group, admission.accepted, began_us))
             else:
                 self._answer(admission, group)

@@ -50,6 +50,12 @@ class Settings(BaseSettings):
         "sqlite:///./longwave.db",
         description="Where messages are kept: sqlite:///FILE (relative) or sqlite:////FILE (absolute).",
     )
+    node: int = Field(
+        1,
+        ge=0,
+        le=1023,
+        description="Number of this node in the ids it gives to messages: different for each one that shares a store.",
+    )
     reserve_file_mib: int = Field(
         64,
         ge=0,

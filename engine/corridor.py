@@ -24,7 +24,7 @@ from engine.config import Settings
 from engine.day_caps import DayCaps
 from engine.dispatch import Dispatch
 from engine.entry import Reply
-from engine.errors import ConfigError, Refused, StoreBroken
+from engine.errors import Refused, StoreBroken
 from engine.hasten import hasten_lookups
 from engine.history import History
 from engine.http_client import Exchange, HttpPool
@@ -37,15 +37,10 @@ from engine.record import Inbound, Record
 from engine.refill import Refill
 from engine.registry.days import DEFAULT_TIME_ZONE, day_of
 from engine.registry.snapshot import RegistryRows, ensure_provider, snapshot
-from engine.registry.version import VERSION_SQL
 from engine.rights import Rights
 from engine.secrets import Secrets
-from engine.stores import sql, sqlite
-from engine.stores.connection import Connection, Reserve, StoreLock, check, engine_over
-from engine.stores.last_run import remember
-from engine.stores.migrate import migrate
-from engine.stores.wal import open_recovered
-from engine.stores.writer import GroupStats, Writer
+from engine.stores.opened import store_of
+from engine.stores.store import RECOVER_ROWS, Callbacks, GroupStats
 from engine.sweep import Sweep
 
 _log = structlog.get_logger("longwave.corridor")
@@ -53,8 +48,6 @@ _log = structlog.get_logger("longwave.corridor")
 T = TypeVar("T")
 
 US: Final = 1_000_000
-MIB: Final = 1024 * 1024
-NODE: Final = 1
 # At a stop the day's ledgers are given so long to be written, whatever is left of the grace.
 LEDGERS_S: Final = 1.0
 DISPATCHING_STATE: Final = 2
@@ -70,7 +63,7 @@ class RegistryListener(Protocol):
 
 
 class Corridor:
-    """One engine over one embedded store."""
+    """One engine over one store."""
 
     def __init__(self, settings: Settings, secrets: Secrets, metrics: Metrics, clock: Clock | None = None) -> None:
         """Nothing is opened before `start`."""
@@ -101,36 +94,15 @@ class Corridor:
 
         Raises ConfigError, StoreLocked, StoreTooNew or the driver's errors.
         """
-        settings, path = self.settings, self.settings.store_file
+        settings = self.settings
         failpoints.arm(settings.failpoint)
         self.history = History(settings.history_file, self.clock)
         self._closing.callback(self.history.close)
-        lock = StoreLock(path)
-        self._closing.callback(lock.release)
-        connection = open_recovered(path)
-        self._closing.callback(connection.close)
-        findings = check(connection)
-        if not all(finding.ok for finding in findings):
-            raise ConfigError([f"{path}: {f.name} is {f.found}, needs {f.wanted}" for f in findings if not f.ok])
-        self.store_name = f"sqlite {findings[0].found}"
-        for line in migrate(connection, path, now_us=self.clock.now_us()):
-            _log.info("migrated", revision=line)
-        reserve = Reserve(path, settings.reserve_file_mib * MIB)
-        await asyncio.to_thread(reserve.create)
-        self._control = engine_over(connection)
-        self.writer = Writer(
-            connection,
-            reserve,
-            linger_s=0,
-            group_weight_max=settings.group_messages_max,
-            on_fatal=self._on_fatal,
-            on_group=self._on_group,
-            on_full=self._on_full,
-        )
-        self.writer.start()
-        self._closing.push_async_callback(self.writer.close)
-        self.look_up = LookUp(path, self.provider_name)
-        self._closing.push_async_callback(self.look_up.close)
+        self.store = store_of(settings, self.clock)
+        self._closing.push_async_callback(self.store.close)
+        await self.store.open(Callbacks(self._on_fatal, self._on_group, self._on_full))
+        self.store_name = self.store.name
+        self.look_up = LookUp(self.store, self.provider_name)
         await self._assemble()
         await self._recover()
         await self.sweep.retention.look_at_clock()
@@ -142,13 +114,11 @@ class Corridor:
 
     async def _assemble(self) -> None:
         settings, clock = self.settings, self.clock
-        last_id: int = await self.writer.submit("recover", sqlite.last_id)
-        epoch: int = await self.writer.submit("recover", sqlite.raise_epoch)
-        await asyncio.to_thread(remember, settings.store_file, epoch)
+        epoch, last_id = await self.store.begin_run()
         provider: int = await self.run_control_quietly(partial(ensure_provider, provider=self.provider_name))
         rows: RegistryRows = await self.run_control_quietly(self._read_registry)
         self.rights = Rights(registry_of(rows), _core.Consent([]))
-        self.admitter = _core.Admitter({"batch_messages_max": settings.batch_messages_max}, NODE, last_id)
+        self.admitter = _core.Admitter({"batch_messages_max": settings.batch_messages_max}, settings.node, last_id)
         config = {"held_messages_max": settings.held_messages_max, "provider": provider}
         self.scheduler = _core.Scheduler(config, self.rights.registry, clock.mono_us())
         self.settler = _core.Settler(
@@ -163,13 +133,12 @@ class Corridor:
                 "key_window_us": link.KEY_WINDOW_US,
             }
         )
-        self.day_caps = DayCaps(self.writer, self.look_up, self.scheduler, clock)
-        ledgers = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_LEDGERS).fetchall())
-        self.day_caps.restore(ledgers)
+        self.day_caps = DayCaps(self.store, self.scheduler, clock)
+        self.day_caps.restore(await self.store.ledgers())
         self._set_days(rows)
         budget = RetryBudget(percent=settings.retry_budget_percent)
         self.record = Record(
-            self.writer,
+            self.store,
             self.rights,
             self.scheduler,
             self.settler,
@@ -182,11 +151,11 @@ class Corridor:
             provider_name=self.provider_name,
             on_recorded=self._moved,
         )
-        self.refill = Refill(self.look_up, self.scheduler, clock, on_loaded=self._read_back)
+        self.refill = Refill(self.store, self.scheduler, clock, on_loaded=self._read_back)
         self.record.webhook_keys = link.webhook_keys(settings, self._secrets)
-        self.link = await link.open_link(settings, self._secrets, provider, self.writer, self.look_up)
+        self.link = await link.open_link(settings, self._secrets, provider, self.store)
         self.dispatch = Dispatch(
-            self.writer,
+            self.store,
             self.record,
             self.rights,
             self.scheduler,
@@ -208,7 +177,7 @@ class Corridor:
             on_popped=self.refill.look,
         )
         self.append = Append(
-            self.writer,
+            self.store,
             self.admitter,
             self.rights,
             self.scheduler,
@@ -221,7 +190,7 @@ class Corridor:
             on_stored=self._moved,
         )
         self.lease = Lease(
-            settings.store_file,
+            self.store.epoch_reader(),
             epoch,
             clock,
             lease_s=settings.lease_s,
@@ -244,26 +213,20 @@ class Corridor:
 
     async def _recover(self) -> None:
         began = time.monotonic()
-        pairs = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_ALL_OPT_OUTS).fetchall())
+        pairs = await self.store.opt_outs()
         self.rights.consent = _core.Consent(pairs)
-        carriers = await self.look_up.read(
-            lambda connection: connection.execute(sql.SELECT_CARRIERS, (CARRIERS_LOADED_MAX,)).fetchall()
-        )
-        self.scheduler.learn(carriers)
-        early = await self.look_up.read(lambda connection: connection.execute(sql.COUNT_EARLY).fetchone()[0])
-        self.record.start(early)
-        open_attempts = await self.look_up.read(partial(sqlite.in_state, state=DISPATCHING_STATE))
-        for start in range(0, len(open_attempts), sqlite.RECOVER_ROWS):
-            chunk = open_attempts[start : start + sqlite.RECOVER_ROWS]
+        self.scheduler.learn(await self.store.carriers(CARRIERS_LOADED_MAX))
+        self.record.start(await self.store.early_count())
+        open_attempts = await self.store.in_state(DISPATCHING_STATE)
+        for start in range(0, len(open_attempts), RECOVER_ROWS):
+            chunk = open_attempts[start : start + RECOVER_ROWS]
             await self.record.settle(_core.Facts.recovered(chunk), "recover")
-        holders = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_KEY_HOLDERS).fetchall())
-        self.scheduler.hold_keys(holders)
+        self.scheduler.hold_keys(await self.store.key_holders())
         await self.refill.recover()
-        barriers = await self.look_up.read(lambda connection: connection.execute(sql.SELECT_BARRIERS_OPEN).fetchall())
+        barriers = await self.store.barriers_open()
         if barriers:
             # No attempt is open any more: each is UNKNOWN or settled.
-            now_us = self.clock.now_us()
-            await self.writer.submit("opt_out", partial(sqlite.mark_effective, pairs=barriers, now_us=now_us))
+            await self.store.mark_effective(barriers, self.clock.now_us())
         _log.info(
             "recovered",
             queued=len(self.scheduler),
@@ -342,13 +305,9 @@ class Corridor:
 
     async def cancel_message(self, tenant: int, identity: int) -> tuple[bytes | None, bool]:
         """(the encoded Message after it, whether it came too late); None for what is not this tenant's."""
-
-        def view(connection: Connection) -> Any:
-            return connection.execute(sql.SELECT_VIEW, (identity, tenant)).fetchone()
-
-        if await self.look_up.read(view) is None:
+        if await self.store.view(tenant, identity) is None:
             return None, False
-        row, too_late = await self.record.cancel(identity, view)
+        row, too_late = await self.record.cancel(tenant, identity)
         campaign = self.rights.registry.campaign_id(row[2]) or ""
         return _core.message_bytes(row, campaign, self.provider_name), too_late
 
@@ -362,45 +321,40 @@ class Corridor:
 
     async def list_opt_outs(self, tenant: int, after: int, rows_max: int) -> list[tuple[int, int, int]]:
         """(recipient, source, since) by number."""
-        rows: list[tuple[int, int, int]] = await self.look_up.read(
-            lambda connection: connection.execute(sql.SELECT_OPT_OUTS, (tenant, after, rows_max)).fetchall()
-        )
-        return rows
+        return await self.store.opt_outs_of(tenant, after, rows_max)
 
     async def read_events(self, tenant: int, after_position: int, rows_max: int) -> tuple[list[bytes], int]:
-        """See `LookUp.events`."""
+        """See `Store.events`."""
         began_us = self.clock.mono_us()
-        rows, reached = await self.look_up.events(tenant, after_position, rows_max)
+        rows, reached = await self.store.events(tenant, after_position, rows_max)
         self._meter.stage("notify", len(rows), (self.clock.mono_us() - began_us) / US)
         return rows, reached
 
-    async def event_bounds(self) -> tuple[int, int]:
-        """See `LookUp.event_bounds`."""
-        return await self.look_up.event_bounds()
+    def event_slot(self, tenant: int) -> int:
+        """See `Store.slot_of`."""
+        return self.store.slot_of(tenant)
 
-    async def wait_for_events(self, after_position: int, wait_s: float) -> None:
+    async def event_bounds(self, tenant: int) -> tuple[int, int]:
+        """See `Store.event_bounds`."""
+        return await self.store.event_bounds(tenant)
+
+    async def wait_for_events(self, tenant: int, after_position: int, wait_s: float) -> None:
         """See `LookUp.wait_for_events`."""
-        await self.look_up.wait_for_events(after_position, wait_s)
+        await self.look_up.wait_for_events(tenant, after_position, wait_s)
 
     async def receive(self, batch: Sequence[Inbound]) -> list[int]:
         """See `Record.receive`."""
         return await self.record.receive(batch)
 
     async def run_control(self, function: Callable[[sa.Connection], T]) -> T:
-        """Run a control-plane function in its own transaction on the writer; the registry is current afterwards."""
+        """Run a control-plane function in its own transaction; the registry is current afterwards."""
         result = await self.run_control_quietly(function)
         await self.reload()
         return result
 
     async def run_control_quietly(self, function: Callable[[sa.Connection], T]) -> T:
         """As `run_control`, for what changes no rights."""
-
-        def job(_connection: Connection) -> T:
-            with self._control.begin() as control:
-                return function(control)
-
-        result: T = await self.writer.submit("control", job, alone=True)
-        return result
+        return await self.store.run_control(function)
 
     def stats(self) -> dict[str, Any]:
         """What /admin/stats shows."""
@@ -417,7 +371,7 @@ class Corridor:
             "levels_shed": self.append.floor,
             "opt_outs": len(self.rights.consent),
             "registry_version": self.rights.registry.version,
-            "disk_full": self.writer.full,
+            "disk_full": self.store.full,
             "backlog": self.sweep.backlog,
         }
 
@@ -429,8 +383,8 @@ class Corridor:
         return rows
 
     async def _revalidate(self) -> None:
-        found = await self.look_up.read(lambda connection: connection.execute(VERSION_SQL).fetchone())
-        if found is not None and found[0] != self.rights.registry.version:
+        found = await self.store.registry_version()
+        if found is not None and found != self.rights.registry.version:
             await self.reload()
         elif self._registry_rows is not None:
             await self._count_days(self._registry_rows)  # of caps set without an engine, or whose count was cut short
@@ -476,7 +430,7 @@ class Corridor:
             self.dispatch.wake()
 
     def _on_group(self, stats: GroupStats) -> None:
-        self.metrics.active_connections.set(1 + self.look_up.connections)
+        self.metrics.active_connections.set(self.store.connections)
         del stats
 
     def _on_fatal(self, error: BaseException) -> None:
@@ -496,16 +450,16 @@ class Corridor:
     def _on_lost(self) -> None:
         self._on_fatal(StoreBroken("the store has another owner: this process stops"))
 
-    def _on_full(self, full: bool) -> None:  # noqa: FBT001 - the writer's callback
+    def _on_full(self, full: bool) -> None:  # noqa: FBT001 - the store's callback
         self.metrics.store_full.set(int(full))
         if not full and hasattr(self, "record"):
             self.record.look_at_room()
         (_log.error if full else _log.info)("store full" if full else "store has room again")
 
     async def _check_durability(self) -> None:
-        if self.writer.full:
-            await self.writer.submit("control", lambda _connection: self.writer.refill(), alone=True)
-        findings = await self.writer.submit("control", check, alone=True)
+        if self.store.full:
+            await self.store.make_room()
+        findings = await self.store.check()
         bad = [finding for finding in findings if not finding.ok]
         self.metrics.store_durable.set(int(not bad))
         below = "the store is below its durability level"

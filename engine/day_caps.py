@@ -9,19 +9,15 @@ Invariant: a quota has a row in the store's ledgers if and only if it was counte
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from typing import Final
 
-import orjson
 import structlog
 
 from engine import _core
 from engine.clock import Clock
-from engine.look_up import LookUp
 from engine.registry.days import day_of, day_start_us
 from engine.registry.snapshot import QuotaRow, RegistryRows
-from engine.stores import sqlite
-from engine.stores.writer import Writer
+from engine.stores.store import LedgerRow, Store
 
 # What starts today was accepted at most 35 days of schedule and 14 of validity ago.
 ACCEPTED_BEFORE_US: Final = 49 * 86_400 * 1_000_000
@@ -33,16 +29,15 @@ _log = structlog.get_logger("longwave.day_caps")
 class DayCaps:
     """The daily quotas of one corridor."""
 
-    def __init__(self, writer: Writer, look_up: LookUp, scheduler: _core.Scheduler, clock: Clock) -> None:
+    def __init__(self, store: Store, scheduler: _core.Scheduler, clock: Clock) -> None:
         """No quota is counted yet."""
-        self._writer = writer
-        self._look_up = look_up
+        self._store = store
         self._scheduler = scheduler
         self._clock = clock
         self._counted: set[int] = set()
         self._counting = asyncio.Lock()
 
-    def restore(self, ledgers: Sequence[tuple[int, int, int, int]]) -> None:
+    def restore(self, ledgers: Sequence[LedgerRow]) -> None:
         """Take over the store's rows (quota, day, spent, reserved); call once, before the days are set."""
         self._counted = {quota for quota, *_ in ledgers}
         self._scheduler.restore_ledgers(ledgers)
@@ -63,13 +58,13 @@ class DayCaps:
             if not new:
                 return False
             # Attempts that left the scheduler before it knew the quota are in the store behind this.
-            await self._writer.submit("control", lambda _connection: None)
+            await self._store.settled_so_far()
             for quota, zone in new:
                 [row] = [row for row in rows.quotas if row[0] == quota]
                 now_us = self._clock.now_us()
                 spent = await self._spent(row, rows, day_start_us(zone, now_us))
                 ledger = (quota, day_of(zone, now_us)[0], spent, 0)
-                await self._writer.submit("control", partial(sqlite.begin_ledger, row=ledger))
+                await self._store.begin_ledger(ledger)
                 self._scheduler.restore_ledgers([ledger])
                 self._counted.add(quota)
                 _log.info("day cap counted", quota=quota, spent=spent)
@@ -79,21 +74,11 @@ class DayCaps:
     async def _spent(self, quota: QuotaRow, rows: RegistryRows, from_us: int) -> int:
         _, _, brand, carrier, unit, *_ = quota
         campaigns = [campaign for campaign in rows.campaigns if campaign[2] == brand]
-        keys = orjson.dumps([campaign[0] for campaign in campaigns]).decode()
+        keys = [campaign[0] for campaign in campaigns]
         spent = 0
         for tenant in {campaign[1] for campaign in campaigns}:
             after: int | None = max(0, _core.first_id_at(from_us - ACCEPTED_BEFORE_US) - 1)
             while after is not None:
-                piece = partial(
-                    sqlite.started,
-                    tenant=tenant,
-                    after=after,
-                    campaigns=keys,
-                    from_us=from_us,
-                    carrier=carrier,
-                    unit=unit,
-                    rows_max=PIECE_ROWS,
-                )
-                found, after = await self._look_up.read(piece)
+                found, after = await self._store.started(tenant, after, keys, from_us, carrier, unit, PIECE_ROWS)
                 spent += found
         return spent

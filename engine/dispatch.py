@@ -10,7 +10,6 @@ back.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import structlog
@@ -24,8 +23,7 @@ from engine.http_client import Exchange, HttpPool, NoFreeSlotError, Phase
 from engine.meter import Meter
 from engine.record import Record
 from engine.rights import Rights
-from engine.stores import sqlite
-from engine.stores.writer import Writer
+from engine.stores.store import Intent, Store
 
 EXPIRED: Final = 1
 STOPPED: Final = 3
@@ -60,7 +58,7 @@ class Dispatch:
 
     def __init__(
         self,
-        writer: Writer,
+        store: Store,
         record: Record,
         rights: Rights,
         scheduler: _core.Scheduler,
@@ -81,7 +79,7 @@ class Dispatch:
 
         `connect` gives it a pool before `start`.
         """
-        self._writer = writer
+        self._store = store
         self._record = record
         self._rights = rights
         self._scheduler = scheduler
@@ -189,18 +187,11 @@ class Dispatch:
         self._budget.started(len(popped))
         # A value of its own for each batch: with the epoch it names the batch in the store.
         self._last_intent_us = max(self._last_intent_us + 1, self._clock.now_us())
-        intent = sqlite.Intent(self._last_intent_us, self._epoch, self._link.provider, self._link.recipe, self._send_us)
-        job = partial(
-            sqlite.intend,
-            dispatch=dispatch,
-            intent=intent,
-            scheduler=self._scheduler,
-            settler=self._settler,
-            registry=self._rights.registry,
-            seed=self._clock.seed(),
-        )
+        intent = Intent(self._last_intent_us, self._epoch, self._link.provider, self._link.recipe, self._send_us)
         try:
-            written: sqlite.Written | None = await self._writer.submit("intent", job, weight=len(popped))
+            written = await self._store.intend(
+                dispatch, intent, self._scheduler, self._settler, self._rights.registry, self._clock.seed()
+            )
         except BaseException:
             self._breaker.nothing_started(generation)
             self._budget.not_started(len(popped))

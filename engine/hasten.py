@@ -8,12 +8,9 @@ Invariants: no timer moves to a later time; one look-up falls due in `LOOKUP_SPR
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
-
-from engine.stores import sqlite
 
 if TYPE_CHECKING:
     from engine.corridor import Corridor
@@ -37,13 +34,11 @@ async def hasten_lookups(corridor: Corridor) -> None:
         for state in (SUBMITTED, SENT):
             before = (LAST, LAST)
             while True:
-                piece = partial(sqlite.latest_due, state=state, before=before, rows_max=PIECE_ROWS)
-                found: list[tuple[int, int]] = await corridor.look_up.read(piece)
+                found = await corridor.store.latest_due(state, before, PIECE_ROWS)
                 turns = [(at_us + place * LOOKUP_SPREAD_US, row) for place, row in enumerate(found, 1)]
                 late = [(turn_us, identity) for turn_us, (due_us, identity) in turns if due_us > turn_us]
                 if late:
-                    job = partial(sqlite.hasten_lookups, dues=late)
-                    await corridor.writer.submit("recover", job, weight=len(late))
+                    await corridor.store.hasten_lookups(late)
                 hastened += len(late)
                 at_us += len(late) * LOOKUP_SPREAD_US
                 if len(late) < PIECE_ROWS:

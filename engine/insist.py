@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import structlog
 
 from engine.errors import Refused
-from engine.stores.writer import Writer
+from engine.stores.store import Store
 
 T = TypeVar("T")
 
@@ -28,9 +28,9 @@ _log = structlog.get_logger("longwave.record")
 class Insist:
     """Shared by all whose writes must not be lost to a refusal; belongs to the loop's thread."""
 
-    def __init__(self, writer: Writer) -> None:
-        """Insist on what is handed to `writer`."""
-        self._writer = writer
+    def __init__(self, store: Store) -> None:
+        """Insist on what is handed to `store`."""
+        self._store = store
         self._room = asyncio.Event()
         self.waiting = 0
         """Writes refused for now, to be handed in again."""
@@ -45,7 +45,7 @@ class Insist:
         try:
             return await hand_in()
         except Refused as error:
-            if self._writer.ended:
+            if self._store.ended:
                 raise
             _log.warning("refused for now; handed in again", stage=stage, verdict=error.verdict.name)
         self.waiting += 1
@@ -58,7 +58,7 @@ class Insist:
                 try:
                     return await hand_in()
                 except Refused:
-                    if self._writer.ended:
+                    if self._store.ended:
                         raise
         finally:
             self.waiting -= 1

@@ -9,13 +9,11 @@ moment before it looked.
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 
 from engine.clock import Clock
-from engine.stores import sql
-from engine.stores.connection import Connection, open_reader
+from engine.stores.store import EpochReader
 
 _log = structlog.get_logger("longwave.lease")
 
@@ -27,7 +25,7 @@ class Lease:
 
     def __init__(
         self,
-        path: Path,
+        reader: EpochReader,
         epoch: int,
         clock: Clock,
         *,
@@ -37,8 +35,8 @@ class Lease:
         margin_s: float,
         on_lost: Callable[[], None],
     ) -> None:
-        """Bounds as in the settings; `on_lost` is called once, on the heartbeat's thread."""
-        self._path = path
+        """Bounds as in the settings; `on_lost` is called once, on the heartbeat's thread, which owns `reader`."""
+        self._reader = reader
         self._epoch = epoch
         self._clock = clock
         self._lease_us = int(lease_s * _US)
@@ -72,22 +70,19 @@ class Lease:
         return not self.may_send(None)
 
     def _beat(self) -> None:
-        connection: Connection | None = None
         try:
             while not self._stopped.wait(self._heartbeat_s):
                 asked_us = self._clock.mono_us()
                 try:
-                    connection = connection or open_reader(self._path)
-                    row = connection.execute(sql.SELECT_FACT, ("epoch",)).fetchone()
+                    found = self._reader.read()
                 except Exception as error:  # noqa: BLE001 - not renewed: the lease runs out by itself
                     _log.warning("lease not renewed", error=type(error).__name__)
                     continue
-                if row is None or row[0] != self._epoch:
+                if found != self._epoch:
                     self._until_us = 0
                     _log.error("lease lost: the store has another owner", epoch=self._epoch)
                     self._on_lost()
                     return
                 self._until_us = asked_us + self._lease_us
         finally:
-            if connection is not None:
-                connection.close()
+            self._reader.close()

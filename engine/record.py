@@ -7,7 +7,6 @@ copies are dropped, retries go back to schedule, consent forbids, waiting barrie
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, Protocol
 
 import structlog
@@ -20,9 +19,7 @@ from engine.history import History
 from engine.insist import Insist
 from engine.meter import Meter
 from engine.rights import Rights
-from engine.stores import sqlite
-from engine.stores.connection import Connection
-from engine.stores.writer import Writer
+from engine.stores.store import OPT_OUT_API, Row, Store, Written
 
 US: Final = 1_000_000
 # A message whose facts the store refuses alone is looked at again so often: by then somebody may have mended its row.
@@ -89,7 +86,7 @@ class Record:
 
     def __init__(
         self,
-        writer: Writer,
+        store: Store,
         rights: Rights,
         scheduler: _core.Scheduler,
         settler: _core.Settler,
@@ -104,7 +101,7 @@ class Record:
         on_recorded: Callable[[], None],
     ) -> None:
         """`on_recorded` is called after each commit, when memory has followed."""
-        self._writer = writer
+        self._store = store
         self._rights = rights
         self._scheduler = scheduler
         self._settler = settler
@@ -116,7 +113,7 @@ class Record:
         self._provider = provider
         self._provider_name = provider_name
         self._on_recorded = on_recorded
-        self._insist = Insist(writer)
+        self._insist = Insist(store)
         self._aside: dict[int, int] = {}  # message: when to look at it again, on the boot clock
         self._barriers: list[_Barrier] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,7 +126,7 @@ class Record:
         """Say how many early receipts the store holds."""
         self._early_kept = early_kept
 
-    async def settle(self, facts: _core.Facts, stage: str = "record") -> list[sqlite.Written]:
+    async def settle(self, facts: _core.Facts, stage: str = "record") -> list[Written]:
         """Record facts; returns after the commit, with memory following.
 
         A fact that the store refuses by itself is set aside, the others are recorded: then there are several commits.
@@ -142,10 +139,10 @@ class Record:
         await self._surely(facts, self._hand_in(facts, "record"))
 
     def settle_soon(self, facts: _core.Facts) -> None:
-        """As `settle_surely`, but beside, and ahead of whatever is handed to the writer after this call."""
+        """As `settle_surely`, but beside, and ahead of whatever is handed to the store after this call."""
         self.spawn(self._surely(facts, self._hand_in(facts, "record")))
 
-    async def _surely(self, facts: _core.Facts, handed: asyncio.Future[sqlite.Written]) -> None:
+    async def _surely(self, facts: _core.Facts, handed: asyncio.Future[Written]) -> None:
         first = [handed]
 
         async def hand_in() -> None:
@@ -159,9 +156,8 @@ class Record:
 
     async def take_up_again(self, ids: Sequence[int]) -> None:
         """Load waiting messages into the scheduler as they stand in the store."""
-        held = partial(sqlite.held, ids=ids)
         try:
-            rows = await self._insist.until_taken("record", lambda: self._writer.submit("record", held))
+            rows = await self._insist.until_taken("record", lambda: self._store.held(ids))
         except Refused:
             return  # the store ended, and the process with it: the next start loads them
         self._scheduler.load(rows, self._clock.now_us())
@@ -170,9 +166,7 @@ class Record:
         """The store has room again: what was refused is handed in at once."""
         self._insist.look()
 
-    async def _settled(
-        self, facts: _core.Facts, stage: str, handed: asyncio.Future[sqlite.Written]
-    ) -> list[sqlite.Written]:
+    async def _settled(self, facts: _core.Facts, stage: str, handed: asyncio.Future[Written]) -> list[Written]:
         """Follow what was handed in; when it was refused for its data, find the one at fault by halves."""
         began_us = self._clock.mono_us()
         try:
@@ -181,7 +175,7 @@ class Record:
             raise
         except Exception as error:  # noqa: BLE001 - logged when one message is left
             if len(facts) > 1:
-                found: list[sqlite.Written] = []
+                found: list[Written] = []
                 for half in facts.halves():
                     found += await self._settled(half, stage, self._hand_in(half, stage))
                 return found
@@ -190,7 +184,7 @@ class Record:
         self.follow(written)
         return [written]
 
-    async def _settle_poison(self, facts: _core.Facts, stage: str, error: Exception) -> list[sqlite.Written]:
+    async def _settle_poison(self, facts: _core.Facts, stage: str, error: Exception) -> list[Written]:
         [identity] = facts.ids()
         if facts.outcome_counts():
             _log.error(
@@ -234,25 +228,24 @@ class Record:
             await self._surely(*self._recovering(ids))
             await self.take_up_again([identity for identity in ids if identity not in self._aside])
 
-    def _recovering(self, ids: Sequence[int]) -> tuple[_core.Facts, asyncio.Future[sqlite.Written]]:
+    def _recovering(self, ids: Sequence[int]) -> tuple[_core.Facts, asyncio.Future[Written]]:
         facts = _core.Facts.recovered(ids)
         return facts, self._hand_in(facts, "record")
 
-    def _hand_in(self, facts: _core.Facts, stage: str) -> asyncio.Future[sqlite.Written]:
-        job = partial(
-            sqlite.settle,
-            facts=facts,
-            settler=self._settler,
-            registry=self._rights.registry,
-            now_us=self._clock.now_us(),
-            seed=self._clock.seed(),
+    def _hand_in(self, facts: _core.Facts, stage: str) -> asyncio.Future[Written]:
+        return self._store.settle(
+            facts,
+            self._settler,
+            self._rights.registry,
+            self._clock.now_us(),
+            self._clock.seed(),
+            stage=stage,
             scheduler=self._scheduler,
             provider=self._provider,
             early_kept=self._early_kept > 0,
         )
-        return self._writer.submit(stage, job, weight=len(facts))
 
-    def follow(self, written: sqlite.Written) -> None:
+    def follow(self, written: Written) -> None:
         """Let memory follow what was committed."""
         now_us, mono_us = self._clock.now_us(), self._clock.mono_us()
         settlement = written.settlement
@@ -339,21 +332,19 @@ class Record:
         verdicts = webhooks.verdicts()
         self._meter.forged(self._provider_name, verdicts.count("wrong_mac"))
         if webhooks.good():
-            job = partial(
-                sqlite.receive,
-                webhooks=webhooks,
-                bodies=[item.body for item in batch],
-                provider=self._provider,
-                scheduler=self._scheduler,
-                settler=self._settler,
-                registry=self._rights.registry,
-                mint=self._admitter,
-                now_us=now_us,
-                seed=self._clock.seed(),
-            )
             # Counted before it is handed in: an outcome that follows in the same group must look for what this keeps.
             self._early_kept += len(items)
-            received: sqlite.Received = await self._writer.submit("receipts", job, weight=len(items))
+            received = await self._store.receive(
+                webhooks,
+                [item.body for item in batch],
+                self._provider,
+                self._scheduler,
+                self._settler,
+                self._rights.registry,
+                self._admitter,
+                now_us,
+                self._clock.seed(),
+            )
             self._early_kept += received.kept_early - len(items)
             if received.written is not None:
                 self.follow(received.written)
@@ -373,15 +364,7 @@ class Record:
     async def add_opt_out(self, tenant: int, recipient: int) -> tuple[int, int]:
         """Forbid a recipient; returns (source, since) when nothing to it starts or is on the wire any more."""
         now_us = self._clock.now_us()
-        job = partial(
-            sqlite.add_opt_out,
-            tenant=tenant,
-            recipient=recipient,
-            source=sqlite.OPT_OUT_API,
-            now_us=now_us,
-            evidence="api",
-        )
-        source, since_us, new = await self._writer.submit("opt_out", job)
+        source, since_us, new = await self._store.add_opt_out(tenant, recipient, OPT_OUT_API, now_us, "api")
         self._forbid(tenant, recipient)
         if new:
             self._on_recorded()  # its event is committed; watchers need not wait for the barrier
@@ -394,15 +377,7 @@ class Record:
     async def remove_opt_out(self, tenant: int, recipient: int) -> bool:
         """Lift an opt-out; False when there was none."""
         now_us = self._clock.now_us()
-        job = partial(
-            sqlite.remove_opt_out,
-            tenant=tenant,
-            recipient=recipient,
-            source=sqlite.OPT_OUT_API,
-            now_us=now_us,
-            occurred_us=now_us,
-        )
-        removed: bool = await self._writer.submit("opt_out", job)
+        removed = await self._store.remove_opt_out(tenant, recipient, OPT_OUT_API, now_us, now_us)
         if removed:
             self._allow(tenant, recipient)
             self._on_recorded()
@@ -424,8 +399,8 @@ class Record:
         """Wait for attempts that were written down before the opt-out, then say that it is in effect."""
         if await self._passed(tenant, recipient):
             return  # another opt-out may follow, with a barrier of its own
-        mark = partial(sqlite.mark_effective, pairs=[(tenant, recipient)], now_us=self._clock.now_us())
-        await self._insist.until_taken("opt_out", lambda: self._writer.submit("opt_out", mark))
+        now_us = self._clock.now_us()
+        await self._insist.until_taken("opt_out", lambda: self._store.mark_effective([(tenant, recipient)], now_us))
         if self._history.on:
             self._history.note("opt_out_effective", tenant=tenant)
         self._on_recorded()
@@ -453,16 +428,11 @@ class Record:
 
     # Cancellation.
 
-    async def cancel(self, identity: int, view: Callable[[Connection], Any]) -> tuple[Any, bool]:
-        """Cancel one message of a known tenant; returns (its row after, came too late)."""
+    async def cancel(self, tenant: int, identity: int) -> tuple[Row, bool]:
+        """Cancel one message that is known to be this tenant's; returns (its view after, came too late)."""
         facts = _core.Facts.cancel([identity])
         registry, now_us, seed = self._rights.registry, self._clock.now_us(), self._clock.seed()
-
-        def job(connection: Connection) -> tuple[sqlite.Written, Any]:
-            written = sqlite.settle(connection, facts, self._settler, registry, now_us, seed)
-            return written, view(connection)
-
-        written, row = await self._writer.submit("record", job)
+        written, row = await self._store.cancel(facts, self._settler, registry, now_us, seed, tenant=tenant)
         self.follow(written)
         return row, identity in written.settlement.too_late()
 

@@ -8,15 +8,13 @@ that could not be read is still away and is asked for again.
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 import structlog
 
 from engine import _core
 from engine.clock import Clock
-from engine.look_up import LookUp
-from engine.stores import sqlite
+from engine.stores.store import Store
 
 _log = structlog.get_logger("longwave.refill")
 
@@ -31,10 +29,10 @@ class Refill:
     """Reads back what waits in the store alone."""
 
     def __init__(
-        self, look_up: LookUp, scheduler: _core.Scheduler, clock: Clock, *, on_loaded: Callable[[], None]
+        self, store: Store, scheduler: _core.Scheduler, clock: Clock, *, on_loaded: Callable[[], None]
     ) -> None:
         """`on_loaded` is called when messages came back into memory."""
-        self._look_up = look_up
+        self._store = store
         self._scheduler = scheduler
         self._clock = clock
         self._on_loaded = on_loaded
@@ -43,7 +41,7 @@ class Refill:
 
     async def recover(self) -> None:
         """Find all that waits in the store and read back its beginning; call once, before anything else."""
-        for campaign, stream, first, last in await self._look_up.read(partial(sqlite.waiting_bounds, streams=STREAMS)):
+        for campaign, stream, first, last in await self._store.waiting_bounds(STREAMS):
             self._scheduler.put_away(campaign, stream, first, last)
         while self._scheduler.any_away and len(self._scheduler) < FIRST_MESSAGES:
             if not await self._read_pieces():
@@ -72,15 +70,7 @@ class Refill:
     async def _read_pieces(self) -> bool:
         wanted = self._scheduler.wanted()
         for (campaign, stream, from_id, upto_id), messages_max in wanted:
-            piece = partial(
-                sqlite.waiting_piece,
-                campaign=campaign,
-                stream=stream,
-                from_id=from_id,
-                upto_id=upto_id,
-                rows_max=messages_max,
-            )
-            rows = await self._look_up.read(piece)
+            rows = await self._store.waiting_piece(campaign, stream, from_id, upto_id, messages_max)
             # A short piece is the end of what was away when it was asked for.
             next_id = rows[-1][0] + 1 if len(rows) == messages_max else upto_id + 1
             self._scheduler.read_back(rows, campaign, stream, next_id, self._clock.now_us())
@@ -97,15 +87,7 @@ class Refill:
         now_us = self._clock.now_us()
         for campaign, stream, from_id, _ in away:
             after = max(self._expiry_after.get((campaign, stream), 0), from_id - 1)
-            looked = partial(
-                sqlite.waiting_expired,
-                campaign=campaign,
-                stream=stream,
-                after_id=after,
-                now_us=now_us,
-                rows_max=EXPIRY_ROWS_MAX,
-            )
-            found, reached = await self._look_up.read(looked)
+            found, reached = await self._store.waiting_expired(campaign, stream, after, now_us, EXPIRY_ROWS_MAX)
             self._expiry_after[campaign, stream] = reached
             ids += found
             if len(ids) >= EXPIRY_ROWS_MAX:

@@ -15,19 +15,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from engine import _core
-from engine.stores import sql
+from engine.stores.store import Kept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from engine.corridor import Corridor
-    from engine.stores.connection import Connection
 
 US: Final = 1_000_000
 # A group commit is some 5 ms: one round costs whoever waits for the writer no more than two.
@@ -83,17 +78,18 @@ class Retention:
         events_us = int(settings.event_retention_days * day_us)
         webhooks_us = int(settings.webhook_event_retention_days * day_us)
         early_us = int(settings.early_receipt_retention_h * hour_us)
-        self._request_ids_us = int(settings.request_id_retention_h * hour_us)
-        self._kinds = (
-            (sql.DELETE_EVENTS, events_us),
-            (sql.DELETE_WEBHOOK_EVENTS, webhooks_us),
-            (sql.DELETE_UNKNOWN_WEBHOOKS, webhooks_us),
-            (sql.DELETE_EARLY_RECEIPTS, early_us),
-        )
-        self._span_us = max(events_us, webhooks_us, early_us, self._request_ids_us)
+        request_ids_us = int(settings.request_id_retention_h * hour_us)
+        self._kept_us = {
+            Kept.EVENTS: events_us,
+            Kept.WEBHOOK_EVENTS: webhooks_us,
+            Kept.UNKNOWN_WEBHOOKS: webhooks_us,
+            Kept.EARLY_RECEIPTS: early_us,
+            Kept.REQUEST_IDS: request_ids_us,
+        }
+        self._span_us = max(self._kept_us.values())
         self._elapsed: _Elapsed | None = None
         self._started_us = 0  # boot clock less the time that the engine has run
-        self._rows = dict.fromkeys(range(len(self._kinds) + 1), ROWS_FIRST)
+        self._rows = dict.fromkeys(Kept, ROWS_FIRST)
 
     async def look_at_clock(self) -> int:
         """The wall time by which rows are old; call at a start, before anything is stored, and from time to time."""
@@ -101,7 +97,7 @@ class Retention:
         mono_us, now_us = corridor.clock.mono_us(), corridor.clock.now_us()
         elapsed = self._elapsed
         if elapsed is None:
-            ran_us, *others = await corridor.look_up.read(_read_facts)
+            ran_us, *others = await corridor.store.facts(FACTS)
             ahead_us = now_us - (ran_us or 0)
             low_us, low_before_us, span_from_us = (
                 value if value is not None else otherwise
@@ -114,7 +110,7 @@ class Retention:
         elapsed.look(ran_us, ahead_us, self._span_us)
         stepped_us = elapsed.stepped_us(ahead_us)
         values = (elapsed.ran_us, elapsed.low_us, elapsed.low_before_us, elapsed.span_from_us)
-        await corridor.writer.submit("control", partial(_write_facts, values=values))
+        await corridor.store.set_facts(list(zip(FACTS, values, strict=True)))
         if stepped_us:
             _log.info("retention waits: the wall clock went forward", seconds=stepped_us // US)
         return now_us - stepped_us
@@ -122,56 +118,16 @@ class Retention:
     async def prune(self) -> None:
         """Remove rows past their retention, round by round, until no kind has more."""
         now_us = await self.look_at_clock()
-        jobs: list[Callable[[Connection, int], bool]] = [
-            partial(_delete, statement=statement, before_us=now_us - retention_us)
-            for statement, retention_us in self._kinds
-        ]
-        jobs.append(partial(_prune_request_ids, before=_core.first_id_at(now_us - self._request_ids_us)))
-        going = list(enumerate(jobs))
+        going = list(self._kept_us.items())
         while going:
-            going = [(kind, job) for kind, job in going if await self._round(kind, job)]
+            going = [(kind, kept_us) for kind, kept_us in going if await self._round(kind, now_us - kept_us)]
 
-    async def _round(self, kind: int, job: Callable[[Connection, int], bool]) -> bool:
+    async def _round(self, kind: Kept, before_us: int) -> bool:
         """One transaction; True when there may be more."""
-        clock, rows = self._corridor.clock, self._rows[kind]
-
-        def timed(connection: Connection) -> tuple[bool, int]:
-            began_us = clock.mono_us()
-            return job(connection, rows), clock.mono_us() - began_us
-
-        more: bool
-        more, took_us = await self._corridor.writer.submit("control", timed)
+        rows = self._rows[kind]
+        more, took_us = await self._corridor.store.prune(kind, before_us, rows)
         if more:
             fitting = rows * HOLD_US // max(1, took_us)
             self._rows[kind] = max(ROWS_MIN, min(ROWS_MAX, fitting, rows * 2))
             await asyncio.sleep(max(PAUSE_MIN_S, took_us / US))
         return more
-
-
-def _read_facts(connection: Connection) -> list[int | None]:
-    found = [connection.execute(sql.SELECT_FACT, (name,)).fetchone() for name in FACTS]
-    return [None if row is None else row[0] for row in found]
-
-
-def _write_facts(connection: Connection, values: Sequence[int]) -> None:
-    connection.executemany(sql.UPSERT_FACT, list(zip(FACTS, values, strict=True)))
-
-
-def _delete(connection: Connection, rows: int, *, statement: str, before_us: int) -> bool:
-    removed: int = connection.execute(statement, (before_us, rows)).rowcount
-    return removed == rows
-
-
-def _prune_request_ids(connection: Connection, rows: int, *, before: int) -> bool:
-    """Forget request ids of messages accepted before the retention; True when there may be more."""
-    found = connection.execute(sql.SELECT_FACT, ("request_ids_pruned_to",)).fetchone()
-    after = 0 if found is None else found[0]
-    old = connection.execute(sql.SELECT_REQUEST_IDS_TO_PRUNE, (after, before, rows)).fetchall()
-    if not old:
-        return False
-    connection.executemany(
-        sql.DELETE_REQUEST_ID,
-        [(tenant, _core.record_request_id(record), identity) for identity, tenant, record in old],
-    )
-    connection.execute(sql.UPSERT_FACT, ("request_ids_pruned_to", old[-1][0]))
-    return len(old) == rows

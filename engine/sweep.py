@@ -6,7 +6,6 @@ It settles nothing itself: facts go to record. Each round is bounded, so that a 
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -15,7 +14,6 @@ from engine import _core
 from engine.http_client import NoFreeSlotError
 from engine.meter import STATE_NAMES
 from engine.retention import Retention
-from engine.stores import sql, sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -76,15 +74,15 @@ class Sweep:
         """Store of the day's ledgers what intents and outcomes did not take along."""
         scheduler = self._corridor.scheduler
         if scheduler.ledger_rows():
-            rows = await self._corridor.writer.submit("record", partial(sqlite.write_ledgers, scheduler=scheduler))
+            rows = await self._corridor.store.write_ledgers(scheduler)
             scheduler.ledgers_stored(rows)
 
     async def settle_due(self) -> None:
         """Settle messages whose timer ran out, and look up those that wait for a receipt too long."""
         corridor = self._corridor
         now_us = corridor.clock.now_us()
-        find = partial(sqlite.due, states=STATES, now_us=now_us, rows_max=DUE_ROWS_MAX)
-        ids = [identity for identity in await corridor.look_up.read(find) if not corridor.record.is_aside(identity)]
+        found = await corridor.store.due(STATES, now_us, DUE_ROWS_MAX)
+        ids = [identity for identity in found if not corridor.record.is_aside(identity)]
         if not ids:
             return
         for written in await corridor.record.settle(_core.Facts.due(ids)):
@@ -141,7 +139,7 @@ class Sweep:
     async def count_backlog(self) -> None:
         """Count what is not final, for metrics and statistics."""
         corridor = self._corridor
-        rows = await corridor.look_up.read(lambda connection: connection.execute(sql.COUNT_BY_STATE).fetchall())
+        rows = await corridor.store.count_by_state()
         self.backlog = {STATE_NAMES[state]: messages for state, messages in rows}
         corridor.metrics.admit_floor.set(corridor.append.floor)
         corridor.metrics.message_queue.set(sum(self.backlog.values()))
@@ -149,10 +147,9 @@ class Sweep:
             corridor.metrics.schedule_waiting.labels(reason).set(messages)
         stored = max(0, self.backlog.get("queued", 0) - len(corridor.scheduler)) if corridor.scheduler.any_away else 0
         corridor.metrics.schedule_waiting.labels("stored").set(stored)
-        _, newest = await corridor.event_bounds()
-        corridor.metrics.event_log_position.set(newest)
-        at_us = await corridor.look_up.read(lambda connection: connection.execute(sql.SELECT_OLDEST_EVENT).fetchone())
-        age_us = 0 if at_us is None else max(0, corridor.clock.now_us() - at_us[0])
+        corridor.metrics.event_log_position.set(await corridor.store.newest_event())
+        at_us = await corridor.store.oldest_event_us()
+        age_us = 0 if at_us is None else max(0, corridor.clock.now_us() - at_us)
         corridor.metrics.event_log_oldest_seconds.set(age_us / US)
 
     async def prune(self) -> None:

@@ -32,7 +32,7 @@ from engine.registry.api_keys import load_keys, rehash
 from engine.registry.records import Role
 from engine.registry.snapshot import RegistryRows
 from engine.secrets import open_secrets
-from engine.stores.connection import StoreLock
+from engine.stores.opened import kind_of, refuse_if_served
 from server import logs
 from server.auth import AUTHORIZATION, Authenticator
 from server.gate import finished
@@ -80,7 +80,7 @@ class Process:
     def __init__(self, settings: Settings) -> None:
         """Assemble; nothing is bound or opened before `start`. Raises ConfigError for the secret file."""
         self._settings = settings
-        self._metrics = Metrics(engine_version(), "sqlite")
+        self._metrics = Metrics(engine_version(), kind_of(settings))
         # A store without its secret file would shut everyone out; only a new store may have a new one.
         now_us = Clock(settings.clock_offset_ms).now_us()
         secrets = open_secrets(settings.secrets_path, create=not settings.store_file.exists(), now_us=now_us)
@@ -117,8 +117,7 @@ class Process:
             await self.webhooks.start(*split_address(settings.webhook_address))
         except OSError:
             # With its addresses taken, another engine on this store is the likelier story, and the better told one.
-            if settings.store_file.exists():
-                StoreLock(settings.store_file).release()
+            refuse_if_served(settings)
             raise
         await self.corridor.start()
         self._started = True

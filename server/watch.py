@@ -2,9 +2,9 @@
 
 It writes nothing and holds no event: each subscriber reads the log at its own pace, so a slow one keeps nobody back.
 
-Cursor: base64url without padding of 1 byte format, 2 bytes shard, 8 bytes log position (big endian) and 4 bytes BLAKE2b
-over those. Invariants: a cursor is sent after the events it stands for, never ahead of them; a gap is never silent: it
-ends the watch with CURSOR_EXPIRED; memory per subscriber is one read of the log.
+Cursor: base64url without padding of 1 byte format, 2 bytes slot of the log, 8 bytes position in that slot (big endian)
+and 4 bytes BLAKE2b over those. Invariants: a cursor is sent after the events it stands for, never ahead of them; a gap
+is never silent: it ends the watch with CURSOR_EXPIRED; memory per subscriber is one read of the log.
 """
 
 import asyncio
@@ -29,8 +29,6 @@ _log = structlog.get_logger("longwave.watch")
 
 BEGIN: Final = "begin"
 CURSOR_FORMAT: Final = 1
-# One node has one log; the shard is in the cursor so that cursors outlive that.
-SHARD: Final = 0
 LAYOUT: Final = struct.Struct(">BHQ")
 CHECK_BYTES: Final = 4
 CURSOR_CHARACTERS: Final = 20  # of 15 bytes
@@ -54,14 +52,14 @@ READ_ROWS_MAX: Final = 1024
 RESPONSE_BYTES_MAX: Final = 1024 * 1024
 
 
-def cursor_of(position: int, shard: int = SHARD) -> str:
-    """The cursor that stands behind this position of the log."""
-    body = LAYOUT.pack(CURSOR_FORMAT, shard, position)
+def cursor_of(position: int, slot: int) -> str:
+    """The cursor that stands behind this position of a slot of the log."""
+    body = LAYOUT.pack(CURSOR_FORMAT, slot, position)
     return base64.urlsafe_b64encode(body + _check(body)).decode("ascii").rstrip("=")
 
 
-def position_of(cursor: str) -> int:
-    """The position behind which a cursor stands. Raises Refused INVALID_CURSOR."""
+def position_of(cursor: str, slot: int) -> int:
+    """The position behind which a cursor of this slot stands. Raises Refused INVALID_CURSOR."""
     raw = b""
     if len(cursor) == CURSOR_CHARACTERS:
         try:
@@ -71,8 +69,8 @@ def position_of(cursor: str) -> int:
     body, check = raw[: LAYOUT.size], raw[LAYOUT.size :]
     if len(body) != LAYOUT.size or check != _check(body):
         raise _invalid_cursor()
-    form, shard, position = LAYOUT.unpack(body)
-    if form != CURSOR_FORMAT or shard != SHARD or position > POSITION_MAX:
+    form, found, position = LAYOUT.unpack(body)
+    if form != CURSOR_FORMAT or found != slot or position > POSITION_MAX:
         raise _invalid_cursor()
     return int(position)
 
@@ -128,8 +126,9 @@ class Watches:
             )
         self._count(tenant, 1)
         try:
-            position, newest = await self._start(request.cursor)
-            watch = _Watch(self._corridor, context, tenant, campaigns, position, newest, self._write_s_max)
+            slot = self._corridor.event_slot(tenant)
+            position, newest = await self._start(tenant, slot, request.cursor)
+            watch = _Watch(self._corridor, context, tenant, slot, campaigns, position, newest, self._write_s_max)
             await watch.run(self._heartbeat_s, self._drained)
         finally:
             # A slow one counts until its client has read the refusal or is gone: till then it holds a response.
@@ -141,10 +140,10 @@ class Watches:
             del self._of_tenant[tenant]
         self._corridor.metrics.event_log_subscribers.set(self.subscribers)
 
-    async def _start(self, cursor: str) -> tuple[int, int]:
+    async def _start(self, tenant: int, slot: int, cursor: str) -> tuple[int, int]:
         """Where to start, and the newest position; raises Refused for a cursor that cannot be resumed from."""
-        position = position_of(cursor) if cursor not in {"", BEGIN} else None
-        oldest, newest = await self._corridor.event_bounds()
+        position = position_of(cursor, slot) if cursor not in {"", BEGIN} else None
+        oldest, newest = await self._corridor.event_bounds(tenant)
         if cursor == BEGIN:
             return max(0, oldest - 1), newest
         if position is None:
@@ -152,17 +151,17 @@ class Watches:
         if position > newest:
             # From another store, or from one that was restored since: waiting would skip what comes until then.
             raise _invalid_cursor()
-        refuse_if_expired(position, oldest)
+        refuse_if_expired(position, oldest, slot)
         return position, newest
 
 
-def refuse_if_expired(position: int, oldest: int) -> None:
+def refuse_if_expired(position: int, oldest: int, slot: int) -> None:
     """Raise CURSOR_EXPIRED, naming the oldest cursor, when events behind `position` are no longer kept."""
     if position + 1 < oldest:
         raise RefusedWith(
             Verdict.CURSOR_EXPIRED,
             "events after this cursor are no longer kept; resume from the oldest one, or from begin",
-            {"oldest_cursor": cursor_of(oldest - 1)},
+            {"oldest_cursor": cursor_of(oldest - 1, slot)},
         )
 
 
@@ -174,6 +173,7 @@ class _Watch:
         corridor: Corridor,
         context: Context,
         tenant: int,
+        slot: int,
         campaigns: list[str],
         position: int,
         newest: int,
@@ -182,6 +182,7 @@ class _Watch:
         self._corridor = corridor
         self._context = context
         self._tenant = tenant
+        self._slot = slot
         self._campaigns = campaigns
         self._position = position
         # Up to here the log may have been cut while we read; later rows are younger than the retention period.
@@ -214,7 +215,7 @@ class _Watch:
         raise RefusedWith(
             Verdict.NOT_READY,
             "the server drains; resume from the last cursor",
-            {"resume_cursor": cursor_of(self._position)},
+            {"resume_cursor": cursor_of(self._position, self._slot)},
             retry_delay_us=NOT_READY_RETRY_US,
         )
 
@@ -225,7 +226,8 @@ class _Watch:
         rows, reached = await self._corridor.read_events(self._tenant, start, asked)
         if start < self._catch_up_to:
             # Looked at after the read: what is kept now was kept then.
-            refuse_if_expired(start, (await self._corridor.event_bounds())[0])
+            oldest, _ = await self._corridor.event_bounds(self._tenant)
+            refuse_if_expired(start, oldest, self._slot)
         read_bytes = sum(map(len, rows))
         self._rows_max = max(1, min(READ_ROWS_MAX, asked * READ_BYTES_WANTED // max(1, read_bytes)))
         return rows, reached, len(rows) >= asked
@@ -241,7 +243,7 @@ class _Watch:
         await self._write(rows[first:], reached)
 
     async def _write(self, rows: list[bytes], position: int) -> None:
-        response = watch_response(rows, cursor_of(position), self._campaigns)
+        response = watch_response(rows, cursor_of(position, self._slot), self._campaigns)
         bound = asyncio.timeout(self._write_s_max)
         try:
             async with bound:
@@ -254,12 +256,12 @@ class _Watch:
             raise RefusedWith(
                 Verdict.SUBSCRIBER_TOO_SLOW,
                 f"nothing was read for {self._write_s_max:g} s; resume from the cursor given",
-                {"resume_cursor": cursor_of(self._position)},
+                {"resume_cursor": cursor_of(self._position, self._slot)},
             ) from None
 
     async def _wait(self, wait_s: float, drained: asyncio.Future[None]) -> None:
         """Until something was committed, the heartbeat is due, or the server drains."""
-        moved = self._loop.create_task(self._corridor.wait_for_events(self._position, wait_s))
+        moved = self._loop.create_task(self._corridor.wait_for_events(self._tenant, self._position, wait_s))
         try:
             await asyncio.wait({moved, drained}, return_when=asyncio.FIRST_COMPLETED)
         finally:

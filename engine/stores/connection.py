@@ -12,7 +12,6 @@ Invariants:
 import errno
 import fcntl
 import os
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -22,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
 
 from engine.errors import ConfigError, StoreLocked
+from engine.stores.store import Finding
 
 if TYPE_CHECKING:
     # The same interface, and typed; at run time the bundled library, never the one of the system.
@@ -94,20 +94,6 @@ _FAULTS: Final = {
     _SQLITE_MISMATCH: Fault.DATA,
     _SQLITE_TOOBIG: Fault.DATA,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing `check` looked at."""
-
-    name: str
-    """Such as `journal_mode`."""
-    found: str
-    """The value in force."""
-    wanted: str
-    """The value the promise needs."""
-    ok: bool
-    """Whether it does."""
 
 
 def classify(error: BaseException) -> Fault:

@@ -297,7 +297,12 @@ SELECT m.id, m.tenant, m.campaign, m.sender, m.recipient, m.class, m.kind, m.enc
 
 SELECT_VIEW: Final = _VIEW + "FROM messages AS m JOIN bodies AS b ON b.id = m.id WHERE m.id = ?1 AND m.tenant = ?2"
 
-# One stretch of the tenant's messages, newest first, before any filter: the caller filters and pages on.
+# How far one page looks at the tenant's messages, newest first, before any filter.
+SELECT_STRETCH: Final = """
+SELECT min(id), count(*) FROM (
+  SELECT id FROM messages WHERE tenant = ? AND id < ? AND id >= ? ORDER BY id DESC LIMIT ?)
+"""
+
 SELECT_VIEWS_BEFORE: Final = _VIEW + (
     "FROM messages AS m JOIN bodies AS b ON b.id = m.id WHERE m.tenant = ? AND m.id < ? AND m.id >= ? "
     "{filters} ORDER BY m.id DESC LIMIT ?"

@@ -1,4 +1,4 @@
-"""The embedded store's part of each stage: functions of the writer's connection, each run inside one group transaction.
+"""The embedded store's writes: functions of the writer's connection, each run inside one group transaction.
 
 It decides nothing about a message: the core's rows come in, its changes go out. Python loops only over what is rare
 (a gate that closed, a duplicate webhook), never over the messages of a batch.
@@ -6,7 +6,6 @@ It decides nothing about a message: the core's rows come in, its changes go out.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
@@ -17,9 +16,8 @@ from engine import _core
 from engine.errors import NotReady, Verdict
 from engine.stores import sql
 from engine.stores.connection import STATEMENTS_MAX, Connection, Fault, classify
+from engine.stores.store import OPT_OUT_KEYWORD, OPT_OUT_PROVIDER, Intent, LedgerRow, Received, Row, Written
 
-# A chunk of recovery: 5,000 rows with bodies are some 2 MiB.
-RECOVER_ROWS: Final = 5000
 # Rows of one step: longer ones would hold the interpreter for nothing more.
 ROWS_AT_ONCE: Final = 64
 # Where the id stands in a row of UPDATE_INTENT.
@@ -28,29 +26,10 @@ INTENT_ID: Final = 0
 ROWS_TOGETHER_MIN: Final = 8
 # One statement for each number of rows, of some ten that take many; the driver keeps as many prepared.
 PREPARED_MAX: Final = STATEMENTS_MAX
-ID_MAX: Final = 2**63 - 1
-OPT_OUT_API: Final = 1
-OPT_OUT_KEYWORD: Final = 2
-OPT_OUT_PROVIDER: Final = 3
 CONSENT_OPT_OUT: Final = 1
 CONSENT_EFFECTIVE: Final = 2
 CONSENT_OPT_IN: Final = 3
 CONSENT_REPEATED: Final = 4
-
-
-@dataclass(slots=True)
-class Written:
-    """What a settled batch of facts left for memory to follow."""
-
-    settlement: _core.Settlement
-    load: list[tuple[Any, ...]] = field(default_factory=list)
-    """Rows to load into the scheduler."""
-    opt_outs: list[tuple[int, int]] = field(default_factory=list)
-    """(tenant, recipient) newly opted out."""
-    poisoned: list[int] = field(default_factory=list)
-    """Messages whose attempt the store refused to write for their data alone."""
-    ledgers: list[tuple[int, int, int, int]] = field(default_factory=list)
-    """Rows of `Scheduler.ledger_rows` that were written."""
 
 
 def _ids(ids: Iterable[int]) -> str:
@@ -176,18 +155,6 @@ def _insert_part(connection: Connection, admission: _core.Admission, start: int,
         earlier = _insert_part(connection, admission, start, middle)
         return earlier + _insert_part(connection, admission, middle, end)
     return []
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """What an attempt is written down with."""
-
-    now_us: int
-    epoch: int
-    provider: int
-    recipe: int
-    send_us: int
-    """How long the whole send may take; the row is due for recovery after it."""
 
 
 def intend(
@@ -325,6 +292,21 @@ def _write(
     return written
 
 
+def cancel(
+    connection: Connection,
+    facts: _core.Facts,
+    settler: _core.Settler,
+    registry: _core.Registry,
+    now_us: int,
+    seed: int,
+    tenant: int,
+) -> tuple[Written, Row]:
+    """Settle the cancelling of one message of this tenant; returns its view after it, too."""
+    written = settle(connection, facts, settler, registry, now_us, seed)
+    [identity] = facts.ids()
+    return written, connection.execute(sql.SELECT_VIEW, (identity, tenant)).fetchone()
+
+
 def _insert_opt_out(
     connection: Connection, tenant: int, recipient: int, source: int, now_us: int, occurred_us: int, evidence: str
 ) -> bool:
@@ -373,18 +355,6 @@ def remove_opt_out(
     connection.execute(sql.INSERT_CONSENT_LOG, log)
     _insert_events(connection, [(tenant, _core.consent_event("OPT_IN", recipient, now_us))], now_us)
     return True
-
-
-@dataclass(slots=True)
-class Received:
-    """What a batch of webhooks left for memory to follow."""
-
-    written: Written | None = None
-    duplicates: int = 0
-    kept_early: int = 0
-    consents: list[tuple[int, int, bool]] = field(default_factory=list)
-    """(tenant, recipient, whether it is out from now on), in the order in which they were stored."""
-    inbound: int = 0
 
 
 def receive(
@@ -497,45 +467,26 @@ def raise_epoch(connection: Connection) -> int:
     return epoch
 
 
-def write_ledgers(connection: Connection, scheduler: _core.Scheduler) -> list[tuple[int, int, int, int]]:
+def write_ledgers(connection: Connection, scheduler: _core.Scheduler) -> list[LedgerRow]:
     """Store what no attempt or outcome has taken along; returns what was written."""
     rows = scheduler.ledger_rows()
     _run_over(connection, sql.UPSERT_LEDGER, rows)
     return rows
 
 
-def begin_ledger(connection: Connection, row: tuple[int, int, int, int]) -> None:
+def begin_ledger(connection: Connection, row: LedgerRow) -> None:
     """Store what the day of a quota had spent (quota, day, spent, reserved) when the quota was set."""
     connection.execute(sql.INSERT_LEDGER, row)
-
-
-def started(
-    connection: Connection,
-    tenant: int,
-    after: int,
-    campaigns: str,
-    from_us: int,
-    carrier: int,
-    unit: int,
-    rows_max: int,
-) -> tuple[int, int | None]:
-    """(what attempts since a time have spent, of the tenant's next messages; where to go on, None at the end)."""
-    end = connection.execute(sql.SELECT_PIECE_END, (tenant, after, rows_max - 1)).fetchone()
-    upto = ID_MAX if end is None else end[0]
-    spent: int = connection.execute(
-        sql.SELECT_STARTED, (tenant, after, upto, campaigns, from_us, carrier, unit)
-    ).fetchone()[0]
-    return spent, None if end is None else upto
-
-
-def latest_due(connection: Connection, state: int, before: tuple[int, int], rows_max: int) -> list[tuple[int, int]]:
-    """(timer, id) of messages in a state, those with the latest timer first, from behind `before` on."""
-    return connection.execute(sql.SELECT_LATEST_DUE, (state, *before, rows_max)).fetchall()
 
 
 def hasten_lookups(connection: Connection, dues: Sequence[tuple[int, int]]) -> None:
     """Bring the look-ups of taken messages forward: (new timer, id) each."""
     connection.executemany(sql.UPDATE_LOOKUP_DUE, dues)
+
+
+def set_facts(connection: Connection, pairs: Sequence[tuple[str, int]]) -> None:
+    """Remember numbers by name."""
+    connection.executemany(sql.UPSERT_FACT, pairs)
 
 
 def last_id(connection: Connection) -> int:
@@ -544,44 +495,6 @@ def last_id(connection: Connection) -> int:
     return identity
 
 
-def in_state(connection: Connection, state: int) -> list[int]:
-    """Ids of all messages in a state that is neither QUEUED nor terminal."""
-    return [row[0] for row in connection.execute(sql.SELECT_IN_STATE, (state,))]
-
-
-def waiting_bounds(connection: Connection, streams: Sequence[int]) -> list[tuple[int, int, int, int]]:
-    """(campaign, stream, first id, last id) of all that is QUEUED, for each stream of `rust_core/src/spill.rs`."""
-    bounds = []
-    for (campaign,) in connection.execute(sql.SELECT_CAMPAIGN_KEYS).fetchall():
-        for stream in streams:
-            first, last = connection.execute(sql.SELECT_WAITING_BOUNDS, (campaign, stream)).fetchone()
-            if first is not None:
-                bounds.append((campaign, stream, first, last))
-    return bounds
-
-
-def waiting_piece(
-    connection: Connection, campaign: int, stream: int, from_id: int, upto_id: int, rows_max: int
-) -> list[tuple[Any, ...]]:
-    """The first waiting messages of a stream between two ids, with their bodies, as `SELECT_HELD` gives them."""
-    return connection.execute(sql.SELECT_WAITING_PIECE, (campaign, stream, from_id, upto_id, rows_max)).fetchall()
-
-
-def waiting_expired(
-    connection: Connection, campaign: int, stream: int, after_id: int, now_us: int, rows_max: int
-) -> tuple[list[int], int]:
-    """(ids whose validity ended among the next waiting messages of a stream, where to go on: 0 from the beginning)."""
-    rows = connection.execute(sql.SELECT_WAITING_EXPIRY, (campaign, stream, after_id, rows_max)).fetchall()
-    return [row[0] for row in rows if row[1] <= now_us], rows[-1][0] if len(rows) == rows_max else 0
-
-
-def held(connection: Connection, ids: Sequence[int]) -> list[tuple[Any, ...]]:
+def held(connection: Connection, ids: Sequence[int]) -> list[Row]:
     """Waiting messages among these ids, with their bodies, as `SELECT_HELD` gives them."""
     return connection.execute(sql.SELECT_HELD, (_ids(ids),)).fetchall()
-
-
-def due(connection: Connection, states: Sequence[int], now_us: int, rows_max: int) -> list[int]:
-    """Ids of messages whose timer ran out, earliest first within a state."""
-    return [
-        row[0] for state in states for row in connection.execute(sql.SELECT_DUE, (state, now_us, rows_max)).fetchall()
-    ]

@@ -22,6 +22,7 @@ from typing import Any, Final
 from engine import failpoints
 from engine.errors import NotReady, Refused, StoreBroken, StoreFull, StoreUnavailable
 from engine.stores.connection import Connection, Fault, Reserve, classify
+from engine.stores.store import GroupStats
 
 # A single-message group waits this long for company; a larger one has found it already.
 SMALL_GROUP_WEIGHT: Final = 64
@@ -38,16 +39,6 @@ class _Job:
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
-
-
-@dataclass(slots=True)
-class GroupStats:
-    """What one transaction held and cost."""
-
-    jobs: int
-    weight: int
-    commit_s: float
-    whole_s: float
 
 
 class Writer:
@@ -191,7 +182,7 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE")
             for job in group:
                 self._run_undoable(job, first=job is group[0])
-            stages = {job.stage for job in group}
+            stages = dict.fromkeys(job.stage for job in group)  # in order: a kill is to be repeatable
             for stage in stages:
                 failpoints.passing(f"{stage}.before_commit")
             committing = time.monotonic()

@@ -32,6 +32,7 @@ from engine.registry import campaigns, quotas, tenants
 from engine.registry.quotas import QuotaWish
 from engine.registry.records import Campaign, CampaignState, OnUnknown, Tenant
 from engine.secrets import open_secrets
+from engine.stores.embedded import EmbeddedStore
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
 from server.webhooks import TELNYX_HEADERS, Inbound, WebhookServer
@@ -158,6 +159,11 @@ class Engine:
         return self.folder / "longwave.db"
 
     @property
+    def store(self) -> EmbeddedStore:
+        """The running engine's, with writer and readers within reach."""
+        return embedded(self.corridor)
+
+    @property
     def edge_port(self) -> int:
         """Where receipts go."""
         assert self._edge is not None
@@ -209,8 +215,8 @@ class Engine:
     async def crash(self) -> None:
         """End as kill -9 would as far as the store can tell: nothing more is written, nothing in flight recorded."""
         corridor, self._corridor = self.corridor, None
-        writer, dispatch = corridor.writer, corridor.dispatch
-        writer._closed = True
+        dispatch = corridor.dispatch
+        embedded(corridor).writer._closed = True
         tasks = [*corridor._tasks, *corridor.record._tasks]
         tasks += [task for task in (dispatch._task, corridor.refill._task) if task is not None]
         for task in tasks:
@@ -339,10 +345,7 @@ class Engine:
 
     async def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Rows of the store."""
-        rows: list[tuple[Any, ...]] = await self.corridor.look_up.read(
-            lambda connection: connection.execute(statement, values).fetchall()
-        )
-        return rows
+        return await self.store.read(lambda connection: connection.execute(statement, values).fetchall())
 
     async def states(self) -> dict[str, int]:
         """How many messages are in which state."""
@@ -354,10 +357,10 @@ class Engine:
         try:
             async with asyncio.timeout(WAIT_S):
                 while True:
-                    _, position = await self.corridor.event_bounds()
+                    _, position = await self.corridor.event_bounds(self.tenant_key)
                     if await holds():
                         return
-                    await self.corridor.wait_for_events(position, WAIT_S)
+                    await self.corridor.wait_for_events(self.tenant_key, position, WAIT_S)
         except TimeoutError:
             states = await self.states()
             message = f"it never came to that: {states}, {self.corridor.stats()}"
@@ -439,13 +442,20 @@ class Engine:
         async with asyncio.timeout(WAIT_S):
             while True:
                 wait_s = await corridor.dispatch._pass()
-                _, position = await corridor.event_bounds()
+                _, position = await corridor.event_bounds(self.tenant_key)
                 if corridor.dispatch.in_flight:
-                    await corridor.wait_for_events(position, WAIT_S)
+                    await corridor.wait_for_events(self.tenant_key, position, WAIT_S)
                 elif wait_s > 0:
                     while corridor.dispatch._recording:  # noqa: ASYNC110 - recorded: they end within a turn or two
                         await asyncio.sleep(0)
                     return
+
+
+def embedded(corridor: Corridor) -> EmbeddedStore:
+    """The store of a corridor over a file."""
+    store = corridor.store
+    assert isinstance(store, EmbeddedStore)
+    return store
 
 
 class CallRefused(Exception):  # noqa: N818 - it is an answer

@@ -280,7 +280,7 @@ async def test_who_does_not_come_is_waited_for_at_most_the_linger(start_engine: 
 async def test_a_small_group_grows_while_the_one_before_is_stored(start_engine: StartEngine, carrier: Carrier) -> None:
     engine = await start_engine(carrier.base_url, group_linger_ms=0)
     append, release = engine.corridor.append, threading.Event()
-    held = engine.corridor.writer.submit("control", lambda _connection: release.wait(WAIT_S), alone=True)
+    held = engine.store.writer.submit("control", lambda _connection: release.wait(WAIT_S), alone=True)
     try:
         answers = hand_in(engine, 0)
         await turns()
@@ -312,13 +312,20 @@ async def test_a_batch_goes_at_once(start_engine: StartEngine, carrier: Carrier)
     assert len(await sent) == GROUP_MESSAGES_ENOUGH
 
 
+@pytest.mark.parametrize("node", [0, 7, 1023])
+async def test_ids_name_the_node_that_gave_them(start_engine: StartEngine, carrier: Carrier, node: int) -> None:
+    """The ten bits above the sequence's twelve (`rust_core/src/ids.rs`)."""
+    engine = await start_engine(carrier.base_url, node=node)
+    assert {identity >> 12 & 1023 for identity in await engine.submit(submission(0), submission(1))} == {node}
+
+
 # Too much comes in.
 
 
 async def hold_the_writer(engine: Engine) -> Callable[[], None]:
     """Nothing is stored until the returned function is called."""
     release = threading.Event()
-    engine.corridor.writer.submit("control", lambda _connection: release.wait(WAIT_S), alone=True)
+    engine.store.writer.submit("control", lambda _connection: release.wait(WAIT_S), alone=True)
     return release.set
 
 

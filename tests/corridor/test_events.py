@@ -98,13 +98,13 @@ async def test_nobody_sees_anothers_events(engine: Engine) -> None:
 async def test_positions_never_start_over(engine: Engine) -> None:
     await engine.submit(submission())
     await engine.until_states({"DELIVERED": 1})
-    _, before = await engine.corridor.event_bounds()
+    _, before = await engine.corridor.event_bounds(engine.tenant_key)
     engine.clock.jump(8 * 86_400)
     await engine.corridor.sweep.prune()
-    oldest, newest = await engine.corridor.event_bounds()
+    oldest, newest = await engine.corridor.event_bounds(engine.tenant_key)
     assert (oldest, newest) == (before, before)
     await engine.submit(submission(1))
-    assert (await engine.corridor.event_bounds())[1] > before
+    assert (await engine.corridor.event_bounds(engine.tenant_key))[1] > before
 
 
 async def test_what_is_kept_for_a_while_is_forgotten_after_it(engine: Engine) -> None:

@@ -25,10 +25,10 @@ class Refusing:
 
     def __init__(self, engine: Engine, times: int) -> None:
         """Stand before the writer."""
-        self._submit = engine.corridor.writer.submit
+        self._submit = engine.store.writer.submit
         self.left = times
         self.refused = asyncio.Event()
-        engine.corridor.writer.submit = self.submit  # type: ignore[method-assign]
+        engine.store.writer.submit = self.submit  # type: ignore[method-assign]
 
     def submit(self, stage: str, run: Any, **more: Any) -> asyncio.Future[Any]:
         """Refuse as a full disk does."""
@@ -211,7 +211,7 @@ async def test_what_expired_on_a_full_disk_ends_expired_and_lets_its_follower_go
 
 
 async def test_an_opt_out_whose_effect_met_a_full_disk_takes_effect(engine: Engine) -> None:
-    writer = engine.corridor.writer
+    writer = engine.store.writer
     submit, refused = writer.submit, asyncio.Event()
 
     def full_once(stage: str, run: Any, **more: Any) -> asyncio.Future[Any]:
@@ -237,7 +237,7 @@ async def test_a_batch_that_could_not_be_put_back_on_a_full_disk_is_sent(
 ) -> None:
     """The attempt's transaction is refused, and so is the reading back of what was popped for it."""
     engine = await start_engine(provider.url)
-    writer = engine.corridor.writer
+    writer = engine.store.writer
     submit = writer.submit
     refused: list[str] = []
 
@@ -266,7 +266,7 @@ async def test_attempts_written_down_a_second_time_forget_nobody_the_guard_refus
     number = int(recipient(0)[1:])
     # Memory does not know: the guard has the last word.
     await on_writer(engine, f"INSERT INTO opt_outs VALUES ({engine.tenant_key}, {number}, 1, 1, '')")  # noqa: S608 - numbers
-    writer = engine.corridor.writer
+    writer = engine.store.writer
     submit = writer.submit
     again: list[str] = []
 
@@ -292,10 +292,10 @@ async def test_accepted_work_asked_for_again_on_a_full_disk_is_told_to_come_back
     one = submission(0, request_id="first")
     await engine.submit(one)
     await engine.corridor.add_opt_out(engine.tenant_key, int(recipient(0)[1:]))
-    engine.corridor.writer.full = True
+    engine.store.writer.full = True
     [taken] = await engine.call([one])
     assert taken.verdict == "STORE_FULL"
-    engine.corridor.writer.full = False
+    engine.store.writer.full = False
     [taken] = await engine.call([one])
     assert taken.verdict == "ACCEPTED"
 

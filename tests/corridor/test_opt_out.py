@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from engine.stores.sqlite import OPT_OUT_API, OPT_OUT_KEYWORD, OPT_OUT_PROVIDER
+from engine.stores.store import OPT_OUT_API, OPT_OUT_KEYWORD, OPT_OUT_PROVIDER
 from longwave.v1 import messaging_pb2 as pb
 from server.webhooks import Inbound
 from tests.corridor.carrier_process import Carrier

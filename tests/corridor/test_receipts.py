@@ -212,7 +212,7 @@ async def test_the_first_early_receipt_is_joined_by_an_outcome_in_the_same_group
     await carrier.set(**NO_RECEIPTS, latency_min_ms=700, latency_mean_ms=700, latency_max_ms=700)
     [identity] = await engine.submit(submission())
     [record] = await carrier.until_requests(1)
-    writer, dispatch = engine.corridor.writer, engine.corridor.dispatch
+    writer, dispatch = engine.store.writer, engine.corridor.dispatch
     go_on = threading.Event()
     held_up = writer.submit("control", lambda _connection: go_on.wait(WAIT_S), alone=True)
     early = asyncio.create_task(engine.deliver(query_of(record["webhook_url"]), receipt_body(event_id(), "delivered")))

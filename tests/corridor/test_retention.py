@@ -23,7 +23,7 @@ async def fill(engine: Engine, rows: int) -> None:
         unknown = "INSERT INTO unknown_webhooks (provider, event_id, received_us, body) "
         connection.execute(f"{unknown} {numbers} 1, 'old' || v, 1, x'00' FROM n")
 
-    await engine.corridor.writer.submit("control", run)
+    await engine.store.writer.submit("control", run)
 
 
 async def test_one_round_removes_all_that_is_past_its_retention(engine: Engine) -> None:

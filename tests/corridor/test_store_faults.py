@@ -12,10 +12,10 @@ from typing import Any, cast
 
 import pytest
 
-from engine import lease
 from engine.append import BATCH
 from engine.errors import NotReady, StoreBroken, StoreLocked, StoreTooNew, StoreUnavailable
 from engine.registry.records import CampaignState
+from engine.stores import epoch_reader
 from engine.stores.connection import Connection, open_reader, open_writer
 from engine.stores.migrate import VERSION_TABLE
 from longwave.v1 import messaging_pb2 as pb
@@ -33,7 +33,7 @@ async def on_writer(engine: Engine, statement: str) -> Any:
     def run(connection: Connection) -> Any:
         return connection.execute(statement).fetchall()
 
-    return await engine.corridor.writer.submit("control", run, alone=True)
+    return await engine.store.writer.submit("control", run, alone=True)
 
 
 @pytest.mark.parametrize("calls_of", [5, 150])
@@ -77,7 +77,7 @@ class Disk:
 
     async def fill(self, pages_of_reserve: int) -> None:
         """No page more than now; the reserve, once released, is worth so many."""
-        writer = self.engine.corridor.writer
+        writer = self.engine.store.writer
         [(pages,)] = await on_writer(self.engine, "PRAGMA page_count")
         await on_writer(self.engine, f"PRAGMA max_page_count={pages}")
         release = writer._reserve.release
@@ -108,7 +108,7 @@ async def test_a_full_disk_refuses_new_work_and_goes_on_with_what_it_holds(
         if verdicts != {"ACCEPTED"}:
             break
     assert verdicts == {"STORE_FULL"}
-    assert engine.corridor.writer.full
+    assert engine.store.writer.full
     assert not engine.store_file.with_name("longwave.db.reserve").exists()
     assert engine.corridor.not_ready() is None
     [refused] = await engine.call([submission(1)])
@@ -151,7 +151,8 @@ async def test_the_first_io_error_closes_the_door_for_good(engine: Engine, state
     corridor = engine.corridor
     await engine.set_campaign(CampaignState.PAUSED)
     await engine.submit(submission(0, request_id="before"))
-    corridor.writer._connection = cast("Connection", FailingConnection(corridor.writer._connection, statement))
+    writer = engine.store.writer
+    writer._connection = cast("Connection", FailingConnection(writer._connection, statement))
     with pytest.raises(StoreUnavailable):
         await engine.call([submission(1, request_id="during")])
     error = await asyncio.wait_for(asyncio.shield(corridor.broken), 5)
@@ -210,9 +211,9 @@ async def test_during_a_drain_good_durability_opens_no_door(engine: Engine) -> N
 
 async def test_a_stop_waits_for_no_call_longer_than_its_grace(engine: Engine) -> None:
     """A commit that hangs on a slow disk: the call behind it is never answered, and the stop goes on."""
+    writer = engine.store.writer
     corridor, engine._corridor = engine.corridor, None
     hanging: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    writer = corridor.writer
     submit = writer.submit
 
     def hang(stage: str, run: Any, **more: Any) -> asyncio.Future[Any]:
@@ -238,7 +239,7 @@ async def test_a_heartbeat_that_finds_no_descriptor_tries_again(
             raise OSError(errno.EMFILE, "made up")
         return open_reader(path)
 
-    monkeypatch.setattr(lease, "open_reader", open_if_any)
+    monkeypatch.setattr(epoch_reader, "open_reader", open_if_any)
     engine = await start_engine(carrier.base_url, lease_s=30, heartbeat_s=0.2, backoff_base_ms=1)
     await asyncio.wait_for(failed.wait(), 10)
     engine.clock.jump(31)

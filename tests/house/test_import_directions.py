@@ -19,6 +19,14 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "proto/longwave": ("engine", "server", "loadtest"),
 }
 
+# What of `engine/stores` stages and transport may know: the verbs, and the one place that picks a store.
+STORES: set[str] = {"engine.stores.store", "engine.stores.opened"}
+# Reads the file out of the URL: a store that is not a file brings a way of its own.
+STORE_PATH: dict[str, str] = {
+    "engine/config.py": "engine.stores.connection",
+    "engine/config_checks.py": "engine.stores.connection",
+}
+
 
 def imported_modules(source: str, package: str) -> set[str]:
     """Absolute names of everything `source`, a module directly inside `package`, imports at any depth of its code."""
@@ -76,6 +84,48 @@ def test_imports_point_one_way(folder: str, root: Path, house_files: list[Path])
         package = ".".join(path.parent.relative_to(base.parent).parts)
         if wrong := breaches(path.read_text(encoding="utf-8"), package, FORBIDDEN[folder]):
             found[path.relative_to(root).as_posix()] = sorted(wrong)
+    assert not found
+
+
+def rooms_of_stores(source: str, package: str) -> set[str]:
+    """The modules of `engine/stores` that `source` imports, as far as two names below `engine` tell."""
+    names = imported_modules(source, package)
+    return {".".join(name.split(".")[:3]) for name in names if name.startswith("engine.stores.")}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from engine.stores import sqlite", {"engine.stores.sqlite"}),
+        ("from engine.stores.writer import Writer", {"engine.stores.writer"}),
+        ("def late():\n    import engine.stores.sql", {"engine.stores.sql"}),
+        ("from .stores.store import Store", {"engine.stores.store"}),
+        ("from engine import stores_of_old", set()),
+    ],
+)
+def test_the_rooms_of_the_stores_are_told_apart(source: str, expected: set[str]) -> None:
+    assert rooms_of_stores(source, "engine") == expected
+
+
+def test_the_stages_know_the_store_by_its_verbs_alone(root: Path, house_files: list[Path]) -> None:
+    """A second store stands beside the first without any stage knowing."""
+    inside, outside = (root / "engine", root / "server"), (root / "engine" / "stores", root / "server" / "cli")
+    sources = [
+        path
+        for path in house_files
+        if path.suffix in {".py", ".pyi"}
+        and any(path.is_relative_to(folder) for folder in inside)
+        # The commands that look at a store's file, or mend it, know what it is made of.
+        and not any(path.is_relative_to(folder) for folder in outside)
+    ]
+    found = {}
+    for path in sources:
+        name = path.relative_to(root).as_posix()
+        package = ".".join(path.parent.relative_to(root).parts)
+        rooms = rooms_of_stores(path.read_text(encoding="utf-8"), package)
+        if wrong := rooms - STORES - {STORE_PATH.get(name, "")}:
+            found[name] = sorted(wrong)
+    assert len(sources) > 50
     assert not found
 
 

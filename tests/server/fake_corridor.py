@@ -19,6 +19,7 @@ from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
 
 CREATED_US = 1_700_000_000_000_000
+SLOT = 0
 
 
 @dataclass
@@ -179,10 +180,16 @@ class FakeCorridor:
         reached = rows[-1][0] if len(rows) == rows_max else max(newest, after_position)
         return [row for _, row in rows], reached
 
-    async def event_bounds(self) -> tuple[int, int]:
+    def event_slot(self, tenant: int) -> int:
+        del tenant
+        return SLOT
+
+    async def event_bounds(self, tenant: int) -> tuple[int, int]:
+        del tenant
         return self.oldest, self.newest
 
-    async def wait_for_events(self, after_position: int, wait_s: float) -> None:
+    async def wait_for_events(self, tenant: int, after_position: int, wait_s: float) -> None:
+        del tenant
         moved = self.moved
         if self.newest > after_position:
             return

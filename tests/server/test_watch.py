@@ -15,6 +15,7 @@ from longwave.v1 import messaging_pb2 as pb
 from server.gate import RefusedWith
 from server.watch import Watches, cursor_of, position_of
 from tests.server.conftest import OTHER, TENANT, WAIT_S, Server, StartServer, refusal_of
+from tests.server.fake_corridor import SLOT
 
 
 def event(name: str = "messages/1", seq: int = 1, campaign: str = "campaigns/a", **more: Any) -> pb.Event:
@@ -57,11 +58,11 @@ async def ending(watch: Any) -> tuple[list[str], Any]:
 async def test_an_empty_cursor_means_from_now(server: Server) -> None:
     server.corridor.commit(TENANT, event("messages/old"))
     watch, cursor = await opened(server)
-    assert cursor == cursor_of(1)
+    assert cursor == cursor_of(1, SLOT)
     server.corridor.commit(TENANT, event("messages/new"), event("messages/new", 2))
     answer = await watch.read()
     assert [(one.message, one.seq) for one in answer.events] == [("messages/new", 1), ("messages/new", 2)]
-    assert answer.cursor == cursor_of(2)
+    assert answer.cursor == cursor_of(2, SLOT)
 
 
 async def test_begin_means_from_the_oldest_kept(server: Server) -> None:
@@ -74,7 +75,7 @@ async def test_begin_means_from_the_oldest_kept(server: Server) -> None:
 
 async def test_begin_of_an_empty_log_is_now(server: Server) -> None:
     watch, cursor = await opened(server, "begin")
-    assert cursor == cursor_of(0)
+    assert cursor == cursor_of(0, SLOT)
     server.corridor.commit(TENANT, event("messages/first"))
     assert await names(watch, 1) == ["messages/first"]
 
@@ -101,7 +102,7 @@ async def test_another_tenants_events_only_move_the_cursor(start_server: StartSe
     server.corridor.commit(TENANT, event("messages/ours"))
     answer = await watch.read()
     assert [one.message for one in answer.events] == ["messages/ours"]
-    assert answer.cursor == cursor_of(2)
+    assert answer.cursor == cursor_of(2, SLOT)
 
 
 async def test_campaigns_filter(server: Server) -> None:
@@ -118,7 +119,7 @@ async def test_campaigns_that_are_none_are_refused(server: Server, campaigns: li
 
 @pytest.mark.parametrize(
     "cursor",
-    ["x", "BEGIN", "a" * 20, "ä" * 20, "a" * 5000, cursor_of(2), cursor_of(1, shard=1), cursor_of((1 << 64) - 1)],
+    ["x", "BEGIN", "a" * 20, "ä" * 20, "a" * 5000, cursor_of(2, SLOT), cursor_of(1, 1), cursor_of((1 << 64) - 1, SLOT)],
 )
 async def test_a_cursor_of_somewhere_else_is_refused(server: Server, cursor: str) -> None:
     server.corridor.commit(TENANT, event())
@@ -129,23 +130,23 @@ async def test_a_cursor_of_somewhere_else_is_refused(server: Server, cursor: str
 
 @given(st.integers(0, (1 << 63) - 1), st.integers(0, 14), st.integers(1, 255))
 def test_a_cursor_comes_back_and_a_damaged_one_does_not(position: int, index: int, flip: int) -> None:
-    cursor = cursor_of(position)
-    assert position_of(cursor) == position
+    cursor = cursor_of(position, SLOT)
+    assert position_of(cursor, SLOT) == position
     raw = bytearray(base64.urlsafe_b64decode(cursor))
     raw[index] ^= flip
     with pytest.raises(Refused):
-        position_of(base64.urlsafe_b64encode(raw).decode())
+        position_of(base64.urlsafe_b64encode(raw).decode(), SLOT)
 
 
 async def test_an_expired_cursor_names_the_oldest(server: Server) -> None:
     for index in range(5):
         server.corridor.commit(TENANT, event(f"messages/{index}"))
     server.corridor.forget(before=4)
-    found = await refusal(server.client().watch(pb.WatchEventsRequest(cursor=cursor_of(2))))
+    found = await refusal(server.client().watch(pb.WatchEventsRequest(cursor=cursor_of(2, SLOT))))
     assert (found.code, found.verdict) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
     watch, _ = await opened(server, found.metadata["oldest_cursor"])
     assert await names(watch, 2) == ["messages/3", "messages/4"]
-    watch, _ = await opened(server, cursor_of(3))
+    watch, _ = await opened(server, cursor_of(3, SLOT))
     assert await names(watch, 2) == ["messages/3", "messages/4"]
 
 
@@ -169,7 +170,7 @@ async def test_heartbeats_carry_the_cursor(server: Server) -> None:
     server.corridor.commit(OTHER, event("messages/theirs"))
     beats = [await watch.read() for _ in range(4)]
     assert [list(beat.events) for beat in beats] == [[], [], [], []]
-    assert beats[-1].cursor == cursor_of(1)
+    assert beats[-1].cursor == cursor_of(1, SLOT)
 
 
 async def test_large_rows_come_in_responses_of_bounded_size(server: Server) -> None:
@@ -184,12 +185,12 @@ async def test_large_rows_come_in_responses_of_bounded_size(server: Server) -> N
         answer = await watch.read()
         assert answer.ByteSize() < 2_000_000
         seen += [one.message for one in answer.events]
-        behind = position_of(answer.cursor)
+        behind = position_of(answer.cursor, SLOT)
         assert behind <= len(seen) / 5
-        assert behind >= position_of(cursor)
+        assert behind >= position_of(cursor, SLOT)
         cursor = answer.cursor
     assert seen == [f"messages/{index}.{part}" for index in range(80) for part in range(5)]
-    assert cursor == cursor_of(80)
+    assert cursor == cursor_of(80, SLOT)
 
 
 async def test_a_slow_subscriber_is_told_where_to_resume(
@@ -217,7 +218,7 @@ async def test_a_slow_subscriber_is_told_where_to_resume(
     seen, found = await ending(watch)
     assert (found.code, found.verdict) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SUBSCRIBER_TOO_SLOW")
     resumed, _ = await opened(server, found.metadata["resume_cursor"])
-    missing = 300 - position_of(found.metadata["resume_cursor"])
+    missing = 300 - position_of(found.metadata["resume_cursor"], SLOT)
     assert 0 < missing < 300 + 1
     assert {*seen, *await names(resumed, missing)} == {f"messages/{index}" for index in range(300)}
 
@@ -252,7 +253,7 @@ async def test_draining_ends_a_watch_with_its_cursor(server: Server) -> None:
     await server.grpc.drain()
     found = await refusal(watch)
     assert (found.code, found.verdict) == (grpc.StatusCode.UNAVAILABLE, "NOT_READY")
-    assert found.metadata["resume_cursor"] == cursor_of(1)
+    assert found.metadata["resume_cursor"] == cursor_of(1, SLOT)
 
 
 def test_a_watch_needs_a_loop() -> None:

@@ -9,6 +9,7 @@ import pytest
 from engine.stores import sql, sqlite
 from engine.stores.connection import Connection, open_writer
 from engine.stores.migrate import migrate
+from engine.stores.store import OPT_OUT_API
 
 COUNTS = [1, sqlite.ROWS_TOGETHER_MIN - 1, sqlite.ROWS_TOGETHER_MIN, 2 * sqlite.ROWS_AT_ONCE + 1]
 DAY_US = 86_400_000_000
@@ -76,7 +77,7 @@ def test_changes_are_guarded_row_by_row(store: Connection, count: int, stale: bo
 )
 def test_intents_are_guarded_row_by_row(store: Connection, count: int, closed: str) -> None:
     insert(store, count)
-    sqlite.add_opt_out(store, 1, 12025550177, sqlite.OPT_OUT_API, 1, "")
+    sqlite.add_opt_out(store, 1, 12025550177, OPT_OUT_API, 1, "")
     store.execute(closed)
     asked = [(i, 1, 40 + i, b"b%d" % i) for i in range(1, count + 1)]
     common = (EXPIRES_US - 100, 8, 3, 2000)

@@ -63,6 +63,8 @@ def look_at_plan(store: Connection, statement: str) -> None:
     bounded = "ORDER BY position LIMIT" in statement
     # Its own VALUES a statement reads from end to end; a single row of them stands in a table of its own.
     own = {f"SCAN {name}" for name in ("asked", "changed") if f"MATERIALIZE {name}" in plan}
+    # What a subquery gives is read once; the steps that find it are judged beside.
+    own |= {f"SCAN {step.removeprefix('CO-ROUTINE ')}" for step in plan if step.startswith("CO-ROUTINE ")}
     scans = [
         step
         for step in plan

@@ -4,13 +4,16 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from engine.errors import NotReady, StoreUnavailable
 from engine.stores.connection import Connection, Reserve, open_writer
-from engine.stores.writer import GroupStats, Writer
+from engine.stores.writer import Writer
+
+if TYPE_CHECKING:
+    from engine.stores.store import GroupStats
 
 JOBS = 4
 

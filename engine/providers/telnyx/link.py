@@ -4,7 +4,6 @@ It renders and reads nothing: `rust_core/src/telnyx/` does, by the table in `rus
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 from engine import _core
@@ -12,11 +11,8 @@ from engine.clock import Clock
 from engine.config import Settings
 from engine.dispatch import Link
 from engine.http_client import Exchange, HttpPool, PoolLimits, parse_origin
-from engine.look_up import LookUp
 from engine.secrets import Purpose, Secrets
-from engine.stores import sql, sqlite
-from engine.stores.connection import Connection
-from engine.stores.writer import Writer
+from engine.stores.store import Store
 
 NAME: Final = "telnyx"
 # The official SDK's tolerance, both directions.
@@ -25,20 +21,13 @@ SIGNATURE_WINDOW_US: Final = 300 * 1_000_000
 KEY_WINDOW_US: Final = 23 * 3600 * 1_000_000
 
 
-async def open_link(settings: Settings, secrets: Secrets, provider: int, writer: Writer, look_up: LookUp) -> Link:
+async def open_link(settings: Settings, secrets: Secrets, provider: int, store: Store) -> Link:
     """The link as configured; the recipe of today's callback URL and MAC key is stored before anything is sent."""
     newest = secrets.callback[0]
     base = settings.callback_base_url
-    make = partial(
-        sqlite.recipe_key, provider=provider, callback_base=base, mac_key=newest.name, renderer=_core.RENDERER
-    )
-    recipe: int = await writer.submit("recover", make)
-
-    def select(connection: Connection) -> list[tuple[int, str, str]]:
-        return connection.execute(sql.SELECT_RECIPES, (provider, _core.RENDERER)).fetchall()
-
+    recipe = await store.recipe(provider, base, newest.name, _core.RENDERER)
     recipes: dict[int, tuple[str, str, bytes]] = {}
-    for key, callback_base, name in await look_up.read(select):
+    for key, callback_base, name in await store.recipes(provider, _core.RENDERER):
         secret = secrets.find(Purpose.CALLBACK, name)
         if secret is not None:
             recipes[key] = (callback_base, name, secret)

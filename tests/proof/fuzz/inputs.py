@@ -7,7 +7,7 @@ from typing import Final
 from engine.registry import keys, pages
 from longwave.v1 import messaging_pb2 as pb
 from server.watch import cursor_of
-from tests.proof.fuzz.seam import LISTING
+from tests.proof.fuzz.seam import LISTING, SLOT
 
 CANARY: Final = "canary-9f31"
 INPUT_BYTES_MAX: Final = 4096
@@ -37,7 +37,7 @@ EXAMPLES: Final[dict[str, tuple[bytes, ...]]] = {
         b'{"data":{"event_type":"message.finalized","id":"e"}}',
     ),
     "text": ("STOP à 10€ 😀 ñ".encode() * 9, b"a" * 161, "ﾃ".encode() * 71, b"[" * 80),
-    "tokens": (pages.issue("key", *LISTING).encode(), cursor_of(12345).encode(), b"oldest"),
+    "tokens": (pages.issue("key", *LISTING).encode(), cursor_of(12345, SLOT).encode(), b"oldest"),
     "ids": (b"0a03zn1r80401", b"+12025550123", b"(202) 555-0123"),
     "config": (
         b"3=x\0GRPC_ADDRESS=127.0.0.1:0\0LEASE_S=-1\0\0in_flight_max = 7\nlog_level = 'INFO'\n",

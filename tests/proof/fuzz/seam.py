@@ -33,6 +33,7 @@ KEYS: Final = _core.WebhookKeys([base64.b64encode(bytes(32)).decode()], [("k1", 
 KINDS: Final = (1, 2, 3)
 WEBHOOK_VERDICTS: Final = {"bad_signature", "stale", "garbage"}
 LISTING: Final = ("messages", "1", "")
+SLOT: Final = 0
 FIELDS: Final = list(Settings.model_fields)
 SECRET: Final = "KEY-canary-5d20"
 
@@ -87,7 +88,7 @@ def text(data: bytes) -> None:
 def tokens(data: bytes) -> None:
     """Page tokens and cursors: another's is refused, one of ours means what it meant."""
     given = data.decode("utf-8", "replace")
-    for read in (lambda: pages.after(given, *LISTING), lambda: position_of(given)):
+    for read in (lambda: pages.after(given, *LISTING), lambda: position_of(given, SLOT)):
         try:
             read()
         except Refused as refused:
@@ -95,7 +96,7 @@ def tokens(data: bytes) -> None:
     if given and "\0" not in given and len(given.encode()) <= 63:
         assert pages.after(pages.issue(given, *LISTING), *LISTING) == given
     position = int.from_bytes(data[:7], "big")
-    assert position_of(cursor_of(position)) == position
+    assert position_of(cursor_of(position, SLOT), SLOT) == position
 
 
 def ids(data: bytes) -> None:

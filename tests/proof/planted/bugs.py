@@ -21,10 +21,11 @@ from engine import _core, append, corridor, dispatch, record
 from engine.breaker import Breaker
 from engine.entry import Reply
 from engine.http_client import HttpPool, Phase
-from engine.look_up import LookUp
 from engine.registry.records import OnUnknown
-from engine.stores import sql, sqlite, wal
-from engine.stores.connection import Finding, open_reader, open_writer
+from engine.stores import embedded, sql, sqlite, wal
+from engine.stores.connection import open_reader, open_writer
+from engine.stores.embedded_reads import EmbeddedReads
+from engine.stores.store import Finding
 from engine.stores.writer import Writer
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
@@ -105,7 +106,7 @@ def commits_without_fsync(patch: Patch, _scene: Scene) -> None:
         return connection
 
     patch.setattr(wal, "open_writer", open_fast)
-    patch.setattr(corridor, "check", lambda _connection: [Finding("synchronous", "2", "2", ok=True)])
+    patch.setattr(embedded, "check", lambda _connection: [Finding("synchronous", "2", "2", ok=True)])
 
 
 def dedupe_outside_transaction(patch: Patch, _scene: Scene) -> None:
@@ -464,7 +465,7 @@ def cursor_over_ids(patch: Patch, _scene: Scene) -> None:
 
     The reader is as it was. It has only to come in between, as readers do: the late commit waits for one.
     """
-    read = LookUp.events
+    read = EmbeddedReads.events
     late: list[tuple[int, int, int, bytes]] = []
     passed: list[int] = []
     given = [0]
@@ -488,7 +489,7 @@ def cursor_over_ids(patch: Patch, _scene: Scene) -> None:
         return rows, reached
 
     patch.setattr(sqlite, "_insert_events", insert_by_id)
-    patch.setattr(LookUp, "events", read_and_tell)
+    patch.setattr(EmbeddedReads, "events", read_and_tell)
 
 
 def receipts_read(change: Callable[[Scene, tuple[Any, ...]], tuple[Any, ...]]) -> Plant:
@@ -563,7 +564,7 @@ def descriptors_leak(patch: Patch, _scene: Scene) -> None:
         self._opened.append(connection)
         return function(connection)
 
-    patch.setattr(LookUp, "_run", run)
+    patch.setattr(EmbeddedReads, "_run", run)
 
 
 def number_in_history(patch: Patch, _scene: Scene) -> None:

@@ -225,7 +225,7 @@ class Scene:
             names = ("journal_mode", "synchronous")
             return {name: str(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in names}
 
-        self._settings = await corridor.writer.submit("control", pragmas, alone=True)
+        self._settings = await self.engine.store.writer.submit("control", pragmas, alone=True)
         self._metrics = generate_latest(corridor.metrics.registry).decode()
 
     def _evidence(self) -> Evidence:

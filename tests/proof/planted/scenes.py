@@ -142,7 +142,7 @@ async def overtaken(scene: Scene) -> None:
     """A message is cancelled, another's recipient opts out, when both are popped and not yet written down."""
     await scene.open()
     corridor = scene.engine.corridor
-    writer = corridor.writer
+    writer = scene.engine.store.writer
     ids: list[int] = []
     hand_in = writer.submit
     beside: list[asyncio.Task[Any]] = []
@@ -199,12 +199,11 @@ async def taken_over(scene: Scene) -> None:
     await scene.carrier.set(**NO_RECEIPTS)
     await scene.submit(*some(1))
     await scene.rest(settled)
-    corridor = scene.engine.corridor
 
     def take_over(connection: Any) -> None:
         connection.execute("UPDATE facts SET value = value + 1 WHERE name = 'epoch'")
 
-    await corridor.writer.submit("control", take_over)
+    await scene.engine.store.writer.submit("control", take_over)
     scene.note("life", after="takeover", failpoint="")
     await scene.submit(*some(1, 1))
     patience_s, scene.patience_s = scene.patience_s, 0.5  # it waits for ever, and should

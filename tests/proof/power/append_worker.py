@@ -28,6 +28,7 @@ from engine.errors import LongwaveError, Refused, StoreBroken, Verdict
 from engine.metrics import Metrics
 from engine.secrets import open_secrets
 from engine.stores.connection import Connection, Fault, classify
+from engine.stores.embedded import EmbeddedStore
 from engine.stores.migrate import known_revisions
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
@@ -184,7 +185,9 @@ async def live(life: Life) -> int:
         if life.plant == PLANT_NORMAL:
             connection.execute("PRAGMA synchronous=NORMAL").fetchall()
 
-    await corridor.writer.submit("control", prepare, alone=True)
+    store = corridor.store
+    assert isinstance(store, EmbeddedStore)
+    await store.writer.submit("control", prepare, alone=True)
     log_path = Path(life.log)
     sender = Sender(
         corridor,

@@ -20,7 +20,6 @@ from unittest import mock
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine import corridor as corridor_module
 from engine import failpoints, lease, sweep
 from engine.config import Settings
 from engine.corridor import Corridor
@@ -30,6 +29,7 @@ from engine.metrics import Metrics
 from engine.providers.telnyx import link
 from engine.registry.records import CampaignState, OnUnknown
 from engine.secrets import open_secrets
+from engine.stores import embedded
 from engine.stores.migrate import migrate_store
 from loadtest.carrier.signing import key_seed_from
 from longwave.v1 import messaging_pb2 as pb
@@ -131,8 +131,9 @@ class SimulatedEngine(Engine):
     async def crash(self) -> None:
         """What the process held is gone; files are closed as its end would close them."""
         corridor, self._corridor = self.corridor, None
-        if hasattr(corridor, "writer"):
-            corridor.writer._closed = True
+        writer = getattr(getattr(corridor, "store", None), "writer", None)
+        if writer is not None:
+            writer._closed = True
         record, dispatch = getattr(corridor, "record", None), getattr(corridor, "dispatch", None)
         tasks = [*corridor._tasks, *(record._tasks if record else ())]
         for holder, name in (
@@ -387,7 +388,7 @@ def _replaced(run: Run) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for target, name, value in (
-            (corridor_module, "Writer", InlineWriter),
+            (embedded, "Writer", InlineWriter),
             (link, "make_pool", lambda _settings, _clock, _may, on_results: SimulatedPool(on_results)),
             (failpoints, "passing", world.passing),
             (History, "note", note_when),
