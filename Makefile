@@ -44,7 +44,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help setup docs generate verify-generated build run test test-rust test-python torture fuzz bench \
+.PHONY: help setup docs generate verify-generated build run test test-rust test-python torture fuzz bench overload \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
@@ -188,6 +188,9 @@ fuzz: setup $(STAMPS)/fuzz ## Fuzz every target for SECONDS_EACH=n (needs g++): 
 
 bench: setup ## Measure on this machine; results go to loadtest/results/.
 	@$(BENCH_COMMAND)
+
+overload: setup ## Offer up to five times what the engine stores, with shedding and without; draws the curve into var/overload.
+	@$(PY) -m loadtest.overload --results var/overload
 
 # -------------------------------------------------------------------------------------------------------------------- lint
 

@@ -38,6 +38,7 @@ __all__ = [
     "short_id",
     "smart_encode",
     "split",
+    "urgency",
     "watch_response",
 ]
 
@@ -89,6 +90,9 @@ def record_request_id(record: bytes) -> str:
 
 def watch_response(events: Sequence[bytes], cursor: str, campaigns: Sequence[str]) -> bytes:
     """A `WatchEventsResponse` of log rows; with campaigns, only their events."""
+
+def urgency(kind: int, request: bytes) -> int:
+    """The lowest level (0 BULK, 16 TRANSACTIONAL, 32 CRITICAL) of the most urgent submission in a call's request."""
 
 def admit_counts(admission: Admission) -> list[tuple[int, int, int]]:
     """(campaign key or 0, verdict, messages) of an admission, for metrics."""
@@ -142,8 +146,15 @@ class Admitter:
         consent: Consent,
         now_us: int,
         room: int,
+        floor: int = 0,
+        overloaded_retry_us: int = 0,
+        ahead: Scheduler | None = None,
     ) -> Admission:
-        """Judge calls of (kind 1 unary 2 batch 3 stream, tenant key, request bytes), `room` messages at most."""
+        """Judge calls of (kind 1 unary 2 batch 3 stream, tenant key, request bytes).
+
+        At most `room` messages for a later time; of 48 levels of urgency `floor` are OVERLOADED, to come back after
+        about `overloaded_retry_us`; what waits `ahead` says whether a message can leave within its validity.
+        """
 
 @final
 class Admission:
@@ -300,6 +311,9 @@ class Scheduler:
     def __new__(cls, config: dict[str, int], registry: Registry, mono_us: int) -> Self:
         """Settings held_messages_max and provider (its key); an unknown one raises ValueError."""
     def __len__(self) -> int: ...
+    @property
+    def ahead(self) -> Scheduler:
+        """Itself, as what a message that is admitted would wait behind."""
     @property
     def schedule_room(self) -> int:
         """Messages for a later time that may still be accepted."""

@@ -166,6 +166,14 @@ class Settings(BaseSettings):
         description="Milliseconds a group commit waits for company at most, while calls keep coming; a call that comes "
         "alone waits for nobody. Adds to the latency of accepts, so at most 100.",
     )
+    queue_target_ms: float = Field(
+        100,
+        ge=0,
+        le=10_000,
+        description="Milliseconds that calls may stand in line for their group commit: while none in a tenth of a "
+        "second stood there for less, the least urgent are answered OVERLOADED, a little more each time. 0 sheds "
+        "nothing.",
+    )
     group_messages_max: Count = Field(
         5000, description="Messages in one group commit; bounds how long one commit holds the only writer."
     )

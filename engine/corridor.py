@@ -17,12 +17,13 @@ import sqlalchemy as sa
 import structlog
 
 from engine import _core, failpoints
-from engine.append import Append, Reply
+from engine.append import Append
 from engine.breaker import Breaker, RetryBudget
 from engine.clock import Clock
 from engine.config import Settings
 from engine.day_caps import DayCaps
 from engine.dispatch import Dispatch
+from engine.entry import Reply
 from engine.errors import Refused, StoreBroken
 from engine.hasten import hasten_lookups
 from engine.history import History
@@ -185,6 +186,7 @@ class Corridor:
             self.history,
             linger_s=settings.group_linger_ms / 1000,
             group_messages_max=settings.group_messages_max,
+            queue_target_s=settings.queue_target_ms / 1000,
             on_stored=self._moved,
         )
         self.lease = Lease(
@@ -366,6 +368,7 @@ class Corridor:
             "waiting_by_class": dict(self.scheduler.waiting_by_class()),
             "attempts_in_flight": self.dispatch.in_flight,
             "calls_waiting": self.append.waiting,
+            "levels_shed": self.append.floor,
             "opt_outs": len(self.rights.consent),
             "registry_version": self.rights.registry.version,
             "disk_full": self.store.full,

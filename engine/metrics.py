@@ -220,6 +220,10 @@ class Metrics:
         self.admit_verdicts = self._counter(
             "longwave_admit_verdicts_total", "Verdicts given at the door, by name.", "verdict"
         )
+        self.admit_floor = self._gauge(
+            "longwave_admit_floor_levels",
+            "Levels of urgency answered OVERLOADED now: up to 16 some BULK, to 32 some TRANSACTIONAL, 48 everything.",
+        )
         self.schedule_waiting = self._gauge(
             "longwave_schedule_waiting_messages", "Messages that wait, by what they wait for.", "reason"
         )

@@ -9,6 +9,9 @@
 use crate::message::{Class, Micros};
 use crate::quota::Refusal;
 
+/// The day on which clocks go forward.
+const SHORTEST_DAY_US: Micros = 23 * 3600 * 1_000_000;
+
 /// What one quota has reserved and spent on one day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
@@ -67,6 +70,14 @@ impl Ledger {
     #[must_use]
     pub fn spent(&self) -> u64 {
         self.spent
+    }
+
+    /// The least time before one more passes behind so many of cost 1. 0 for a cap of 0, which says nothing of when.
+    #[must_use]
+    pub fn passing_us(&self, before: u64) -> Micros {
+        // Two days' worth may pass around a midnight.
+        let days = before.checked_div(self.cap).unwrap_or(0).saturating_sub(1);
+        Micros::try_from(days).map_or(Micros::MAX, |days| days.saturating_mul(SHORTEST_DAY_US))
     }
 
     /// May `cost` be reserved at `now_us` (wall clock)? Changes nothing.

@@ -226,6 +226,22 @@ fn count(value: i64) -> PyResult<usize> {
     usize::try_from(value).map_err(bad)
 }
 
+fn kind_of_call(kind: u8) -> PyResult<CallKind> {
+    match kind {
+        1 => Ok(CallKind::Unary),
+        2 => Ok(CallKind::Batch),
+        3 => Ok(CallKind::Stream),
+        _ => Err(bad(format!("unknown kind of call {kind}"))),
+    }
+}
+
+#[pyfunction]
+fn urgency(py: Python<'_>, kind: u8, request: &Bound<'_, PyBytes>) -> PyResult<u8> {
+    let kind = kind_of_call(kind)?;
+    let request = Bytes::copy_from_slice(request.as_bytes());
+    Ok(py.detach(|| admitting::urgency(kind, &request)))
+}
+
 #[pymethods]
 impl Admitter {
     #[new]
@@ -255,6 +271,13 @@ impl Admitter {
         lock(&self.mint).mint(now_us)
     }
 
+    #[pyo3(signature = (
+        calls, registry, consent, now_us, room, floor=0, overloaded_retry_us=0, ahead=None
+    ))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the door depends on, each kept by another"
+    )]
     fn admit(
         &self,
         py: Python<'_>,
@@ -263,18 +286,15 @@ impl Admitter {
         consent: &Consent,
         now_us: Micros,
         room: usize,
+        floor: u8,
+        overloaded_retry_us: Micros,
+        ahead: Option<&Scheduler>,
     ) -> PyResult<Admission> {
         let calls = calls
             .into_iter()
             .map(|(kind, tenant, request)| {
-                let kind = match kind {
-                    1 => CallKind::Unary,
-                    2 => CallKind::Batch,
-                    3 => CallKind::Stream,
-                    _ => return Err(bad(format!("unknown kind of call {kind}"))),
-                };
                 Ok(Call {
-                    kind,
+                    kind: kind_of_call(kind)?,
                     tenant,
                     request: Bytes::copy_from_slice(request.as_bytes()),
                 })
@@ -284,6 +304,7 @@ impl Admitter {
         let admission = py.detach(|| {
             let consent = lock(&consent.inner);
             let mut mint = lock(&self.mint);
+            let waiting = ahead.map(|scheduler| lock(&scheduler.inner));
             admitting::admit(
                 &calls,
                 &registry,
@@ -291,7 +312,12 @@ impl Admitter {
                 &self.limits,
                 &mut mint,
                 now_us,
-                room,
+                admitting::Door {
+                    room,
+                    floor,
+                    overloaded_retry_us,
+                    ahead: waiting.as_deref().map_or(&(), |waiting| &waiting.inner),
+                },
             )
         });
         let total = admission.items_total();
@@ -1502,6 +1528,11 @@ impl Scheduler {
     }
 
     #[getter]
+    fn ahead(slf: PyRef<'_, Self>) -> Py<Self> {
+        slf.into()
+    }
+
+    #[getter]
     fn schedule_room(&self) -> usize {
         lock(&self.inner).spill.schedule_room()
     }
@@ -2014,6 +2045,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(record_request_id, module)?,
         wrap_pyfunction!(watch_response, module)?,
         wrap_pyfunction!(render_lookup, module)?,
+        wrap_pyfunction!(urgency, module)?,
     ] {
         module.add_function(function)?;
     }

@@ -66,6 +66,18 @@ impl Bucket {
         self
     }
 
+    /// The least time before one more passes behind so many of cost 1, were the bucket full now. 0 for a closed one, which
+    /// says nothing of when.
+    #[must_use]
+    pub fn passing_us(&self, before: u64) -> Micros {
+        if self.closed {
+            return 0;
+        }
+        let tokens = u128::from(before.saturating_sub(self.burst));
+        let us = tokens * u128::from(self.token) / u128::from(self.scale);
+        Micros::try_from(us).unwrap_or(Micros::MAX)
+    }
+
     /// May `cost` pass at `mono`? Changes nothing.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 pub use feedback::ParkKind;
 
+use crate::admit::{Ahead, Bound};
 use crate::message::{Carrier, Held, Micros};
 use crate::registry::{CampaignState, Registry};
 use carriers::Carriers;
@@ -129,6 +130,12 @@ impl Counts {
             Status::Held => &mut self.paused,
             Status::Stopped => &mut self.stopped,
         }
+    }
+}
+
+impl Ahead for Scheduler {
+    fn wait_at_least_us(&self, bound: &Bound) -> Micros {
+        self.wait_behind_lane_us(bound)
     }
 }
 
@@ -253,6 +260,29 @@ impl Scheduler {
             }
         }
         rest
+    }
+
+    /// The lane that a message would wait in says how long at least: those in line before it pass each of its limits.
+    ///
+    /// What memory does not hold, and other lanes that the same limits serve, are not counted: it is never more than the
+    /// truth.
+    fn wait_behind_lane_us(&self, bound: &Bound) -> Micros {
+        let key = LaneKey {
+            tenant: bound.tenant,
+            campaign: bound.campaign,
+            sender: bound.sender,
+            carrier: self.carriers.peek(bound.recipient),
+            class: bound.class,
+            kind: bound.kind,
+        };
+        let Some(lane) = self.lanes.find(&key).map(|lane| self.lanes.at(lane)) else {
+            return 0;
+        };
+        let waits = lane.meters.iter().map(|&meter| {
+            self.meters
+                .passing_us(meter, lane.key.carrier, lane.len as u64)
+        });
+        waits.max().unwrap_or(0)
     }
 
     fn push_one(&mut self, held: Held) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 
-use _core::admit::{Accepted, Call, CallKind, Limits, admit};
+use _core::admit::{Accepted, Call, CallKind, Door, Limits, admit};
 use _core::consent::Consent;
 use _core::ids::{EPOCH_US, IdMint};
 use _core::message::{Class, Held, Kind};
@@ -287,7 +287,7 @@ static ACCEPTED: LazyLock<Accepted> = LazyLock::new(|| {
         &Limits::default(),
         &mut mint,
         NOW_US,
-        1000,
+        Door::open(1000),
     );
     admission.accepted().first().expect("accepted").clone()
 });

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use _core::admit::{Ahead as _, Bound};
 use _core::message::{Carrier, Class, Held, Kind, Micros, flags};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Quota, Registry, Scope, Tenant, Unit};
 use _core::schedule::{Config, ParkKind, Popped, Scheduler};
@@ -1426,4 +1427,94 @@ fn each_of_many_attempts_gives_its_reservation_back() {
         scheduler.settled(id, Fate::NotTaken);
     }
     assert_eq!(scheduler.ledger_changes(), [(1, 20, 0, 0), (2, 20, 0, 0)]);
+}
+
+/// Where `held(_, campaign)` would wait.
+fn bound_of(id: u64, campaign: u32) -> Bound {
+    let held = held(id, campaign);
+    Bound {
+        tenant: held.tenant,
+        campaign,
+        sender: held.sender,
+        recipient: held.recipient,
+        class: held.class,
+        kind: held.kind,
+    }
+}
+
+/// When the message with this id leaves, with a pop every 10 ms.
+fn leaves_us(scheduler: &mut Scheduler, id: u64) -> i64 {
+    for after_us in (0..4_000 * SECOND_US).step_by(10_000) {
+        if ids(&pop(scheduler, after_us, 1000).ready).contains(&id) {
+            return after_us;
+        }
+    }
+    panic!("it never leaves")
+}
+
+#[test]
+fn what_stands_in_line_says_how_long_at_least() {
+    // Ten in ten seconds by campaign; a hundred by tenant.
+    let quotas = vec![
+        quota(1, Scope::Campaign, 10, 10, 5),
+        quota(2, Scope::Tenant, 1, 100, 5),
+    ];
+    let mut scheduler = scheduler(quotas);
+    assert_eq!(scheduler.wait_at_least_us(&bound_of(1, 10)), 0);
+    push(&mut scheduler, (1..=95).map(|id| held(id, 10)).collect());
+    // Ninety behind a burst of five, at five in ten seconds.
+    assert_eq!(
+        scheduler.wait_at_least_us(&bound_of(96, 10)),
+        180 * SECOND_US
+    );
+    // The tenant's limit lets another campaign's through: its line is empty.
+    assert_eq!(scheduler.wait_at_least_us(&bound_of(96, 11)), 0);
+    let bulk = Bound {
+        class: Class::Bulk,
+        ..bound_of(96, 10)
+    };
+    assert_eq!(scheduler.wait_at_least_us(&bulk), 0, "a line of its own");
+}
+
+#[test]
+fn a_day_passes_its_cap_and_what_may_come_back_says_nothing() {
+    let mut scheduler = scheduler(vec![day_quota(1, Carrier::TMobile, 10)]);
+    push(&mut scheduler, (1..=35).map(|id| held(id, 10)).collect());
+    // To carriers that are not known: the reservation may be given back.
+    assert_eq!(scheduler.wait_at_least_us(&bound_of(36, 10)), 0);
+    let mut scheduler = self::scheduler(vec![day_quota(1, Carrier::TMobile, 10)]);
+    for recipient in 0..100 {
+        scheduler.learn(13_035_550_100 + recipient, Carrier::TMobile);
+    }
+    push(&mut scheduler, (1..=35).map(|id| held(id, 10)).collect());
+    // Three days' worth stands before it, and around the first midnight two days' worth may go.
+    let days_us = 2 * 23 * 3600 * SECOND_US;
+    assert_eq!(scheduler.wait_at_least_us(&bound_of(36, 10)), days_us);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn no_message_leaves_before_what_was_said(
+        waiting in 0_u64..120, amount in 1_u64..40, burst in 1_u64..40, number_amount in 1_u64..40,
+    ) {
+        let quotas = vec![
+            quota(1, Scope::Campaign, 10, amount, burst.min(amount)),
+            quota(2, Scope::Number, held(1, 10).sender, number_amount, 1),
+        ];
+        let mut scheduler = scheduler(quotas);
+        push(&mut scheduler, (1..=waiting).map(|id| held(id, 10)).collect());
+        let least_us = scheduler.wait_at_least_us(&bound_of(waiting + 1, 10));
+        push(&mut scheduler, vec![held(waiting + 1, 10)]);
+        let left_us = leaves_us(&mut scheduler, waiting + 1);
+        prop_assert!(left_us >= least_us, "left after {left_us} us, at least {least_us} said");
+        // What may be missing: the buckets start empty, and each may keep a token of the other's waiting.
+        let tokens_us = [(amount, burst.min(amount)), (number_amount, 1)].map(|(amount, burst)| {
+            let (burst, rate) = (burst.min(amount - 1).max(1), amount.saturating_sub(burst).max(1));
+            i64::try_from((burst + 1) * 10_000_000 / rate).unwrap_or(0)
+        });
+        let most_us = least_us + tokens_us[0] + tokens_us[1] + 20_000;
+        prop_assert!(left_us <= most_us, "left after {left_us} us, {least_us} said");
+    }
 }

@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from engine.append import Reply
+from engine.entry import Reply
 from engine.errors import NotReady, Refused, StoreBroken, StoreFull, StoreUnavailable, Verdict
 from longwave import contract
 from longwave.v1 import admin_pb2, compliance_pb2, registry_pb2, verdict_pb2

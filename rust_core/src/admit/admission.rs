@@ -405,5 +405,6 @@ fn depends_on_state(verdict: Verdict) -> bool {
             | Verdict::RecipientOptedOut
             | Verdict::ExceedsQuota
             | Verdict::QueueFull
+            | Verdict::BacklogTooLong
     )
 }

@@ -294,6 +294,16 @@ impl Meters {
         days.max()
     }
 
+    /// The least time before one more passes behind so many messages of a lane: each counts one at least.
+    pub(super) fn passing_us(&self, at: u32, carrier: Carrier, messages: u64) -> Micros {
+        match &self.at(at).limit {
+            Limit::Rate(bucket) => bucket.passing_us(messages),
+            // What is reserved until the carrier is known may be given back.
+            Limit::Day(ledger) if carrier != Carrier::Unknown => ledger.passing_us(messages),
+            Limit::Day(_) | Limit::Hold(_) => 0,
+        }
+    }
+
     /// Would this meter let the need pass now, claims aside?
     pub(super) fn check(
         &self,

@@ -19,6 +19,7 @@ import pytest
 
 from engine import _core, append, corridor, dispatch, record
 from engine.breaker import Breaker
+from engine.entry import Reply
 from engine.http_client import HttpPool, Phase
 from engine.registry.records import OnUnknown
 from engine.stores import embedded, sql, sqlite, wal
@@ -192,7 +193,7 @@ def refused_and_stored(patch: Patch, _scene: Scene) -> None:
         for call, (verdict, encoded, *rest) in zip(group, admission.replies(), strict=True):
             response = pb.SubmitMessagesResponse.FromString(encoded)
             response.results[-1].CopyFrom(pb.SubmitResult(verdict=verdict_pb2.VERDICT_INVALID_RECIPIENT))
-            call.future.set_result(append.Reply(verdict, response.SerializeToString(), *rest))
+            call.future.set_result(Reply(verdict, response.SerializeToString(), *rest))
 
     patch.setattr(append.Append, "_answer", answer_wrongly)
 
