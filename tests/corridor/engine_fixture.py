@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
+import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -33,10 +34,14 @@ from engine.registry.quotas import QuotaWish
 from engine.registry.records import Campaign, CampaignState, OnUnknown, Tenant
 from engine.secrets import open_secrets
 from engine.stores.embedded import EmbeddedStore
+from engine.stores.mysql.store import MySQLStore
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
 from server.webhooks import TELNYX_HEADERS, Inbound, WebhookServer
+from tests.servers.mariadb import PASSWORD
 
+# For a test that reaches into the embedded store itself, beneath the verbs that every store has.
+EMBEDDED_ONLY: Final = pytest.mark.parametrize("store_kind", ["sqlite"], indirect=True)
 WAIT_S: Final = 30
 US: Final = 1_000_000
 API_KEY: Final = "KEY_made_up"
@@ -136,9 +141,12 @@ class Taken:
 class Engine:
     """A corridor and its receipts edge over one store; may be crashed and started again."""
 
-    def __init__(self, folder: Path, base_url: str, signing: Signing | None, **settings: Any) -> None:
-        """Start nothing. `settings` lie over those below."""
+    def __init__(
+        self, folder: Path, base_url: str, signing: Signing | None, *, store_url: str = "", **settings: Any
+    ) -> None:
+        """Start nothing. `settings` lie over those below; without `store_url` the store is a file in the folder."""
         self.folder = folder
+        self.store_url = store_url or f"sqlite:///{self.store_file}"
         self.base_url = base_url
         self.clock = SettableClock()
         self.signing = signing
@@ -157,6 +165,23 @@ class Engine:
     def store_file(self) -> Path:
         """The store."""
         return self.folder / "longwave.db"
+
+    @property
+    def secret_file(self) -> Path:
+        """Where the keys are."""
+        return self.folder / "longwave.db.secrets"
+
+    @property
+    def store_kind(self) -> str:
+        """`sqlite` or `mysql`."""
+        return self.store_url.partition(":")[0]
+
+    @property
+    def server_store(self) -> MySQLStore:
+        """The running engine's, where it is one on a server."""
+        store = self.corridor.store
+        assert isinstance(store, MySQLStore)
+        return store
 
     @property
     def store(self) -> EmbeddedStore:
@@ -182,12 +207,14 @@ class Engine:
 
     async def start(self) -> None:
         """Start on the store as it is."""
-        metrics = Metrics("0", "sqlite")
+        metrics = Metrics("0", self.store_kind)
         if self._edge is None:
             self._edge = WebhookServer(self._receive, {"telnyx": TELNYX_HEADERS}, metrics)
             await self._edge.start("127.0.0.1", 0)
         values: dict[str, Any] = {
-            "store_url": f"sqlite:///{self.store_file}",
+            "store_url": self.store_url,
+            "store_password": PASSWORD,
+            "secret_file": self.secret_file,
             "telnyx_base_url": self.base_url,
             "telnyx_api_key": API_KEY,
             "telnyx_public_key": self.signing.public_base64 if self.signing else "",
@@ -216,7 +243,7 @@ class Engine:
         """End as kill -9 would as far as the store can tell: nothing more is written, nothing in flight recorded."""
         corridor, self._corridor = self.corridor, None
         dispatch = corridor.dispatch
-        embedded(corridor).writer._closed = True
+        await self._cut_off(corridor)
         tasks = [*corridor._tasks, *corridor.record._tasks]
         tasks += [task for task in (dispatch._task, corridor.refill._task) if task is not None]
         for task in tasks:
@@ -227,6 +254,19 @@ class Engine:
         while dispatch._recording:  # noqa: ASYNC110 - refused at once: their tasks end within a turn or two
             await asyncio.sleep(0)
         await corridor._closing.aclose()
+
+    @staticmethod
+    async def _cut_off(corridor: Corridor) -> None:
+        """The store takes no more writes, and undoes the one that runs."""
+        if isinstance(corridor.store, MySQLStore):
+            lanes = [corridor.store._accept, corridor.store._record]
+            for lane in lanes:
+                lane._closed = True
+                assert lane._task is not None
+                lane._task.cancel()
+            await asyncio.gather(*[lane._task for lane in lanes if lane._task], return_exceptions=True)
+        else:
+            embedded(corridor).writer._closed = True
 
     async def stop(self) -> None:
         """End in order. Safe to call twice."""
@@ -344,7 +384,9 @@ class Engine:
         return [transition(event) for event in (await self.view(identity)).timeline]
 
     async def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Rows of the store."""
+        """Rows of the store; `?` stands for a value."""
+        if self.store_kind == "mysql":
+            return await self.server_store._rows(statement.replace("?", "%s"), *values)
         return await self.store.read(lambda connection: connection.execute(statement, values).fetchall())
 
     async def states(self) -> dict[str, int]:
@@ -415,13 +457,17 @@ class Engine:
         return (await self.receive([inbound]))[0]
 
     async def dump(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Every row of every table, through the engine's own library: a second one would drop its file locks."""
-        names = [name for (name,) in await self.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        """Every row of every table, through the engine's own library: a second one would drop SQLite's file locks."""
+        of_server = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()"
+        of_file = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+        names = [name for (name,) in await self.rows(of_server if self.store_kind == "mysql" else of_file)]
+        # Its rows say when the store was last written, not what is in it.
+        names = [name for name in names if name != "lanes"]
         return {name: await self.rows(f"SELECT * FROM {name}") for name in sorted(names)}  # noqa: S608 - names of tables
 
     def callback_query(self, identity: int, generation: int) -> str:
         """The query of a message's callback URL, made as the contract says and not by the engine."""
-        [newest, *_] = open_secrets(self.store_file.with_name("longwave.db.secrets"), create=False, now_us=1).callback
+        [newest, *_] = open_secrets(self.secret_file, create=False, now_us=1).callback
         short = _core.short_id(identity)
         mac = hmac.new(newest.secret, f"telnyx|{short}|{generation}".encode(), hashlib.sha256).digest()[:16].hex()
         return f"m={short}&g={generation}&k={newest.name}&s={mac}"
