@@ -374,9 +374,7 @@ class Dispatch:
     def ids(self) -> list[int]: ...
     def intent_rows(self, now_us: int, recipe: int) -> list[_Row]:
         """(id, seq, recipe, history): the recipe given is that of generations which have none."""
-    def mysql_intents(
-        self, intent: tuple[int, int, int, int, int], only: int | None, bytes_max: int
-    ) -> _Statements:
+    def mysql_intents(self, intent: tuple[int, int, int, int, int], only: int | None, bytes_max: int) -> _Statements:
         """What writes the attempts down, of all or of one id; intent (now, due, epoch, provider, recipe)."""
     def opt_out_slots(self) -> list[int]:
         """`opt_out_slot` of each recipient, ascending, each once."""

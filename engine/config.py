@@ -56,8 +56,8 @@ class Settings(BaseSettings):
     )
     store_durability: Literal["D1", "D2"] = Field(
         "D1",
-        description="What an accepted message survives: D1 the death of the store's process and machine; D2 the loss of "
-        "a MySQL primary, too, which needs semi-synchronous replication that waits before the commit.",
+        description="What an accepted message survives: D1 the death of the store's process and machine; D2 the "
+        "loss of a MySQL primary, too, which needs semi-synchronous replication that waits before the commit.",
     )
     store_tls: Literal["off", "verify", "encrypt"] = Field(
         "off",
@@ -81,7 +81,10 @@ class Settings(BaseSettings):
         description="Connections to the MySQL store at most, beside three: two write, the others read.",
     )
     store_connect_s: float = Field(
-        3, gt=0, le=60, description="Seconds for name look-up, TCP, TLS and log-in of one connection to the MySQL store."
+        3,
+        gt=0,
+        le=60,
+        description="Seconds for name look-up, TCP, TLS and log-in of one connection to the MySQL store.",
     )
     store_statement_s: float = Field(
         10,
@@ -100,8 +103,8 @@ class Settings(BaseSettings):
         64,
         ge=0,
         le=65536,
-        description="MiB set aside beside an embedded store and given back when the disk fills up, so that intents, outcomes "
-        "and receipts of what is held still commit; 0 keeps none.",
+        description="MiB set aside beside an embedded store and given back when the disk fills up, so that intents, "
+        "outcomes and receipts of what is held still commit; 0 keeps none.",
     )
     durability_check_s: float = Field(
         10,
@@ -332,8 +335,8 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "webhook_base_url", "secret_file", "store_password", "store_tls_ca_file", "history_file", "api_key", "telnyx_api_key", "grpc_tls_cert_file",
-        "grpc_tls_key_file", "grpc_tls_client_ca_file", mode="before",
+        "webhook_base_url", "secret_file", "store_password", "store_tls_ca_file", "history_file", "api_key",
+        "telnyx_api_key", "grpc_tls_cert_file", "grpc_tls_key_file", "grpc_tls_client_ca_file", mode="before",
     )  # fmt: skip
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:

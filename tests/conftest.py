@@ -1,12 +1,12 @@
-"""What holds for every test: an interrupt reaches the processes that a test starts. And the servers that tests share."""
+"""What holds for every test: an interrupt reaches the processes that a test starts, and servers are shared."""
 
-import itertools
 import signal
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.servers.mariadb import MariaDB
+from tests.servers.databases import Databases
+from tests.servers.mariadb import MariaDB, quick_folder
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,26 +17,30 @@ def interrupts() -> None:
 
 
 @pytest.fixture(scope="session")
-def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
+def mariadb() -> Iterator[MariaDB]:
     """A server for the whole run; a test that stops or kills one starts its own."""
-    server = MariaDB(tmp_path_factory.mktemp("mariadb") / "server")
-    server.start()
-    yield server
-    server.remove()
+    with quick_folder() as folder:
+        server = MariaDB(folder / "server")
+        server.start()
+        yield server
+        server.remove()
 
 
-_DATABASES = itertools.count(1)
+@pytest.fixture(scope="session")
+def databases(mariadb: MariaDB) -> Databases:
+    """Its databases."""
+    return Databases(mariadb)
 
 
 @pytest.fixture
-def new_database(mariadb: MariaDB) -> Iterator[Callable[[], str]]:
-    """Makes empty databases, which are dropped at the end; the URL of each."""
-    made: list[str] = []
+def new_database(databases: Databases) -> Iterator[Callable[[], str]]:
+    """Gives databases without rows; the URL of each."""
+    taken: list[str] = []
 
-    def make() -> str:
-        made.append(f"test_{next(_DATABASES)}")
-        return mariadb.create_database(made[-1])
+    def take() -> str:
+        taken.append(databases.take())
+        return databases.server.url(taken[-1])
 
-    yield make
-    for name in made:
-        mariadb.drop_database(name)
+    yield take
+    for name in taken:
+        databases.give_back(name)

@@ -3,11 +3,11 @@
 It opens nothing by itself.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from engine.clock import Clock
 from engine.config import Settings
+from engine.metrics import Metrics
 from engine.stores.connection import StoreLock
 from engine.stores.embedded import EmbeddedStore
 from engine.stores.mysql.address import Address, parse, tls_context
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 MIB: Final = 1024 * 1024
 
 
-def store_of(settings: Settings, clock: Clock, *, on_lent: Callable[[float], None] = lambda _s: None) -> Store:
+def store_of(settings: Settings, clock: Clock, metrics: Metrics | None = None) -> Store:
     """The store that `LONGWAVE_STORE_URL` names, to be opened. Raises ConfigError for one that this version lacks.
 
-    `on_lent` is told the seconds that work waited for a connection, where there is more than one.
+    `metrics` are told of connections, where a store has a pool of them.
     """
     if not settings.store_is_embedded:
-        return mysql_store(settings, clock, on_lent=on_lent)
+        return mysql_store(settings, clock, metrics)
     return EmbeddedStore(
         settings.store_file,
         clock,
@@ -34,12 +34,10 @@ def store_of(settings: Settings, clock: Clock, *, on_lent: Callable[[float], Non
     )
 
 
-def mysql_store(
-    settings: Settings, clock: Clock, *, on_lent: Callable[[float], None] = lambda _s: None
-) -> "MySQLStore":
+def mysql_store(settings: Settings, clock: Clock, metrics: Metrics | None = None) -> "MySQLStore":
     """The store on a server. Raises ConfigError."""
     # The driver is an extra: whoever keeps a file needs none.
-    from engine.stores.mysql.pool import Limits  # noqa: PLC0415
+    from engine.stores.mysql.pool import Limits, Loan  # noqa: PLC0415
     from engine.stores.mysql.store import MySQLStore, Place  # noqa: PLC0415
 
     limits = Limits(
@@ -56,7 +54,14 @@ def mysql_store(
         limits,
         settings.store_durability,
     )
-    return MySQLStore(place, clock, group_weight_max=settings.group_messages_max, on_lent=on_lent)
+
+    def lent(loan: Loan) -> None:
+        if metrics is not None:
+            metrics.store_acquire_seconds.observe(loan.waited_s)
+            metrics.store_connections_in_use.set(loan.in_use)
+            metrics.store_connections_waiting.set(loan.waiting)
+
+    return MySQLStore(place, clock, group_weight_max=settings.group_messages_max, on_lent=lent)
 
 
 def _address(settings: Settings, url: str, variable: str) -> Address:
@@ -72,7 +77,12 @@ def kind_of(settings: Settings) -> str:
     return settings.store_url.partition(":")[0]
 
 
+def is_new(settings: Settings) -> bool:
+    """Whether there is surely no store yet; of one on a server nobody can be sure who does not ask it."""
+    return settings.store_is_embedded and not settings.store_file.exists()
+
+
 def refuse_if_served(settings: Settings) -> None:
-    """Raises StoreLocked when a process serves this store already, and only one can, where a look needs no connection."""
+    """Raises StoreLocked when a process serves this store already; asks no server, which `open` will."""
     if settings.store_is_embedded and settings.store_file.exists():
         StoreLock(settings.store_file).release()

@@ -12,10 +12,11 @@ import base64
 import hashlib
 import hmac
 import json
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -33,8 +34,10 @@ from engine.registry import campaigns, quotas, tenants
 from engine.registry.quotas import QuotaWish
 from engine.registry.records import Campaign, CampaignState, OnUnknown, Tenant
 from engine.secrets import open_secrets
+from engine.stores.connection import Connection
 from engine.stores.embedded import EmbeddedStore
 from engine.stores.mysql.store import MySQLStore
+from engine.stores.mysql.transactions import LaneWriter
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
 from server.webhooks import TELNYX_HEADERS, Inbound, WebhookServer
@@ -127,6 +130,13 @@ def inbound_body(event_id: str, text: str, *, sender: str, to: int = SENDER, occ
     payload = {"id": f"in-{event_id}", "from": {"phone_number": sender}, "to": [{"phone_number": f"+{to}"}]}
     data = {"event_type": "message.received", "id": event_id, "payload": payload | {"text": text}}
     return json.dumps({"data": data | ({"occurred_at": occurred_at} if occurred_at else {})}).encode()
+
+
+class Submitting(Protocol):
+    """What stands behind a store's verbs: a test may stand before it."""
+
+    submit: Callable[..., asyncio.Future[Any]]
+    """(stage, job, and more of that store's)."""
 
 
 @dataclass
@@ -388,6 +398,71 @@ class Engine:
         if self.store_kind == "mysql":
             return await self.server_store._rows(statement.replace("?", "%s"), *values)
         return await self.store.read(lambda connection: connection.execute(statement, values).fetchall())
+
+    # Beneath the verbs, in the words of each store.
+
+    @property
+    def record_writer(self) -> Submitting:
+        """What stores facts."""
+        writer = self.server_store._record if self.store_kind == "mysql" else self.store.writer
+        return cast("Submitting", writer)
+
+    @property
+    def accept_writer(self) -> Submitting:
+        """What stores what was admitted."""
+        writer = self.server_store._accept if self.store_kind == "mysql" else self.store.writer
+        return cast("Submitting", writer)
+
+    def hold_up(self, writer: Submitting) -> Callable[[], None]:
+        """What is handed to a writer from now on waits until the result is called."""
+        if isinstance(writer, LaneWriter):
+            released = asyncio.Event()
+            writer.submit_alone(released.wait)
+            return released.set
+        go_on = threading.Event()
+        writer.submit("control", lambda _connection: go_on.wait(WAIT_S), alone=True)
+        return go_on.set
+
+    @property
+    def handed_in(self) -> int:
+        """Work that waits behind what `hold_up` holds."""
+        if self.store_kind == "mysql":
+            return len(self.server_store._record._waiting) - 1
+        return self.store.writer._queue.qsize()
+
+    async def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run one statement outside of any group."""
+        if self.store_kind == "mysql":
+            return await self.server_store._rows(statement)
+
+        def run(connection: Connection) -> list[tuple[Any, ...]]:
+            return connection.execute(statement).fetchall()
+
+        rows: list[tuple[Any, ...]] = await self.store.writer.submit("control", run, alone=True)
+        return rows
+
+    async def poison(self, moment: str, table: str, condition: str) -> None:
+        """The store refuses to write (`INSERT`, `UPDATE`) a row for which this holds, as for bad data."""
+        head = f"CREATE TRIGGER poison BEFORE {moment} ON {table}"
+        if self.store_kind == "mysql":
+            signal = "SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 1644, MESSAGE_TEXT = 'made up'"
+            await self.execute(f"{head} FOR EACH ROW IF {condition} THEN {signal}; END IF")
+        else:
+            await self.execute(f"{head} WHEN {condition} BEGIN SELECT RAISE(ABORT, 'made up'); END")
+
+    async def set_durable(self, *, durable: bool) -> None:
+        """The store keeps its durability level, or not."""
+        if self.store_kind == "mysql":
+            await self.execute(f"SET GLOBAL innodb_flush_log_at_trx_commit = {1 if durable else 2}")
+        else:
+            await self.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+
+    def set_full(self, *, full: bool) -> None:
+        """The store believes that it has no room."""
+        if self.store_kind == "mysql":
+            self.server_store._full.is_full = full
+        else:
+            self.store.writer.full = full
 
     async def states(self) -> dict[str, int]:
         """How many messages are in which state."""

@@ -1,7 +1,6 @@
 """The way in: one durable answer for each submission, the same one whenever it is asked again."""
 
 import asyncio
-import threading
 from typing import Any
 
 import pytest
@@ -277,8 +276,8 @@ async def test_who_does_not_come_is_waited_for_at_most_the_linger(start_engine: 
 
 async def test_a_small_group_grows_while_the_one_before_is_stored(start_engine: StartEngine, carrier: Carrier) -> None:
     engine = await start_engine(carrier.base_url, group_linger_ms=0)
-    append, release = engine.corridor.append, threading.Event()
-    held = engine.store.writer.submit("control", lambda _connection: release.wait(WAIT_S), alone=True)
+    append = engine.corridor.append
+    release = engine.hold_up(engine.accept_writer)
     try:
         answers = hand_in(engine, 0)
         await turns()
@@ -294,8 +293,7 @@ async def test_a_small_group_grows_while_the_one_before_is_stored(start_engine: 
         await turns()
         assert append._groups_in_flight == 2
     finally:
-        release.set()
-    await held
+        release()
     assert {reply.verdict for reply in await asyncio.gather(*answers)} == {Verdict.ACCEPTED}
     assert groups(engine) == 3
 

@@ -54,7 +54,9 @@ def tls_context(ca_file: Path | None, *, verify: bool) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except OSError as error:
-        raise ConfigError([f"LONGWAVE_STORE_TLS_CA_FILE {ca_file}: {error.strerror or 'no certificate in it'}"]) from None
+        raise ConfigError(
+            [f"LONGWAVE_STORE_TLS_CA_FILE {ca_file}: {error.strerror or 'no certificate in it'}"]
+        ) from None
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

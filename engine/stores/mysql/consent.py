@@ -108,7 +108,5 @@ async def store_inbound(
         else:
             # Already out: remember the later STOP, so that a START from before it lifts nothing.
             await _log(tx, tenant, sender, LOG_REPEATED, OPT_OUT_KEYWORD, now_us, occurred_us)
-    elif inbound.keyword == "START" and await remove_opt_out(
-        tx, tenant, sender, OPT_OUT_KEYWORD, now_us, occurred_us
-    ):
+    elif inbound.keyword == "START" and await remove_opt_out(tx, tenant, sender, OPT_OUT_KEYWORD, now_us, occurred_us):
         received.consents.append((tenant, sender, False))

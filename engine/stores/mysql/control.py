@@ -67,17 +67,17 @@ class Control:
         began_s = time.monotonic()
         tries = 0
         while True:
-            committing = False
+            done: list[T] = []
             try:
                 async with self._engine.connect() as connection:
                     result = await connection.run_sync(function)
                     statement, values = self._marker.next()
                     await connection.exec_driver_sql(statement, values)
-                    committing = True
+                    done.append(result)
                     await connection.commit()
             except Exception as error:
-                if committing and await self._took_place():
-                    return result
+                if done and await self._took_place():
+                    return done[0]
                 fault = classify(error)
                 if fault not in {Fault.AGAIN, Fault.LOST, Fault.READ_ONLY}:
                     raise

@@ -16,11 +16,12 @@ MARIADB_VERSION_MIN: Final = (10, 6, 0)
 # Statements are bounded at 1 MiB; one row with a long body may take several.
 PACKET_BYTES_MIN: Final = 16 * 1024 * 1024
 
-_NAMES: Final = (
-    "innodb_flush_log_at_trx_commit", "sync_binlog", "log_bin", "innodb_doublewrite", "innodb_flush_method", "read_only",
-    "max_allowed_packet", "rpl_semi_sync_master_wait_point", "rpl_semi_sync_source_wait_point",
-)  # fmt: skip
-_STATUS: Final = "SHOW GLOBAL STATUS WHERE Variable_name LIKE 'Rpl_semi_sync_%%_status' OR Variable_name LIKE 'Rpl_semi_sync_%%_clients'"
+_VARIABLES: Final = (
+    "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('innodb_flush_log_at_trx_commit', 'sync_binlog', 'log_bin', "
+    "'innodb_doublewrite', 'innodb_flush_method', 'read_only', 'max_allowed_packet', "
+    "'rpl_semi_sync_master_wait_point', 'rpl_semi_sync_source_wait_point')"
+)
+_STATUS: Final = "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync%'"
 
 
 def version_of(text: str) -> tuple[bool, tuple[int, ...]]:
@@ -38,12 +39,10 @@ def name_of(text: str) -> str:
 async def check(link: Link, level: Level) -> list[Finding]:
     """Everything the level needs; all of it must be ok. Raises the driver's errors."""
     [(text,)] = await link.rows("SELECT VERSION()")
-    quoted = ", ".join(f"'{name}'" for name in _NAMES)
-    asked = f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({quoted})"
-    values = {str(name).lower(): str(value) for name, value in await link.rows(asked)}
+    values = {str(name).lower(): str(value) for name, value in await link.rows(_VARIABLES)}
     findings = [_version(text), *_flushing(values), *_writing(values)]
     if level == "D2":
-        status = {str(name).lower(): str(value) for name, value in await link.rows(_STATUS.replace("%%", "%"))}
+        status = {str(name).lower(): str(value) for name, value in await link.rows(_STATUS)}
         findings += _replicas(values, status)
     return findings
 

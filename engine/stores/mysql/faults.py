@@ -30,24 +30,23 @@ class Fault(Enum):
     """A bug of ours: wrong SQL, a missing table."""
 
 
-_FAULTS: Final = {
-    **dict.fromkeys((1205, 1213, 1614, 3058, 3572), Fault.AGAIN),
+_CODES: Final = {
+    Fault.AGAIN: (1205, 1213, 1614, 3058, 3572),
     # 1040 and 1203 are too many connections: others end theirs.
-    **dict.fromkeys(
-        (1040, 1042, 1043, 1053, 1077, 1078, 1079, 1080, 1081, 1129, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1317,
-         1927, 2002, 2003, 2005, 2006, 2013, 2014, 2055, 3024, 3032, 3168, 4031),
-        Fault.LOST,
-    ),  # fmt: skip
-    **dict.fromkeys((1209, 1223, 1290, 1792, 1836, 3100), Fault.READ_ONLY),
-    # 1026 and 1030 carry the operating system's number, of which the one of a full disk is looked for below.
-    **dict.fromkeys((1021, 1114, 3019), Fault.FULL),
-    **dict.fromkeys(
-        (1048, 1062, 1169, 1264, 1265, 1292, 1300, 1364, 1366, 1367, 1369, 1406, 1416, 1425, 1439, 1451, 1452, 1557,
-         1586, 1644, 1690, 3140, 3819, 4025),
-        Fault.DATA,
-    ),  # fmt: skip
-    **dict.fromkeys((1044, 1045, 1049, 1130, 1142, 1227, 1251, 1524, 1698, 2061), Fault.REFUSED),
+    Fault.LOST: (
+        1040, 1042, 1043, 1053, 1077, 1078, 1079, 1080, 1081, 1129, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1317,
+        1927, 2002, 2003, 2005, 2006, 2013, 2014, 2055, 3024, 3032, 3168, 4031,
+    ),
+    Fault.READ_ONLY: (1209, 1223, 1290, 1792, 1836, 3100),
+    Fault.FULL: (1021, 1114, 3019),
+    Fault.DATA: (
+        1048, 1062, 1169, 1264, 1265, 1292, 1300, 1364, 1366, 1367, 1369, 1406, 1416, 1425, 1439, 1451, 1452, 1557,
+        1586, 1644, 1690, 3140, 3819, 4025,
+    ),
+    Fault.REFUSED: (1044, 1045, 1049, 1130, 1142, 1227, 1251, 1524, 1698, 2061),
 }  # fmt: skip
+_FAULTS: Final = {code: fault for fault, codes in _CODES.items() for code in codes}
+# These carry the operating system's number in their words.
 _WITH_ERRNO: Final = {1026, 1030, 1004, 3}
 _NO_SPACE: Final = ("errno: 28", "error 28", "No space left", "errno: 122")
 DUPLICATE: Final = 1062

@@ -74,6 +74,22 @@ def _upgrade(connection: sa.Connection) -> list[str]:
     return applied
 
 
+def _missing(connection: sa.Connection) -> tuple[str, ...]:
+    at = current(connection)
+    known = known_revisions()
+    return known if at is None else known[known.index(at) + 1 :]
+
+
+async def missing(address: Address, limits: Limits) -> tuple[str, ...]:
+    """Revisions that `migrate` would apply, oldest first; changes nothing. Raises as `migrate`."""
+    engine = engine_to(address, limits)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(_missing)
+    finally:
+        await engine.dispose()
+
+
 async def migrate(address: Address, limits: Limits) -> list[str]:
     """Apply what is missing; the revisions applied. Raises StoreTooNew, the driver's errors and SQLAlchemy's."""
     engine = engine_to(address, limits)

@@ -1,8 +1,8 @@
-"""Who owns the store: a named lock of the server keeps a second process out, the epoch in the leases fences one that slept.
+"""Who owns the store: a named lock keeps a second process out, the epoch in the leases fences one that slept.
 
 It sends nothing and renews no time: with one owner, the lock is enough. The lock is the server's and dies with its
-connection, so it is looked at and taken again; what it cannot promise meanwhile, the epoch does: every attempt is written
-down under a shared lock of the leases, and a new owner's first write waits for those.
+connection, so it is looked at and taken again; what it cannot promise meanwhile, the epoch does: every attempt is
+written down under a shared lock of the leases, and a new owner's first write waits for those.
 """
 
 import asyncio
@@ -36,6 +36,12 @@ def own_name() -> str:
     return f"{socket.gethostname()} pid {os.getpid()}"[:OWNER_CHARACTERS_MAX]
 
 
+async def is_held(link: Link, database: str) -> bool:
+    """Whether a process has the lock. Raises the driver's errors."""
+    [(holder,)] = await link.rows("SELECT IS_USED_LOCK(%s)", (lock_name(database),))
+    return holder is not None
+
+
 class Hold:
     """The lock on a store, from `take` to `release`."""
 
@@ -54,19 +60,22 @@ class Hold:
 
     async def _acquire(self) -> None:
         link = Link(await connect(self._address, self._limits), self._limits.statement_s)
-        name = lock_name(self._address.database)
         try:
-            [(got,)] = await link.rows("SELECT GET_LOCK(%s, 0)", (name,))
-            if got != 1:
-                [(holder,)] = await link.rows("SELECT IS_USED_LOCK(%s)", (name,))
-                raise StoreLocked(
-                    f"{self._address.shown} is in use by another longwave process (connection {holder}): stop it, or set "
-                    "another LONGWAVE_STORE_URL"
-                )
+            await self._lock(link)
         except BaseException:
             link.close()
             raise
         self._link = link
+
+    async def _lock(self, link: Link) -> None:
+        name = lock_name(self._address.database)
+        [(got,)] = await link.rows("SELECT GET_LOCK(%s, 0)", (name,))
+        if got != 1:
+            [(holder,)] = await link.rows("SELECT IS_USED_LOCK(%s)", (name,))
+            raise StoreLocked(
+                f"{self._address.shown} is in use by another longwave process (the server's connection {holder}): stop "
+                "it, or set another LONGWAVE_STORE_URL"
+            )
 
     async def _keep(self) -> None:
         while True:
@@ -95,7 +104,7 @@ class Hold:
 
 
 async def begin_run(pool: Pool) -> Run:
-    """Raise the epoch in one transaction: it waits for the attempts that are being written down. Raises driver's errors."""
+    """Raise the epoch; it waits for attempts that are being written down. Raises the driver's errors."""
     async with pool.link() as link:
         await link.run("BEGIN")
         link.in_transaction = True

@@ -1,6 +1,7 @@
 """Partitions of messages and bodies by day of the id, made ahead, so that a day can be dropped as a whole later.
 
-It drops none. Invariant: the last partition takes whatever no day was made for, so a late look costs nothing but its size.
+It drops none. Invariant: the last partition takes whatever no day was made for, so a late look costs nothing but its
+size.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,10 @@ _SELECT: Final = (
 )
 
 
+def _first_id_behind(day: datetime) -> int:
+    return _core.first_id_at(int((day + timedelta(days=1)).timestamp()) * _US)
+
+
 def _name(day: datetime) -> str:
     return f"p{day:%Y%m%d}"
 
@@ -40,10 +45,7 @@ async def make_ahead(link: Link, now_us: int) -> int:
             continue
         days = [today + timedelta(days=number) for number in range(DAYS_AHEAD + 1)]
         missing = [day for day in days if _name(day) > newest]
-        parts = [
-            f"PARTITION {_name(day)} VALUES LESS THAN ({_core.first_id_at(int((day + timedelta(days=1)).timestamp()) * _US)})"
-            for day in missing
-        ]
+        parts = [f"PARTITION {_name(day)} VALUES LESS THAN ({_first_id_behind(day)})" for day in missing]
         await link.run(
             f"ALTER TABLE {table} REORGANIZE PARTITION {_LAST} INTO "
             f"({', '.join(parts)}, PARTITION {_LAST} VALUES LESS THAN MAXVALUE)"

@@ -1,9 +1,9 @@
-"""Connections to one server: opened as they are needed, looked at before they are lent again, thrown away when in doubt.
+"""Connections to one server: opened as they are needed, looked at before they are lent, thrown away when in doubt.
 
 It runs no statement of the corridor and begins no transaction. All of it belongs to one loop's thread.
 
-Invariants: at most `size_max` are open; a connection on which anything failed, or whose statement was cut short, is never
-lent again; every one was set up by `SETUP` before its first statement.
+Invariants: at most `size_max` are open; a connection on which anything failed, or whose statement was cut short, is
+never lent again; every one was set up by `SETUP` before its first statement.
 """
 
 import asyncio
@@ -14,14 +14,15 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncmy
 
 from engine.stores.mysql.address import Address
 from engine.stores.mysql.faults import Fault, classify
 
-# Looked at before it is lent when nobody used it for so long: a balancer drops idle ones without a word after 60 s or more.
+# Looked at before it is lent when nobody used it for so long: a balancer drops idle ones without a word after 60 s or
+# more.
 PING_AFTER_S: Final = 10.0
 # Connections end their days spread over a quarter of this, so that a name that moved is followed within an hour.
 MAX_AGE_S: Final = 3600.0
@@ -34,9 +35,9 @@ IDLE_S: Final = 28_800
 
 SETUP: Final = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-    "SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = %d, lock_wait_timeout = %d, wait_timeout = %d, "
-    "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE'"
-    % (LOCK_WAIT_S, METADATA_WAIT_S, IDLE_S),
+    "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+    f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}, lock_wait_timeout = {METADATA_WAIT_S}",
+    f"SET SESSION wait_timeout = {IDLE_S}",
 )
 
 # A warning of the server costs a line each; what matters is an error under the strict mode.
@@ -53,6 +54,24 @@ class Limits:
     """For the name, TCP, TLS and log-in of one connection."""
     statement_s: float = 10.0
     """For one statement; its connection is given up then."""
+
+
+class Loan(NamedTuple):
+    """What is told when a connection was lent."""
+
+    waited_s: float
+    in_use: int
+    """Lent now, this one included."""
+    waiting: int
+    """Borrowers who wait."""
+
+
+OnLent = Callable[[Loan], None]
+
+
+def nobody(loan: Loan) -> None:
+    """Who is told when nobody asked to be."""
+    del loan
 
 
 class Link:
@@ -150,8 +169,8 @@ async def connect(address: Address, limits: Limits, *, autocommit: bool = True, 
 class Pool:
     """Lends connections, the one used last first."""
 
-    def __init__(self, address: Address, limits: Limits, *, on_lent: Callable[[float], None] = lambda _s: None) -> None:
-        """Nothing is opened before `open`; `on_lent` is told how many seconds a borrower waited."""
+    def __init__(self, address: Address, limits: Limits, *, on_lent: OnLent = nobody) -> None:
+        """Nothing is opened before `open`; `on_lent` is told of each loan."""
         self._address = address
         self._limits = limits
         self._on_lent = on_lent
@@ -200,9 +219,9 @@ class Pool:
         except BaseException:
             self._room.release()
             raise
-        self._on_lent(time.monotonic() - began_s)
         generation = self._generation
         self.in_use += 1
+        self._on_lent(Loan(time.monotonic() - began_s, self.in_use, self.waiting))
         try:
             yield link
         except BaseException as error:

@@ -1,7 +1,7 @@
 """The MySQL store's reading half: statements that commit themselves, on connections of the pool.
 
-It changes nothing. With a replica, `view` and `views` alone are read there, and may be behind by what it lags: what was just
-accepted may not be found yet, and a state may be the one before. All else comes from the primary.
+It changes nothing. With a replica, `view` and `views` alone are read there, and may be behind by what it lags: what
+was just accepted may not be found yet, and a state may be the one before. All else comes from the primary.
 """
 
 from collections.abc import Sequence
@@ -72,9 +72,7 @@ class MySQLReads:
         """See `Store`."""
         return [row for row in await self._rows(sql.SELECT_WAITING_BOUNDS) if row[1] in streams]
 
-    async def waiting_piece(
-        self, campaign: int, stream: int, from_id: int, upto_id: int, rows_max: int
-    ) -> list[Row]:
+    async def waiting_piece(self, campaign: int, stream: int, from_id: int, upto_id: int, rows_max: int) -> list[Row]:
         """See `Store`."""
         return await self._rows(sql.SELECT_WAITING_PIECE, campaign, stream, from_id, upto_id, rows_max)
 

@@ -1,7 +1,8 @@
 """The statements of the MySQL store that the core does not render, one constant each.
 
-It runs nothing. Those of a batch are rendered whole by the core (`rust_core/src/render.rs`), or take rows and lists from it:
-`{ids}` is a list of numbers, `INSERT_…` and `REPLACE_…` are heads that rows follow. `%s` are the driver's parameters.
+It runs nothing. Those of a batch are rendered whole by the core (`rust_core/src/render.rs`), or take rows and lists
+from it: `{ids}` is a list of numbers, `INSERT_…` and `REPLACE_…` are heads that rows follow. `%s` are the driver's
+parameters.
 """
 
 from typing import Final
@@ -17,9 +18,7 @@ UPDATE_LANE: Final = "UPDATE lanes SET run = %s, number = %s WHERE lane = %s"
 # Waits until whoever wrote it last has committed or is undone.
 SELECT_LANE: Final = "SELECT run, number FROM lanes WHERE lane = %s FOR UPDATE"
 
-SELECT_EVENT_SLOTS: Final = (
-    "SELECT slot, next_position FROM event_slots WHERE slot IN ({ids}) ORDER BY slot FOR UPDATE"
-)
+SELECT_EVENT_SLOTS: Final = "SELECT slot, next_position FROM event_slots WHERE slot IN ({ids}) ORDER BY slot FOR UPDATE"
 UPDATE_EVENT_SLOT: Final = "UPDATE event_slots SET next_position = %s WHERE slot = %s"
 INSERT_EVENTS: Final = "INSERT INTO events (slot, position, tenant, at_us, events) VALUES "
 
@@ -65,9 +64,7 @@ SELECT_HELD: Final = _HELD + "m.id IN ({ids}) AND m.state = 1 ORDER BY m.id"
 
 # -- settle and receive
 
-INSERT_EARLY: Final = (
-    "INSERT INTO early_receipts (message, provider, provider_id, received_us, fact) VALUES "
-)
+INSERT_EARLY: Final = "INSERT INTO early_receipts (message, provider, provider_id, received_us, fact) VALUES "
 SELECT_EARLY: Final = (
     "SELECT message, fact FROM early_receipts WHERE message IN ({ids}) AND message <> 0 ORDER BY position"
 )
@@ -78,9 +75,7 @@ SELECT_EARLY_BY_PROVIDER_ID: Final = (
 )
 DELETE_EARLY: Final = "DELETE FROM early_receipts WHERE message IN ({ids}) AND message <> 0"
 DELETE_EARLY_POSITIONS: Final = "DELETE FROM early_receipts WHERE position IN ({ids})"
-UPDATE_LOOKUP_DUE: Final = (
-    "UPDATE messages SET due_us = %s WHERE id = %s AND state IN (3, 4) AND due_us > %s"
-)
+UPDATE_LOOKUP_DUE: Final = "UPDATE messages SET due_us = %s WHERE id = %s AND state IN (3, 4) AND due_us > %s"
 INSERT_WEBHOOK_EVENTS: Final = "INSERT INTO webhook_events (provider, event_id, received_us) VALUES "
 SELECT_WEBHOOK_EVENTS: Final = (
     "SELECT CONVERT(event_id USING utf8mb4) FROM webhook_events WHERE provider = {provider} AND event_id IN ({texts})"
@@ -115,7 +110,8 @@ SELECT_LAST_OPT_OUT_OCCURRED: Final = (
 # Opt-outs in force whose last entry does not say that they took effect: a barrier that a crash cut short.
 SELECT_BARRIERS_OPEN: Final = (
     "SELECT o.tenant, o.recipient FROM opt_outs AS o WHERE 2 <> (SELECT l.action FROM consent_log AS l "
-    "WHERE l.tenant = o.tenant AND l.recipient = o.recipient AND l.action IN (1, 2, 3) ORDER BY l.position DESC LIMIT 1)"
+    "WHERE l.tenant = o.tenant AND l.recipient = o.recipient AND l.action IN (1, 2, 3) "
+    "ORDER BY l.position DESC LIMIT 1)"
 )
 SELECT_BARRIER_OPEN: Final = SELECT_BARRIERS_OPEN + " AND o.tenant = %s AND o.recipient = %s"
 SELECT_OPT_OUTS: Final = "SELECT tenant, recipient FROM opt_outs"
@@ -129,9 +125,7 @@ INSERT_LEDGER: Final = (
     "INSERT INTO ledgers (quota, day, spent, reserved) VALUES (%s, %s, %s, %s) ON DUPLICATE KEY UPDATE quota = quota"
 )
 SELECT_LEDGERS: Final = "SELECT quota, day, spent, reserved FROM ledgers"
-INSERT_RECIPE: Final = (
-    "INSERT INTO recipes (provider, callback_base, mac_key, renderer) VALUES (%s, %s, %s, %s)"
-)
+INSERT_RECIPE: Final = "INSERT INTO recipes (provider, callback_base, mac_key, renderer) VALUES (%s, %s, %s, %s)"
 SELECT_RECIPE: Final = (
     "SELECT `key` FROM recipes WHERE provider = %s AND callback_base = %s AND mac_key = %s AND renderer = %s"
 )
@@ -202,13 +196,14 @@ _VIEW: Final = (
 )
 SELECT_VIEW: Final = _VIEW + "m.id = %s AND m.tenant = %s"
 SELECT_STRETCH: Final = (
-    "SELECT CAST(COALESCE(MIN(id), 0) AS UNSIGNED), COUNT(*) FROM (SELECT id FROM messages WHERE tenant = %s AND id < %s AND id >= %s "
-    "ORDER BY id DESC LIMIT %s) AS stretch"
+    "SELECT CAST(COALESCE(MIN(id), 0) AS UNSIGNED), COUNT(*) FROM "
+    "(SELECT id FROM messages WHERE tenant = %s AND id < %s AND id >= %s ORDER BY id DESC LIMIT %s) AS stretch"
 )
 SELECT_VIEWS: Final = _VIEW + "m.tenant = %s AND m.id < %s AND m.id >= %s{filters} ORDER BY m.id DESC LIMIT %s"
 
 SELECT_EVENTS: Final = (
-    "SELECT position, events FROM events WHERE tenant = %s AND position > %s AND position <= %s ORDER BY position LIMIT %s"
+    "SELECT position, events FROM events WHERE tenant = %s AND position > %s AND position <= %s "
+    "ORDER BY position LIMIT %s"
 )
 SELECT_EVENT_BOUNDS: Final = (
     "SELECT CAST(COALESCE((SELECT MIN(position) FROM events WHERE slot = %s), 0) AS UNSIGNED), "

@@ -1,7 +1,8 @@
 """The part of each stage that the MySQL store has: coroutines of a transaction, each run inside a group's.
 
-It decides nothing about a message: the core's rows come in, its changes go out as statements that the core rendered whole.
-Python loops only over what is rare (a gate that closed, a duplicate webhook), never over the messages of a batch.
+It decides nothing about a message: the core's rows come in, its changes go out as statements that the core rendered
+whole. Python loops only over what is rare (a gate that closed, a duplicate webhook), never over the messages of a
+batch.
 
 Invariant: locks are taken in one order, so that two transactions rarely wait for each other crosswise: leases, the
 registry's version, slots of opt-outs, messages by id, all else, and at the end the slots of the event log.
@@ -101,7 +102,7 @@ async def _insert_messages(tx: Transaction, admission: _core.Admission, start: i
 
 
 async def _insert_part(tx: Transaction, admission: _core.Admission, start: int, end: int) -> list[int]:
-    """Insert messages, each table's in one statement; returns the positions that the store would not have, ascending."""
+    """Insert messages, a statement a table; returns the positions that the store would not have, ascending."""
     try:
         await tx.run_each(admission.mysql_messages(start, end, sql.BYTES_MAX))
         try:

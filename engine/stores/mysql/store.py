@@ -1,4 +1,4 @@
-"""The store over MySQL or MariaDB, for one node: the verbs of `Store` over a pool, two lanes of writes and a control plane.
+"""The store over MySQL or MariaDB, for one node: the verbs of `Store` over a pool, two lanes and a control plane.
 
 It composes; what a verb does in SQL is in `stages.py`, `consent.py`, `prune.py` and `reads.py`, how it is committed in
 `transactions.py`.
@@ -26,7 +26,7 @@ from engine.stores.mysql.control import Control
 from engine.stores.mysql.faults import Fault, classify
 from engine.stores.mysql.migrate import migrate
 from engine.stores.mysql.partitions import make_ahead
-from engine.stores.mysql.pool import Limits, Pool
+from engine.stores.mysql.pool import Limits, Link, OnLent, Pool, connect, nobody
 from engine.stores.mysql.prune import prune
 from engine.stores.mysql.reads import MySQLReads
 from engine.stores.mysql.transactions import Full, Lane, LaneWriter, Transaction
@@ -35,6 +35,7 @@ from engine.stores.store import Callbacks, EpochReader, Finding, Intent, Kept, L
 T = TypeVar("T")
 
 PARTITIONS_EVERY_S: Final = 3600.0
+PARTITIONS_S: Final = 3600.0
 # What was handed in by the end is given so long; then its callers are told that nobody knows.
 CLOSE_S: Final = 20.0
 # Connections beside the pool's: the lock's, the control plane's, the lease's.
@@ -56,14 +57,12 @@ class Place:
 class MySQLStore(MySQLReads):
     """One database."""
 
-    def __init__(
-        self, place: Place, clock: Clock, *, group_weight_max: int, on_lent: Callable[[float], None] = lambda _s: None
-    ) -> None:
+    def __init__(self, place: Place, clock: Clock, *, group_weight_max: int, on_lent: OnLent = nobody) -> None:
         """Open nothing yet. A transaction takes up work until it weighs `group_weight_max`."""
         self.pool = Pool(place.primary, place.limits, on_lent=on_lent)
         replica = None if place.replica is None else Pool(place.replica, place.limits)
         super().__init__(self.pool, replica)
-        self._place = place
+        self.place = place
         self._clock = clock
         self._group_weight_max = group_weight_max
         self._closing = contextlib.AsyncExitStack()
@@ -72,6 +71,8 @@ class MySQLStore(MySQLReads):
         self._full: Full
         self._control: Control
         self._ended = False
+        self.migrated: list[str] = []
+        """Revisions that `open` applied."""
         self.name = "mysql"
 
     # Life.
@@ -84,7 +85,7 @@ class MySQLStore(MySQLReads):
                 self._ended = True
                 callbacks.on_fatal(error)
 
-        place = self._place
+        place = self.place
         try:
             await self._open_pools()
         except Exception as error:
@@ -100,7 +101,8 @@ class MySQLStore(MySQLReads):
         hold = owner.Hold(place.primary, place.limits, fatal)
         self._closing.push_async_callback(hold.release)
         await hold.take()
-        for line in await migrate(place.primary, place.limits):
+        self.migrated = await migrate(place.primary, place.limits)
+        for line in self.migrated:
             _log.info("migrated", revision=line)
         await self._make_partitions()
         self._full = Full(callbacks.on_full)
@@ -130,8 +132,12 @@ class MySQLStore(MySQLReads):
             await pool.open()
 
     async def _make_partitions(self) -> None:
-        async with self.pool.link() as link:
+        # Not one of the pool's: moving rows of the last partition takes longer than any other statement may.
+        link = Link(await connect(self.place.primary, self.place.limits), PARTITIONS_S)
+        try:
             made = await make_ahead(link, self._clock.now_us())
+        finally:
+            await link.end()
         if made:
             _log.info("partitions made ahead", partitions=made)
 
@@ -155,7 +161,7 @@ class MySQLStore(MySQLReads):
     @property
     def ended(self) -> bool:
         """See `Store`."""
-        return self._ended
+        return self._ended or self._record.ended or self._accept.ended
 
     @property
     def full(self) -> bool:
@@ -173,7 +179,7 @@ class MySQLStore(MySQLReads):
 
         async def look() -> list[Finding]:
             async with self.pool.link() as link:
-                return await durability.check(link, self._place.level)
+                return await durability.check(link, self.place.level)
 
         return asyncio.ensure_future(look())
 
@@ -197,7 +203,7 @@ class MySQLStore(MySQLReads):
 
     def epoch_reader(self) -> EpochReader:
         """See `Store`."""
-        return owner.EpochReader(self._place.primary, self._place.limits)
+        return owner.EpochReader(self.place.primary, self.place.limits)
 
     # Messages.
 
@@ -362,9 +368,7 @@ class MySQLStore(MySQLReads):
 
     def recipe(self, provider: int, callback_base: str, mac_key: str, renderer: int) -> asyncio.Future[int]:
         """See `Store`."""
-        job = partial(
-            stages.recipe, provider=provider, callback_base=callback_base, mac_key=mac_key, renderer=renderer
-        )
+        job = partial(stages.recipe, provider=provider, callback_base=callback_base, mac_key=mac_key, renderer=renderer)
         return self._record.submit("recover", job)
 
     def set_facts(self, pairs: Sequence[tuple[str, int]]) -> asyncio.Future[None]:

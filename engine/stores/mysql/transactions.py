@@ -1,7 +1,8 @@
 """Group commit over the pool: work of one lane in one transaction, run again whole when the server asks for it.
 
-It knows no table but its own (`lanes`, `event_slots`, `events`). A job is a coroutine function of the transaction; behind
-the first of a group it runs in a savepoint, and its caller is answered after the COMMIT that holds it, never earlier.
+It knows no table but its own (`lanes`, `event_slots`, `events`). A job is a coroutine function of the transaction;
+behind the first of a group it runs in a savepoint, and its caller is answered after the COMMIT that holds it, never
+earlier.
 
 How many run at once: two. Lane ACCEPT stores what was admitted; lane RECORD everything else: attempts, outcomes,
 receipts, consent, ledgers, the registry. Within a lane jobs are stored in the order in which they were handed in, one
@@ -12,11 +13,11 @@ Invariants:
 - a job's own error undoes that job alone;
 - a deadlock, a wait for a lock, a lost connection before COMMIT: all of it is undone, and run again from the start on a
   connection of its own, at most `RETRY_S` long; then it is refused: nothing was stored;
-- each transaction writes its number, and who counts, into its lane's row. When the answer to COMMIT is lost, that row is
-  read under a lock, which waits for the one who may still hold it, until the server tells. Only the end of the process, or
-  another one that has counted on meanwhile, leave the outcome unknown;
-- positions of events are taken under the rows of their slots, in ascending order, as the last thing before COMMIT: so they
-  become visible in their order.
+- each transaction writes its number, and who counts, into its lane's row. When the answer to COMMIT is lost, that row
+  is read under a lock, which waits for the one who may still hold it, until the server tells. Only the end of the
+  process, or another one that has counted on meanwhile, leave the outcome unknown;
+- positions of events are taken under the rows of their slots, in ascending order, as the last thing before COMMIT: so
+  they become visible in their order.
 """
 
 import asyncio
@@ -161,7 +162,7 @@ class Marker:
         self._number = 0
 
     async def begin(self) -> None:
-        """Put the name into the row: from here on another one there is another process. Raises what connecting raises."""
+        """Put the name into the row: another one there is another process from now on. Raises what connecting does."""
         async with self._pool.link() as link:
             await link.run(sql.UPDATE_LANE, (self._run, 0, self._lane))
 
@@ -218,6 +219,7 @@ class LaneWriter:
         self._group_weight_max = group_weight_max
         self._on_group = on_group
         self._waiting: deque[_Job | _Alone] = deque()
+        self._at_work: list[_Job] = []
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -277,6 +279,21 @@ class LaneWriter:
     # The worker.
 
     async def _main(self) -> None:
+        try:
+            await self._work()
+        except BaseException as error:
+            # Cancelled with its loop, or a bug: nobody may wait for ever.
+            self._closed = True
+            self._fail(self._at_work, StoreUnavailable())
+            while self._waiting:
+                future = self._waiting.popleft().future
+                if not future.done():
+                    future.set_exception(NotReady("the store takes no more writes; nothing was stored"))
+            if isinstance(error, Exception):
+                self._on_fatal(StoreBroken(f"{type(error).__name__}: {error} (lane {self._lane.name})"))
+            raise
+
+    async def _work(self) -> None:
         while True:
             while not self._waiting:
                 if self._closed:
@@ -287,7 +304,8 @@ class LaneWriter:
                 await self._run_alone(self._waiting[0])
                 self._waiting.popleft()
             else:
-                await self._transact(_Group(self._gather()))
+                self._at_work = self._gather()
+                await self._transact(_Group(self._at_work))
 
     def _gather(self) -> list[_Job]:
         """What waits, up to the bound and to work that manages itself."""
@@ -317,7 +335,7 @@ class LaneWriter:
         """Run a group until it is stored, undone for good, or refused; every job is answered."""
         tries = 0
         while group.jobs:
-            committing = False
+            committing_s = 0.0
             try:
                 async with self._pool.link() as link:
                     stages = await self._prepare(link, group.jobs)
@@ -325,11 +343,10 @@ class LaneWriter:
                         self._answer(group.jobs)
                         return
                     committing_s = time.monotonic()
-                    committing = True
                     await link.run("COMMIT")
                     link.in_transaction = False
             except Exception as error:  # noqa: BLE001 - classified right here
-                if committing:
+                if committing_s:
                     stored = await self._read_back(error)
                     if stored is None:
                         self._fail(group.jobs, StoreUnavailable())
@@ -375,7 +392,9 @@ class LaneWriter:
         try:
             job.result = await job.run(transaction)
         except Exception as error:
-            if not isinstance(error, Refused) and (not link.sound or classify(error) not in {Fault.DATA, Fault.PROGRAM}):
+            if not isinstance(error, Refused) and (
+                not link.sound or classify(error) not in {Fault.DATA, Fault.PROGRAM}
+            ):
                 raise
             job.error = error
             del transaction.events[told:]
@@ -407,9 +426,13 @@ class LaneWriter:
             group.jobs = [job for job in group.jobs if not job.new_work]
         elapsed_s = time.monotonic() - group.began_s
         if elapsed_s > RETRY_S or self._closing.is_set():
-            _log.error("store takes no write", lane=self._lane.name, fault=fault.value, code=code_of(error), tries=tries)
+            _log.error(
+                "store takes no write", lane=self._lane.name, fault=fault.value, code=code_of(error), tries=tries
+            )
             full = fault is Fault.FULL
-            refusal = StoreFull() if full else NotReady("the store cannot be reached or is too busy; nothing was stored")
+            refusal = (
+                StoreFull() if full else NotReady("the store cannot be reached or is too busy; nothing was stored")
+            )
             self._fail(group.jobs, refusal)
             return False
         if tries == 1:

@@ -1,7 +1,7 @@
 """Runs the revisions over the connection it is given; it opens none and reads no settings.
 
-Each statement of the schema commits by itself on these servers, so a run that ends half-way leaves a part: revisions make
-only what is not there, and running again finishes them.
+Each statement of the schema commits by itself on these servers, so a run that ends half-way leaves a part: revisions
+make only what is not there, and running again finishes them.
 """
 
 from typing import TYPE_CHECKING, cast

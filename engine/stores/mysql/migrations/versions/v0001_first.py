@@ -1,8 +1,8 @@
 """The first schema: hot tables of the corridor, and the control plane as it is on the embedded store.
 
 Every step may find its work done: statements of the schema commit one by one here, and a run may have ended half-way.
-Integer codes are the numbers of the proto; times are microseconds since the Unix epoch. What is compared byte by byte is
-VARBINARY: collations take trailing spaces for nothing.
+Integer codes are the numbers of the proto; times are microseconds since the Unix epoch. What is compared byte by byte
+is VARBINARY: collations take trailing spaces for nothing.
 """
 
 from typing import Final
@@ -150,8 +150,8 @@ CREATE TABLE IF NOT EXISTS leases (
   shard SMALLINT UNSIGNED NOT NULL, owner VARCHAR(128) NOT NULL, epoch BIGINT UNSIGNED NOT NULL, PRIMARY KEY (shard)
 ) {{table}};
 
--- The last transaction of each lane (`engine/stores/mysql/transactions.py`): says whether a COMMIT whose answer was lost
--- took place.
+-- The last transaction of each lane (`engine/stores/mysql/transactions.py`): says whether a COMMIT took place whose
+-- answer was lost.
 CREATE TABLE IF NOT EXISTS lanes (
   lane TINYINT UNSIGNED NOT NULL,
   run BIGINT UNSIGNED NOT NULL,                -- of the process that counts
@@ -164,7 +164,6 @@ CREATE TABLE IF NOT EXISTS facts (
 ) {{table}};
 """
 TABLE: Final = "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"
-OPTIONS: Final = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 
 def upgrade() -> None:
@@ -195,18 +194,18 @@ def _statements(script: str) -> list[str]:
 def _control_plane() -> None:
     key, number = sa.BigInteger(), sa.BigInteger()
     tables = sa.MetaData()
-    _table(
-        tables,
+    sa.Table(
         "tenants",
+        tables,
         sa.Column("key", key, primary_key=True),
         sa.Column("id", sa.String(63), nullable=False, unique=True),
         sa.Column("display_name", sa.String(200), nullable=False),
         sa.Column("state", sa.Integer(), nullable=False),
         sa.Column("create_us", number, nullable=False),
     )
-    _table(
-        tables,
+    sa.Table(
         "brands",
+        tables,
         sa.Column("key", key, primary_key=True),
         sa.Column("tenant", key, sa.ForeignKey("tenants.key"), nullable=False),
         sa.Column("id", sa.String(63), nullable=False),
@@ -215,9 +214,9 @@ def _control_plane() -> None:
         sa.Column("create_us", number, nullable=False),
         sa.UniqueConstraint("tenant", "id"),
     )
-    _table(
-        tables,
+    sa.Table(
         "campaigns",
+        tables,
         sa.Column("key", key, primary_key=True),
         sa.Column("tenant", key, sa.ForeignKey("tenants.key"), nullable=False),
         sa.Column("brand", key, sa.ForeignKey("brands.key"), nullable=False),
@@ -230,9 +229,9 @@ def _control_plane() -> None:
         sa.Column("create_us", number, nullable=False),
         sa.UniqueConstraint("tenant", "id"),
     )
-    _table(
-        tables,
+    sa.Table(
         "numbers",
+        tables,
         # The digits are the key: a number belongs to one campaign, whoever asks.
         sa.Column("number", number, primary_key=True, autoincrement=False),
         sa.Column("campaign", key, sa.ForeignKey("campaigns.key"), nullable=False),
@@ -241,9 +240,9 @@ def _control_plane() -> None:
         sa.Index("numbers_tenant", "tenant", "number"),
         sa.Index("numbers_campaign", "campaign"),
     )
-    _table(
-        tables,
+    sa.Table(
         "api_keys",
+        tables,
         sa.Column("prefix", sa.String(12), primary_key=True),
         sa.Column("tenant", key, sa.ForeignKey("tenants.key"), nullable=True),
         sa.Column("role", sa.Integer(), nullable=False),
@@ -255,9 +254,9 @@ def _control_plane() -> None:
         sa.Column("revoke_us", number, nullable=True),
         sa.Index("api_keys_tenant", "tenant", "prefix"),
     )
-    _table(
-        tables,
+    sa.Table(
         "quotas",
+        tables,
         # Never used twice: the ledgers of a removed quota must not count for another.
         sa.Column("key", key, primary_key=True, autoincrement=True),
         sa.Column("tenant", key, sa.ForeignKey("tenants.key"), nullable=True),
@@ -274,14 +273,13 @@ def _control_plane() -> None:
         sa.UniqueConstraint("scope", "subject", "carrier", "unit"),
         sa.Index("quotas_tenant", "tenant", "key"),
     )
-    _table(
-        tables,
+    sa.Table(
         "providers",
+        tables,
         sa.Column("key", key, primary_key=True),
         sa.Column("id", sa.String(63), nullable=False, unique=True),
     )
+    for table in tables.tables.values():
+        # As the tables above: byte by byte, whatever the database was made with.
+        table.dialect_options["mysql"].update(engine="InnoDB", charset="utf8mb4", collate="utf8mb4_bin")
     tables.create_all(context.get_bind(), checkfirst=True)
-
-
-def _table(tables: sa.MetaData, name: str, *parts: sa.schema.SchemaItem) -> None:
-    sa.Table(name, tables, *parts, **OPTIONS)
