@@ -1,1 +1,1 @@
-"""Where messages are kept: the embedded SQLite store, its schema and its migrations."""
+"""Where messages are kept: what a store is asked (`store.py`), and the embedded SQLite one with its migrations."""

@@ -182,7 +182,7 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE")
             for job in group:
                 self._run_undoable(job, first=job is group[0])
-            stages = {job.stage for job in group}
+            stages = dict.fromkeys(job.stage for job in group)  # in order: a kill is to be repeatable
             for stage in stages:
                 failpoints.passing(f"{stage}.before_commit")
             committing = time.monotonic()

@@ -306,3 +306,10 @@ async def test_a_batch_goes_at_once(start_engine: StartEngine, carrier: Carrier)
     await turns()
     assert engine.corridor.append._groups_in_flight == 1
     assert len(await sent) == GROUP_MESSAGES_ENOUGH
+
+
+@pytest.mark.parametrize("node", [0, 7, 1023])
+async def test_ids_name_the_node_that_gave_them(start_engine: StartEngine, carrier: Carrier, node: int) -> None:
+    """The ten bits above the sequence's twelve (`rust_core/src/ids.rs`)."""
+    engine = await start_engine(carrier.base_url, node=node)
+    assert {identity >> 12 & 1023 for identity in await engine.submit(submission(0), submission(1))} == {node}
