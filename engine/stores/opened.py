@@ -3,6 +3,7 @@
 It opens nothing by itself.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from engine.clock import Clock
@@ -34,8 +35,14 @@ def store_of(settings: Settings, clock: Clock, metrics: Metrics | None = None) -
     )
 
 
-def mysql_store(settings: Settings, clock: Clock, metrics: Metrics | None = None) -> "MySQLStore":
-    """The store on a server. Raises ConfigError."""
+def mysql_store(
+    settings: Settings,
+    clock: Clock,
+    metrics: Metrics | None = None,
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> "MySQLStore":
+    """The store on a server; `progress` is told what becomes of its schema, else the log. Raises ConfigError."""
     # The driver is an extra: whoever keeps a file needs none.
     from engine.stores.mysql.pool import Limits, Loan  # noqa: PLC0415
     from engine.stores.mysql.store import MySQLStore, Place  # noqa: PLC0415
@@ -61,7 +68,8 @@ def mysql_store(settings: Settings, clock: Clock, metrics: Metrics | None = None
             metrics.store_connections_in_use.set(loan.in_use)
             metrics.store_connections_waiting.set(loan.waiting)
 
-    return MySQLStore(place, clock, group_weight_max=settings.group_messages_max, on_lent=lent)
+    more = {} if progress is None else {"progress": progress}
+    return MySQLStore(place, clock, group_weight_max=settings.group_messages_max, on_lent=lent, **more)
 
 
 def _address(settings: Settings, url: str, variable: str) -> Address:

@@ -23,6 +23,7 @@ from engine.stores.mysql.store import MySQLStore
 from engine.stores.opened import mysql_store
 from engine.stores.store import Callbacks
 from engine.stores.store import Finding as Promise
+from server.cli import output
 from server.cli.failure import CliFailure
 from server.cli.finding import Finding, Level
 
@@ -43,7 +44,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 async def opened(settings: Settings, use: Callable[[MySQLStore], Awaitable[T]]) -> T:
     """Open the store, schema included, use it, close it. Raises ConfigError, StoreLocked, StoreTooNew, the driver's."""
-    store = mysql_store(settings, Clock())
+    store = mysql_store(settings, Clock(), progress=output.say)
     try:
         await store.open(Callbacks(lambda _error: None, lambda _stats: None, lambda _full: None))
         return await use(store)

@@ -44,6 +44,10 @@ OTHER_CONNECTIONS: Final = 3
 _log = structlog.get_logger("longwave.corridor")
 
 
+def _noted(line: str) -> None:
+    _log.info("store schema", done=line)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a store is and what is asked of it."""
@@ -57,14 +61,26 @@ class Place:
 class MySQLStore(MySQLReads):
     """One database."""
 
-    def __init__(self, place: Place, clock: Clock, *, group_weight_max: int, on_lent: OnLent = nobody) -> None:
-        """Open nothing yet. A transaction takes up work until it weighs `group_weight_max`."""
+    def __init__(
+        self,
+        place: Place,
+        clock: Clock,
+        *,
+        group_weight_max: int,
+        on_lent: OnLent = nobody,
+        progress: Callable[[str], None] = _noted,
+    ) -> None:
+        """Open nothing yet. A transaction takes up work until it weighs `group_weight_max`.
+
+        `progress` is told in words what becomes of the schema.
+        """
         self.pool = Pool(place.primary, place.limits, on_lent=on_lent)
         replica = None if place.replica is None else Pool(place.replica, place.limits)
         super().__init__(self.pool, replica)
         self.place = place
         self._clock = clock
         self._group_weight_max = group_weight_max
+        self._progress = progress
         self._closing = contextlib.AsyncExitStack()
         self._accept: LaneWriter
         self._record: LaneWriter
@@ -102,8 +118,8 @@ class MySQLStore(MySQLReads):
         self._closing.push_async_callback(hold.release)
         await hold.take()
         self.migrated = await migrate(place.primary, place.limits)
-        for line in self.migrated:
-            _log.info("migrated", revision=line)
+        if self.migrated:
+            self._progress(f"applied {', '.join(self.migrated)}")
         await self._make_partitions()
         self._full = Full(callbacks.on_full)
         self._control = Control(place.primary, place.limits, self.pool)
@@ -139,7 +155,7 @@ class MySQLStore(MySQLReads):
         finally:
             await link.end()
         if made:
-            _log.info("partitions made ahead", partitions=made)
+            self._progress(f"made {made} partitions ahead")
 
     async def _keep_making_partitions(self) -> None:
         while True:
