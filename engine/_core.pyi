@@ -10,6 +10,7 @@ _Statements: TypeAlias = list[tuple[str, int]]
 __all__ = [
     "PROFILE",
     "RENDERER",
+    "SHARDS",
     "VERSION",
     "Admission",
     "Admitter",
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 RENDERER: int
+SHARDS: int
 VERSION: str
 PROFILE: str
 
@@ -328,12 +330,30 @@ class Scheduler:
     @property
     def schedule_room(self) -> int:
         """Messages for a later time that may still be accepted."""
-    def push(self, admission: Admission, now_us: int) -> None:
-        """Take over what was just stored; what memory does not take in waits in the store alone."""
-    def load(self, rows: Sequence[_Row], now_us: int) -> int:
-        """Take over rows of the store (`SELECT_HELD`); returns how many were new. ValueError for a damaged one."""
-    def put_away(self, campaign: int, stream: int, from_id: int, upto_id: int) -> None:
-        """Messages of a campaign's stream wait in the store, the first and the last with these ids."""
+    @property
+    def shards(self) -> list[int]:
+        """Those that are owned, ascending. All of them until `disown` says otherwise."""
+    def own(self, shard: int, epoch: int, mono_us: int) -> None:
+        """A shard is owned from now on; unless it was before, its rates start empty. ValueError for what is no shard.
+
+        What it has in the store comes by `put_away`, `load` and `hold_keys`, before anything new of it is pushed.
+        """
+    def disown(self, shards: Sequence[int]) -> list[int]:
+        """All of these shards leaves memory; returns the ids that waited. Attempts that are out become foreign."""
+    def foreign_ended(self, ids: Sequence[int]) -> int:
+        """The sends of these attempts are over and told; returns how many were of shards that went meanwhile."""
+    def push(self, admission: Admission, now_us: int) -> list[tuple[int, list[int]]]:
+        """Take over what was just stored; what memory does not take in waits in the store alone.
+
+        Returns (shard, ids) of what is owned elsewhere.
+        """
+    def load(self, rows: Sequence[_Row], now_us: int) -> tuple[int, int]:
+        """Take over rows of the store (`SELECT_HELD`); ValueError for a damaged one.
+
+        Returns (how many were new, how many are owned elsewhere and were let go).
+        """
+    def put_away(self, campaign: int, stream: int, from_id: int, upto_id: int) -> bool:
+        """Messages of a stream wait in the store, the first and last with these ids. False: its shard is another's."""
     @property
     def any_away(self) -> bool:
         """Something may wait in the store alone."""
@@ -341,8 +361,12 @@ class Scheduler:
         """(campaign, stream, first id, last id) of what may wait in the store alone."""
     def wanted(self) -> list[tuple[tuple[int, int, int, int], int]]:
         """(a row of `away`, rows at most) to read back now, most urgent first."""
-    def read_back(self, rows: Sequence[_Row], campaign: int, stream: int, next_id: int, now_us: int) -> None:
-        """Take over rows of a stream; all of it below `next_id` was read. ValueError for a damaged row."""
+    def read_back(self, rows: Sequence[_Row], campaign: int, stream: int, next_id: int, now_us: int) -> int:
+        """Take over rows of a stream; all of it below `next_id` was read. ValueError for a damaged row.
+
+        Returns how many are owned elsewhere. A piece that was asked for before its shard went and came back must not be
+        handed in.
+        """
     def pop(self, now_us: int, mono_us: int, room: int) -> tuple[Dispatch, list[int], list[int], int]:
         """(what may leave, ids expired, ids whose campaign stopped, µs until it is worth asking again or -1)."""
     def apply(self, settlement: Settlement, now_us: int, mono_us: int) -> None:
@@ -386,6 +410,10 @@ class Dispatch:
 
     def __len__(self) -> int: ...
     def ids(self) -> list[int]: ...
+    def shards(self) -> list[tuple[int, int]]:
+        """(shard, epoch at the pop), each once, ascending: the leases to look at before the batch is written down."""
+    def epochs(self) -> list[tuple[int, int]]:
+        """(id, epoch of its shard at the pop)."""
     def intent_rows(self, now_us: int, recipe: int) -> list[_Row]:
         """(id, seq, recipe, history): the recipe given is that of generations which have none."""
     def mysql_intents(self, intent: tuple[int, int, int, int, int], only: int | None, bytes_max: int) -> _Statements:

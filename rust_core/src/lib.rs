@@ -7,6 +7,7 @@ pub mod ids;
 pub mod ledger;
 pub mod message;
 pub mod outcome;
+pub mod owned;
 pub mod phone;
 #[cfg(feature = "python")]
 mod python;
@@ -15,6 +16,7 @@ pub mod registry;
 pub mod render;
 pub mod schedule;
 pub mod settle;
+pub mod shards;
 pub mod spill;
 pub mod state;
 pub mod telnyx;

@@ -12,7 +12,7 @@
     clippy::type_complexity
 )]
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,11 +27,13 @@ use crate::admit::{
 };
 use crate::message::{Carrier, Class, Held, Micros, flags};
 use crate::outcome::{Outcome, Phase};
+use crate::owned::{LedgerRow, Owned};
 use crate::registry as picture;
 use crate::render;
 use crate::schedule as scheduling;
 use crate::settle::{self as settling, Changes, Fact, Fate, Gate, Policy, Receipt, Told};
-use crate::spill::{Away, Spill, Stream, StreamKind};
+use crate::shards::{Epochs, SHARDS, ShardSet};
+use crate::spill::{Away, Stream, StreamKind};
 use crate::state::State;
 use crate::telnyx::{self, InboundText, Recipe, SendConfig, WebhookVerdict};
 use crate::verdict::Verdict;
@@ -394,7 +396,7 @@ impl Admitter {
                     room,
                     floor,
                     overloaded_retry_us,
-                    ahead: waiting.as_deref().map_or(&(), |waiting| &waiting.inner),
+                    ahead: waiting.as_deref().map_or(&(), |waiting| &waiting.schedule),
                 },
             )
         });
@@ -1461,123 +1463,9 @@ fn render_lookup(py: Python<'_>, provider_id: &str, config: Head) -> Py<PyBytes>
 
 // ---------------------------------------------------------------------------------------------------------- schedule
 
-struct Waiting {
-    inner: scheduling::Scheduler,
-    /// What waits in the store alone.
-    spill: Spill,
-    /// What came back from the store while all places were taken; pushed again before each pop.
-    overflow: Vec<Held>,
-    outstanding: HashMap<u64, (u32, u64)>,
-    to: HashMap<(u32, u64), u32>,
-    /// Popped, and not written down yet: what they reserved is not the store's to know.
-    popped: HashSet<u64>,
-    /// Ledger rows that the store does not have as they are: (spent, reserved) by (quota, day).
-    ledgers: BTreeMap<(u32, i32), (u64, u64)>,
-}
-
-impl Waiting {
-    /// The ledger rows to write in the transaction that is under way, as it leaves them.
-    fn ledger_rows(&mut self) -> Vec<LedgerRow> {
-        for (quota, day, spent, reserved) in self.inner.ledger_changes() {
-            self.ledgers.insert((quota, day), (spent, reserved));
-        }
-        if self.ledgers.is_empty() {
-            return Vec::new();
-        }
-        let popped = self.inner.reserved_by(self.popped.iter().copied());
-        let rows = self.ledgers.iter().map(|(&row, &(spent, reserved))| {
-            let early = popped.get(&row).copied().unwrap_or(0);
-            (row.0, row.1, spent, reserved.saturating_sub(early))
-        });
-        rows.collect()
-    }
-
-    /// These rows are committed: those that did not move since need not be written again.
-    fn ledgers_stored(&mut self, stored: &[LedgerRow]) {
-        for (quota, day, spent, reserved) in self.ledger_rows() {
-            // While an attempt that charges it is not written down, a row is still to come.
-            let whole = self.ledgers.get(&(quota, day)) == Some(&(spent, reserved));
-            if whole && stored.contains(&(quota, day, spent, reserved)) {
-                self.ledgers.remove(&(quota, day));
-            }
-        }
-    }
-
-    fn take_out(&mut self, held: &Held) {
-        let key = (held.tenant, held.recipient);
-        if self.outstanding.insert(held.id, key).is_none() {
-            *self.to.entry(key).or_default() += 1;
-        }
-    }
-
-    fn push(&mut self, mut held: Vec<Held>, now_us: Micros) {
-        held.append(&mut self.overflow);
-        self.overflow = self.inner.push(held, now_us);
-    }
-
-    fn held(&self) -> usize {
-        self.inner.len() + self.overflow.len()
-    }
-
-    fn knows(&self, id: u64) -> bool {
-        self.inner.contains(id)
-            || self.outstanding.contains_key(&id)
-            || self.overflow.iter().any(|held| held.id == id)
-    }
-
-    /// Newly accepted messages: those that memory does not take in wait in the store alone.
-    fn push_fresh(&mut self, held: Vec<Held>, now_us: Micros) {
-        let before = self.held();
-        let mut kept = Vec::with_capacity(held.len());
-        for held in held {
-            if !self.knows(held.id) && self.spill.take_in(&held, before + kept.len()) {
-                kept.push(held);
-            }
-        }
-        self.push(kept, now_us);
-    }
-
-    /// Messages from the store: those that are here already are let go.
-    fn load(&mut self, held: Vec<Held>, now_us: Micros) {
-        let mut fresh = Vec::with_capacity(held.len());
-        for held in held {
-            if !self.knows(held.id) {
-                self.spill.entered(&held);
-                fresh.push(held);
-            }
-        }
-        self.push(fresh, now_us);
-    }
-
-    fn remove(&mut self, id: u64) -> bool {
-        let removed = self.inner.remove(id).or_else(|| {
-            let place = self.overflow.iter().position(|held| held.id == id)?;
-            Some(self.overflow.swap_remove(place))
-        });
-        if let Some(held) = &removed {
-            self.spill.left(held);
-        }
-        removed.is_some()
-    }
-
-    fn settle(&mut self, id: u64, fate: Fate) {
-        self.inner.settled(id, fate);
-        self.popped.remove(&id);
-        let Some(key) = self.outstanding.remove(&id) else {
-            return;
-        };
-        if let Some(count) = self.to.get_mut(&key) {
-            *count -= 1;
-            if *count == 0 {
-                self.to.remove(&key);
-            }
-        }
-    }
-}
-
 #[pyclass(frozen, module = "engine._core")]
 struct Scheduler {
-    inner: Mutex<Waiting>,
+    inner: Mutex<Owned>,
 }
 
 fn load_row(row: &Bound<'_, PyTuple>) -> PyResult<Held> {
@@ -1608,7 +1496,6 @@ fn load_row(row: &Bound<'_, PyTuple>) -> PyResult<Held> {
     held_from_row(&stored, Arc::from(record.as_bytes())).map_err(bad)
 }
 
-type LedgerRow = (u32, i32, u64, u64);
 /// Campaign, kind of stream, first and last id.
 type AwayRow = (u32, u8, u64, u64);
 
@@ -1635,24 +1522,15 @@ impl Scheduler {
             }
         }
         made.seed = RandomState::new().hash_one(0);
-        let spill = Spill::new(made.held_messages_max);
-        let inner = scheduling::Scheduler::new(made, Arc::clone(&registry.inner), mono_us);
-        let waiting = Waiting {
-            inner,
-            spill,
-            overflow: Vec::new(),
-            outstanding: HashMap::new(),
-            to: HashMap::new(),
-            popped: HashSet::new(),
-            ledgers: BTreeMap::new(),
-        };
+        let messages_max = made.held_messages_max;
+        let schedule = scheduling::Scheduler::new(made, Arc::clone(&registry.inner), mono_us);
         Ok(Self {
-            inner: Mutex::new(waiting),
+            inner: Mutex::new(Owned::new(schedule, messages_max)),
         })
     }
 
     fn __len__(&self) -> usize {
-        lock(&self.inner).inner.len()
+        lock(&self.inner).schedule.len()
     }
 
     #[getter]
@@ -1662,14 +1540,35 @@ impl Scheduler {
 
     #[getter]
     fn schedule_room(&self) -> usize {
-        lock(&self.inner).spill.schedule_room()
+        lock(&self.inner).spill().schedule_room()
     }
 
-    fn push(&self, py: Python<'_>, admission: &Admission, now_us: Micros) {
+    fn own(&self, shard: u32, epoch: u64, mono_us: Micros) -> PyResult<()> {
+        if lock(&self.inner).own(shard, epoch, mono_us) {
+            return Ok(());
+        }
+        Err(bad(format!("{shard} is no shard")))
+    }
+
+    fn disown(&self, py: Python<'_>, shards: Vec<u32>) -> PyResult<Vec<u64>> {
+        let shards = ShardSet::of(&shards).ok_or_else(|| bad("one of them is no shard"))?;
+        Ok(py.detach(|| lock(&self.inner).disown(shards)))
+    }
+
+    #[getter]
+    fn shards(&self) -> Vec<u32> {
+        lock(&self.inner).epochs().owned().iter().collect()
+    }
+
+    fn foreign_ended(&self, ids: Vec<u64>) -> usize {
+        lock(&self.inner).foreign_ended(&ids)
+    }
+
+    fn push(&self, py: Python<'_>, admission: &Admission, now_us: Micros) -> Vec<(u32, Vec<u64>)> {
         py.detach(|| {
             let held = lock(&admission.inner).take_held();
-            lock(&self.inner).push_fresh(held, now_us);
-        });
+            lock(&self.inner).push_fresh(held, now_us)
+        })
     }
 
     fn load(
@@ -1677,39 +1576,33 @@ impl Scheduler {
         py: Python<'_>,
         rows: Vec<Bound<'_, PyTuple>>,
         now_us: Micros,
-    ) -> PyResult<usize> {
+    ) -> PyResult<(usize, usize)> {
         let held = rows.iter().map(load_row).collect::<PyResult<Vec<_>>>()?;
-        Ok(py.detach(|| {
-            let mut waiting = lock(&self.inner);
-            let before = waiting.held();
-            waiting.load(held, now_us);
-            waiting.held() - before
-        }))
+        Ok(py.detach(|| lock(&self.inner).load(held, now_us)))
     }
 
-    fn put_away(&self, campaign: u32, stream: u8, from_id: u64, upto_id: u64) -> PyResult<()> {
+    fn put_away(&self, campaign: u32, stream: u8, from_id: u64, upto_id: u64) -> PyResult<bool> {
         let away = Away {
             stream: stream_of(campaign, stream)?,
             from: from_id,
             upto: upto_id,
         };
-        lock(&self.inner).spill.put_away(away);
-        Ok(())
+        Ok(lock(&self.inner).put_away(away))
     }
 
     #[getter]
     fn any_away(&self) -> bool {
-        lock(&self.inner).spill.is_any_away()
+        lock(&self.inner).spill().is_any_away()
     }
 
     fn away(&self) -> Vec<AwayRow> {
-        let away = lock(&self.inner).spill.away();
+        let away = lock(&self.inner).spill().away();
         away.into_iter().map(away_row).collect()
     }
 
     fn wanted(&self) -> Vec<(AwayRow, usize)> {
         let waiting = lock(&self.inner);
-        let wanted = waiting.spill.wanted(waiting.held());
+        let wanted = waiting.spill().wanted(waiting.held());
         wanted
             .into_iter()
             .map(|wanted| (away_row(wanted.away), wanted.messages_max))
@@ -1724,15 +1617,10 @@ impl Scheduler {
         stream: u8,
         next_id: u64,
         now_us: Micros,
-    ) -> PyResult<()> {
+    ) -> PyResult<usize> {
         let stream = stream_of(campaign, stream)?;
         let held = rows.iter().map(load_row).collect::<PyResult<Vec<_>>>()?;
-        py.detach(|| {
-            let mut waiting = lock(&self.inner);
-            waiting.load(held, now_us);
-            waiting.spill.read_back(stream, next_id);
-        });
-        Ok(())
+        Ok(py.detach(|| lock(&self.inner).read_back(held, stream, next_id, now_us)))
     }
 
     fn pop(
@@ -1742,25 +1630,9 @@ impl Scheduler {
         mono_us: Micros,
         room: usize,
     ) -> (Dispatch, Vec<u64>, Vec<u64>, i64) {
-        let popped = py.detach(|| {
+        let (popped, epochs) = py.detach(|| {
             let mut waiting = lock(&self.inner);
-            if !waiting.overflow.is_empty() {
-                waiting.push(Vec::new(), now_us);
-            }
-            let popped = waiting.inner.pop(now_us, mono_us, room);
-            for held in &popped.ready {
-                waiting.take_out(held);
-            }
-            waiting
-                .popped
-                .extend(popped.ready.iter().map(|held| held.id));
-            for held in [&popped.ready, &popped.expired, &popped.blocked]
-                .into_iter()
-                .flatten()
-            {
-                waiting.spill.left(held);
-            }
-            popped
+            (waiting.pop(now_us, mono_us, room), waiting.epochs())
         });
         let ids = |held: &[Held]| held.iter().map(|held| held.id).collect::<Vec<u64>>();
         let (expired, blocked) = (ids(&popped.expired), ids(&popped.blocked));
@@ -1768,6 +1640,7 @@ impl Scheduler {
         (
             Dispatch {
                 held: Mutex::new(popped.ready),
+                epochs,
                 dropped: Mutex::default(),
                 first_of_generation: Mutex::default(),
             },
@@ -1779,60 +1652,19 @@ impl Scheduler {
 
     fn intended(&self, py: Python<'_>, dispatch: &Dispatch) -> Vec<LedgerRow> {
         let ids = dispatch.ids();
-        py.detach(|| {
-            let mut waiting = lock(&self.inner);
-            for id in ids {
-                waiting.popped.remove(&id);
-            }
-            waiting.ledger_rows()
-        })
+        py.detach(|| lock(&self.inner).intended(&ids))
     }
 
     fn charge(&self, py: Python<'_>, settlement: &Settlement) -> Vec<LedgerRow> {
-        let changes = &settlement.changes;
         py.detach(|| {
             let mut waiting = lock(&self.inner);
-            for &(recipient, carrier) in &changes.learned {
-                waiting
-                    .inner
-                    .learn(recipient, Carrier::from_number(i64::from(carrier)));
-            }
-            for &(id, fate) in &changes.fates {
-                waiting.inner.settled(id, fate);
-            }
+            waiting.charge(&settlement.changes);
             waiting.ledger_rows()
         })
     }
 
     fn apply(&self, settlement: &Settlement, now_us: Micros, mono_us: Micros) {
-        let changes = &settlement.changes;
-        let mut waiting = lock(&self.inner);
-        for &(recipient, carrier) in &changes.learned {
-            waiting
-                .inner
-                .learn(recipient, Carrier::from_number(i64::from(carrier)));
-        }
-        for &(id, fate) in &changes.fates {
-            waiting.settle(id, fate);
-        }
-        // What is taken out may still hold its key; what is at its end lets it go.
-        for &id in &changes.drop {
-            waiting.remove(id);
-        }
-        for &id in &changes.released {
-            waiting.inner.ordering_released(id);
-        }
-        for park in &changes.parks {
-            let kind = if park.cap {
-                scheduling::ParkKind::Cap
-            } else {
-                scheduling::ParkKind::Rate
-            };
-            let carrier = Carrier::from_number(i64::from(park.carrier));
-            waiting
-                .inner
-                .park(park.campaign, carrier, kind, park.until_us, now_us, mono_us);
-        }
+        lock(&self.inner).apply(&settlement.changes, now_us, mono_us);
     }
 
     fn unpop(&self, dispatch: &Dispatch) -> Vec<u64> {
@@ -1879,7 +1711,7 @@ impl Scheduler {
                 ..StoredRow::default()
             };
             let held = held_from_row(&stored, Arc::from(record.as_bytes())).map_err(bad)?;
-            waiting.inner.hold_key(tenant, held.ordering, id);
+            waiting.hold_key(tenant, campaign, held.ordering, id);
         }
         Ok(())
     }
@@ -1890,39 +1722,30 @@ impl Scheduler {
     }
 
     fn remove_recipient(&self, tenant: u32, recipient: u64) -> Vec<u64> {
-        let mut waiting = lock(&self.inner);
-        let removed = waiting.inner.remove_recipient(tenant, recipient);
-        for held in &removed {
-            waiting.spill.left(held);
-        }
-        removed.into_iter().map(|held| held.id).collect()
+        lock(&self.inner).remove_recipient(tenant, recipient)
     }
 
     fn outstanding_to(&self, tenant: u32, recipient: u64) -> u32 {
-        lock(&self.inner)
-            .to
-            .get(&(tenant, recipient))
-            .copied()
-            .unwrap_or(0)
+        lock(&self.inner).outstanding_to(tenant, recipient)
     }
 
     #[getter]
     fn outstanding(&self) -> usize {
-        lock(&self.inner).outstanding.len()
+        lock(&self.inner).outstanding()
     }
 
     fn set_registry(&self, registry: &Registry, mono_us: Micros) {
         lock(&self.inner)
-            .inner
+            .schedule
             .set_registry(Arc::clone(&registry.inner), mono_us);
     }
 
     fn set_days(&self, days: Vec<(u32, i32, Micros)>) {
-        lock(&self.inner).inner.set_days(&days);
+        lock(&self.inner).schedule.set_days(&days);
     }
 
     fn restore_ledgers(&self, rows: Vec<LedgerRow>) {
-        lock(&self.inner).inner.restore_ledger(&rows);
+        lock(&self.inner).schedule.restore_ledger(&rows);
     }
 
     fn ledger_rows(&self, py: Python<'_>) -> Vec<LedgerRow> {
@@ -1938,13 +1761,13 @@ impl Scheduler {
         // Newest first in, so the newest must be learned last.
         for (recipient, carrier) in rows.into_iter().rev() {
             waiting
-                .inner
+                .schedule
                 .learn(recipient, Carrier::from_number(i64::from(carrier)));
         }
     }
 
     fn waiting(&self) -> Vec<(&'static str, usize)> {
-        let counts = lock(&self.inner).inner.counts();
+        let counts = lock(&self.inner).schedule.counts();
         vec![
             ("ready", counts.ready),
             ("due", counts.due),
@@ -1956,7 +1779,7 @@ impl Scheduler {
     }
 
     fn waiting_by_class(&self) -> Vec<(&'static str, usize)> {
-        let [critical, transactional, bulk] = lock(&self.inner).inner.counts().by_class;
+        let [critical, transactional, bulk] = lock(&self.inner).schedule.counts().by_class;
         vec![
             ("CRITICAL", critical),
             ("TRANSACTIONAL", transactional),
@@ -1968,6 +1791,8 @@ impl Scheduler {
 #[pyclass(frozen, module = "engine._core")]
 struct Dispatch {
     held: Mutex<Vec<Held>>,
+    /// As they were when it was popped.
+    epochs: Arc<Epochs>,
     /// Left the batch in a transaction that may be undone and run again.
     dropped: Mutex<Vec<Held>>,
     /// Those whose generation had no attempt before.
@@ -1982,6 +1807,19 @@ impl Dispatch {
 
     fn ids(&self) -> Vec<u64> {
         lock(&self.held).iter().map(|held| held.id).collect()
+    }
+
+    fn shards(&self) -> Vec<(u32, u64)> {
+        let held = lock(&self.held);
+        self.epochs
+            .of_campaigns(held.iter().map(|held| held.campaign))
+    }
+
+    fn epochs(&self) -> Vec<(u64, u64)> {
+        let held = lock(&self.held);
+        held.iter()
+            .map(|held| (held.id, self.epochs.of_campaign(held.campaign)))
+            .collect()
     }
 
     fn intent_rows<'py>(
@@ -2178,6 +2016,7 @@ impl Request {
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("RENDERER", telnyx::RENDERER)?;
+    module.add("SHARDS", SHARDS)?;
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     module.add(
         "PROFILE",

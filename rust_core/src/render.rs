@@ -22,6 +22,7 @@ pub use select::{select_closed_gates, select_intended, select_rows};
 use crate::admit::Accepted;
 use crate::message::{Held, Micros};
 use crate::settle::{Row, Told};
+use crate::shards::Epochs;
 use crate::state::{Reason, State};
 use crate::view::history_entry;
 
@@ -47,14 +48,14 @@ const GATES_OPEN: &str = " AND NOT EXISTS (SELECT 1 FROM opt_outs AS o WHERE o.t
     ORDER BY id";
 
 /// What all attempts of one dispatch share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     /// When they start, wall clock.
     pub now_us: Micros,
     /// When an attempt without outcome becomes due.
     pub due_us: Micros,
-    /// Of this owner.
-    pub epoch: u64,
+    /// Each is written under the epoch of its shard.
+    pub epochs: Epochs,
     /// Key of the provider.
     pub provider: u32,
     /// Recipe of attempts whose generation has none yet.
@@ -245,6 +246,9 @@ pub fn update_intents(
         // Within a generation the bytes stay those of its first attempt.
         recipe => number(recipe),
     });
+    let epochs = sorted
+        .iter()
+        .map(|(_, held)| Cell::Unsigned(intent.epochs.of_campaign(held.campaign)));
     let pieces = [
         Piece::Fixed(UPDATE_MESSAGES),
         Piece::Fixed("state = "),
@@ -256,7 +260,7 @@ pub fn update_intents(
         Piece::Fixed(", seq = seq + 1, attempt = LEAST(attempt + 1, 65535), started_us = "),
         Piece::Same(number(intent.now_us)),
         Piece::Fixed(", epoch = "),
-        Piece::Same(Cell::Unsigned(intent.epoch)),
+        Piece::Each(epochs.collect()),
         Piece::Fixed(", provider = "),
         Piece::Same(number(intent.provider)),
         Piece::Fixed(", recipe = "),

@@ -9,11 +9,13 @@
 //! more than a pop may do is left to the next, which is then due at once.
 //!
 //! `turns.rs` decides whose turn it is, `meters.rs` what refuses, `take.rs` walks from turn to message, `order.rs` keeps
-//! ordering keys, `feedback.rs` takes in what providers and the registry say, `charges.rs` keeps the day ledgers' books.
+//! ordering keys, `feedback.rs` takes in what providers and the registry say, `charges.rs` keeps the day ledgers' books,
+//! `handover.rs` lets a shard come and go.
 
 mod carriers;
 mod charges;
 mod feedback;
+mod handover;
 mod hash;
 
 mod lanes;
@@ -39,7 +41,7 @@ use charges::Charges;
 use hash::Seeded;
 use lanes::{Gate, LaneKey, Lanes, Status};
 use meters::Meters;
-use order::Keys;
+use order::{Key, Keys};
 use slab::{Place, Slab};
 use turns::Turns;
 use wheel::{WHEEL_BUCKETS, Wheel};
@@ -158,8 +160,8 @@ pub struct Scheduler {
     carriers: Carriers,
     /// Ordering keys by tenant.
     keys: HashMap<u32, Keys>,
-    /// Messages that are out and hold their key: tenant and ordering.
-    out: HashMap<u64, (u32, u64), Seeded>,
+    /// Messages that are out and hold their key.
+    out: HashMap<u64, Key, Seeded>,
     /// Beside their lanes until limits change.
     stuck: BTreeSet<u32>,
     /// Lanes to hand out as blocked.
@@ -286,11 +288,10 @@ impl Scheduler {
     }
 
     fn push_one(&mut self, held: Held) {
-        let ordering = held.ordering;
-        let (tenant, id) = (held.tenant, held.id);
+        let (of, id) = (Key::of(&held), held.id);
         let (due_us, expires_us) = (held.due_us, held.expires_us);
         let key = LaneKey {
-            tenant,
+            tenant: held.tenant,
             campaign: held.campaign,
             sender: held.sender,
             carrier: self.carriers.get(held.recipient),
@@ -301,8 +302,8 @@ impl Scheduler {
         self.lanes.at_mut(lane).members += 1;
         self.counts.by_class[held.class as usize - 1] += 1;
         let slot = self.slab.insert(held, lane);
-        if ordering != 0 {
-            self.enter_key(tenant, ordering, id, slot);
+        if of.ordering != 0 {
+            self.enter_key(of, id, slot);
         } else if due_us > self.now_us {
             self.enter(slot);
         } else {
@@ -474,7 +475,7 @@ impl Scheduler {
         self.clear_timer(slot);
         let held = self.empty(slot);
         if held.ordering != 0 {
-            self.leave_key(held.tenant, held.ordering, held.id, out);
+            self.leave_key(Key::of(&held), held.id, out);
         }
         held
     }

@@ -8,6 +8,7 @@ use _core::message::{Carrier, Class, Held, Kind, Micros, flags};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Quota, Registry, Scope, Tenant, Unit};
 use _core::schedule::{Config, ParkKind, Popped, Scheduler};
 use _core::settle::Fate;
+use _core::shards::{ShardSet, shard_of};
 use proptest::prelude::*;
 
 const SECOND_US: i64 = 1_000_000;
@@ -138,6 +139,11 @@ enum Step {
     Hold {
         pick: usize,
     },
+    /// A campaign's shard goes to another node, and comes back later.
+    HandOver {
+        campaign: usize,
+        away_us: i64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -156,6 +162,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0_usize..4, 0_i64..6, any::<bool>(), 0_i64..5_000_000)
             .prop_map(|(campaign, carrier, cap, for_us)| Step::Park { campaign, carrier, cap, for_us }),
         1 => pick.prop_map(|pick| Step::Hold { pick }),
+        2 => (0_usize..4, 0_i64..2_000_000)
+            .prop_map(|(campaign, away_us)| Step::HandOver { campaign, away_us }),
     ]
 }
 
@@ -576,12 +584,30 @@ impl Model {
                     self.held_keys
                         .insert((message.tenant, message.ordering, id));
                     self.scheduler
-                        .hold_key(message.tenant, message.ordering, id);
+                        .hold_key(message.tenant, message.campaign, message.ordering, id);
                     self.out.insert(id, Held { id, ..message });
                 }
             }
+            Step::HandOver { campaign, away_us } => self.hand_over(CAMPAIGNS[campaign], away_us),
             _ => unreachable!("handled before"),
         }
+    }
+
+    /// All of the shard leaves, and its keys with it; the same comes back.
+    fn hand_over(&mut self, campaign: u32, away_us: i64) {
+        let shard = ShardSet::of(&[shard_of(campaign)]).expect("a shard");
+        let of = |held: &&Held| held.campaign == campaign;
+        let waiting: Vec<Held> = self.waiting.values().filter(of).cloned().collect();
+        let left = self.scheduler.disown(shard);
+        assert_eq!(left, waiting);
+        let out = &self.out;
+        let is_other = |id: &u64| out.get(id).is_none_or(|held| held.campaign != campaign);
+        self.held_keys.retain(|(_, _, id)| is_other(id));
+        assert_eq!(self.scheduler.len() + left.len(), self.waiting.len());
+        assert!(self.scheduler.disown(shard).is_empty());
+        self.now += away_us;
+        self.scheduler.own(shard, self.now);
+        assert_eq!(self.scheduler.push(left, START_US + self.now), []);
     }
 
     /// Everything that can go goes, woken by nothing but the scheduler's own word.
@@ -951,7 +977,7 @@ fn an_ordering_key_waits_for_its_first_even_if_that_is_scheduled() {
     push(&mut scheduler, vec![of(2, Class::Critical)]);
     assert_eq!(ids(&pop(&mut scheduler, at, 10).ready), [2]);
     scheduler.ordering_released(2);
-    scheduler.hold_key(1, 77, 2);
+    scheduler.hold_key(1, 10, 77, 2);
     assert_eq!(pop(&mut scheduler, at, 10).ready, []);
     scheduler.ordering_released(2);
     assert_eq!(ids(&pop(&mut scheduler, at, 10).ready), [3]);

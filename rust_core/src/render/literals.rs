@@ -183,8 +183,12 @@ impl Literals {
 
     /// `ELT` gives strings, so integers are cast back.
     fn by_place(&mut self, ids: &[u64], cells: &[Cell<'_>]) {
-        let integers = cells.iter().any(|cell| matches!(cell, Cell::Signed(_)));
-        if integers {
+        let cast = cells.iter().find_map(|cell| match cell {
+            Cell::Signed(_) => Some(" AS SIGNED)"),
+            Cell::Unsigned(_) => Some(" AS UNSIGNED)"),
+            Cell::Null | Cell::Text(_) | Cell::Blob(_) => None,
+        });
+        if cast.is_some() {
             self.fixed("CAST(");
         }
         self.fixed("ELT(INTERVAL(id, ");
@@ -192,8 +196,8 @@ impl Literals {
         self.fixed("), ");
         self.list(cells.iter().copied());
         self.fixed(")");
-        if integers {
-            self.fixed(" AS SIGNED)");
+        if let Some(cast) = cast {
+            self.fixed(cast);
         }
     }
 }

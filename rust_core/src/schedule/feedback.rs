@@ -79,6 +79,11 @@ impl Scheduler {
         }
     }
 
+    /// Nothing that is told of this message's last attempt changes a ledger: what it reserved stays so.
+    pub fn forget_charge(&mut self, id: u64) {
+        self.charges.forget(id);
+    }
+
     /// A recipient's carrier. Attempts in flight give back what they reserved from others; messages that wait move to
     /// that carrier's lane when their turn comes.
     pub fn learn(&mut self, recipient: u64, carrier: Carrier) {

@@ -285,6 +285,17 @@ impl Meters {
         }
     }
 
+    /// These rates have nothing in them at `mono_us`.
+    pub(super) fn empty_rates(&mut self, mono_us: Micros, is_one: impl Fn(&Quota) -> bool) {
+        for meter in &mut self.all {
+            if let (Some(terms), Limit::Rate(bucket)) = (&meter.terms, &mut meter.limit)
+                && is_one(terms)
+            {
+                *bucket = bucket.clone().empty_at(mono_us);
+            }
+        }
+    }
+
     /// The latest day that any ledger counts.
     pub(super) fn newest_day(&self) -> Option<i32> {
         let days = self.all.iter().filter_map(|meter| match &meter.limit {

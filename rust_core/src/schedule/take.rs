@@ -8,6 +8,7 @@
 use super::charges::Days;
 use super::lanes::Status;
 use super::meters::{Need, Wait};
+use super::order::Key;
 use super::slab::{Place, Slab};
 use super::turns::TURN_SEGMENTS_MAX;
 use super::{Popped, Scheduler, TOUCHED_MESSAGES};
@@ -207,7 +208,8 @@ impl Scheduler {
         self.meters.put_provider(provider);
         let lane = self.lanes.at_mut(at);
         lane.meters = meters;
-        let (tenant, mms) = (lane.key.tenant, lane.key.kind == Kind::Mms);
+        let (tenant, campaign) = (lane.key.tenant, lane.key.campaign);
+        let mms = lane.key.kind == Kind::Mms;
         self.turns
             .served(&self.lanes, at, turn_segments(&self.slab, slot));
         self.leave_lane(slot);
@@ -215,7 +217,12 @@ impl Scheduler {
         let waiting = self.slab.at(slot);
         let (id, recipient) = (waiting.id, waiting.recipient);
         if waiting.is_ordered() {
-            self.leave_key(tenant, waiting.ordering, id, true);
+            let key = Key {
+                tenant,
+                campaign,
+                ordering: waiting.ordering,
+            };
+            self.leave_key(key, id, true);
         }
         if days.is_empty() {
             if self.charges.any() && self.slab.at(slot).is_again() {
