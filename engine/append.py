@@ -3,7 +3,7 @@
 It knows no transport and no table. It holds calls only between their arrival and the group they join.
 
 Invariants: a call is answered after the COMMIT that holds its messages, or told that nothing was stored, or told that
-nobody knows; what was stored is handed to the scheduler before the answer leaves; a call whose deadline passed or whose
+nobody knows; what an owner stored is handed to the scheduler before the answer leaves; a call whose deadline passed or whose
 caller is gone leaves before it is judged, never after.
 """
 
@@ -83,6 +83,8 @@ class Append:
         self._closed_because: str | None = "the server is starting"
         self._idle = asyncio.Event()
         self._idle.set()
+        self.pushes = False
+        """What is stored goes to this process's scheduler, for it is the owner's."""
 
     def open(self) -> None:
         """Take calls from now on."""
@@ -258,7 +260,8 @@ class Append:
             if self._history.on:
                 self._history.note("accepted", ids=admission.ids())
             accepted = admission.accepted  # the scheduler takes them over
-            self._scheduler.push(admission, self._clock.now_us())
+            if self.pushes:
+                self._scheduler.push(admission, self._clock.now_us())
             self._meter.stage("append", accepted, (self._clock.mono_us() - began_us) / 1e6)
             self._answer(admission, group)
             failpoints.passing("append.after_reply")

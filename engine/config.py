@@ -93,11 +93,13 @@ class Settings(BaseSettings):
         description="Seconds for one statement of the MySQL store; then its connection is given up and the transaction "
         "runs again.",
     )
-    node: int = Field(
-        1,
+    node: int | None = Field(
+        None,
         ge=0,
         le=1023,
-        description="Number of this node in the ids it gives to messages: different for each one that shares a store.",
+        description="Number of this node in the ids it gives to messages: different for each one that shares a store. "
+        "Unset, a node takes the lowest one that nobody uses; set, one that is started again where it ran before takes "
+        "over from its former life at once.",
     )
     reserve_file_mib: int = Field(
         64,

@@ -263,6 +263,16 @@ class Metrics:
             "longwave_store_durable", "1 while the store keeps its durability level, else 0 and nothing is accepted."
         )
         self.store_full = self._gauge("longwave_store_full", "1 while the store's disk is full, else 0.")
+        self.owner = self._gauge("longwave_owner", "1 while this process is the one that sends, else 0.")
+        self.takeovers = self._counter(
+            "longwave_takeovers_total", "Times this process took over sending, its start included."
+        )
+        self.inbox_rows = self._gauge(
+            "longwave_inbox_rows", "What other nodes accepted or received and the owner has not taken up; told by it."
+        )
+        self.inbox_oldest_seconds = self._gauge(
+            "longwave_inbox_oldest_seconds", "Age of the oldest of these, 0 without one."
+        )
         self.store_connections_in_use = self._gauge(
             "longwave_store_connections_in_use", "Connections to a store on a server that work runs on."
         )

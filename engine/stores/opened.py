@@ -60,6 +60,8 @@ def mysql_store(
         _address(settings, replica, "LONGWAVE_STORE_REPLICA_URL") if replica else None,
         limits,
         settings.store_durability,
+        settings.node,
+        settings.lease_s,
     )
 
     def lent(loan: Loan) -> None:

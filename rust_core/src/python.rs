@@ -129,7 +129,9 @@ fn mysql_select_intended(
     epoch: u64,
     bytes_max: usize,
 ) -> PyResult<Statements> {
-    as_texts(py.detach(|| render::select_intended(&ids, started_us, epoch, bytes_max)))
+    // A node owns every shard or none, all of them under one epoch.
+    let attempts: Vec<(u64, u64)> = ids.into_iter().map(|id| (id, epoch)).collect();
+    as_texts(py.detach(|| render::select_intended(&attempts, started_us, bytes_max)))
 }
 
 #[pyfunction]
@@ -1855,7 +1857,7 @@ impl Dispatch {
         let intent = render::Intent {
             now_us,
             due_us,
-            epoch,
+            epochs: Epochs::all(epoch),
             provider,
             recipe,
         };

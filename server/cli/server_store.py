@@ -17,7 +17,7 @@ from engine.config import Settings
 from engine.registry.api_keys import create_api_key, has_any_key, has_live_admin
 from engine.registry.records import Role
 from engine.secrets import open_secrets
-from engine.stores.mysql import durability, migrate, owner
+from engine.stores.mysql import durability, migrate, sql
 from engine.stores.mysql.pool import Link, connect
 from engine.stores.mysql.store import MySQLStore
 from engine.stores.opened import mysql_store
@@ -44,7 +44,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 async def opened(settings: Settings, use: Callable[[MySQLStore], Awaitable[T]]) -> T:
     """Open the store, schema included, use it, close it. Raises ConfigError, StoreLocked, StoreTooNew, the driver's."""
-    store = mysql_store(settings, Clock(), progress=output.say)
+    # A number of its own for the while: that of the settings is the engine's, which may run.
+    store = mysql_store(settings.model_copy(update={"node": None}), Clock(), progress=output.say)
     try:
         await store.open(Callbacks(lambda _error: None, lambda _stats: None, lambda _full: None))
         return await use(store)
@@ -102,7 +103,7 @@ def missing(settings: Settings) -> tuple[str, ...]:
 
 
 def check_store(settings: Settings) -> Generator[Finding, None, bool]:
-    """Findings about the store; returns whether another process holds it. Raises StoreTooNew."""
+    """Findings about the store; returns whether an engine runs on it. Raises StoreTooNew."""
     place = mysql_store(settings, Clock()).place
     try:
         promises, held = run(_look(settings))
@@ -116,18 +117,24 @@ def check_store(settings: Settings) -> Generator[Finding, None, bool]:
             yield Finding(Level.OK, promise.name, f"{promise.found}, {promise.wanted} is needed")
         else:
             yield Finding(Level.FAIL, promise.name, f"is {promise.found}", f"set it to {promise.wanted} on the server")
-    yield Finding(Level.OK, "lock", "held by an engine" if held else "free: no engine runs on this store")
+    nodes = "; ".join(f"node {node} ({owner.rpartition(' ')[0]})" for node, owner, _ in held)
+    yield Finding(Level.OK, "nodes", f"run on this store: {nodes}" if held else "none runs on this store")
     if absent:
         yield Finding(Level.WARN, "schema", f"lacks {', '.join(absent)}", "bring it up to date with: longwave migrate")
     else:
         yield Finding(Level.OK, "schema", "that of this version")
-    return held
+    return bool(held)
 
 
-async def _look(settings: Settings) -> tuple[list[Promise], bool]:
+async def _has_nodes(link: Link) -> bool:
+    return bool(await link.rows("SHOW TABLES LIKE 'nodes'"))
+
+
+async def _look(settings: Settings) -> tuple[list[Promise], list[tuple[Any, ...]]]:
     place = mysql_store(settings, Clock()).place
     link = Link(await connect(place.primary, place.limits), place.limits.statement_s)
     try:
-        return await durability.check(link, place.level), await owner.is_held(link, place.primary.database)
+        promises = await durability.check(link, place.level)
+        return promises, await link.rows(sql.SELECT_NODES) if await _has_nodes(link) else []
     finally:
         await link.end()

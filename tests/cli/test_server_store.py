@@ -1,6 +1,7 @@
 """`longwave bootstrap`, `migrate`, `doctor` and `serve` with a store on a server."""
 
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,8 +45,8 @@ def test_migrate_says_what_is_missing_and_adds_it(
     assert store
     monkeypatch.setenv("LONGWAVE_STORE_URL", mariadb.create_database("without_tables"))
     missing = run("migrate", "--check", "--json")
-    assert (missing.code, missing.json["missing"]) == (1, ["0001"])
-    assert run("migrate", "--json").json["applied"] == ["0001"]
+    assert (missing.code, missing.json["missing"]) == (1, ["0001", "0002"])
+    assert run("migrate", "--json").json["applied"] == ["0001", "0002"]
     assert run("migrate", "--check").code == 0
     assert run("migrate", "--json").json["applied"] == []
     mariadb.drop_database("without_tables")
@@ -56,7 +57,7 @@ def test_doctor_looks_at_the_server(run: Run, store: dict[str, str]) -> None:
     checks = {check["check"]: check for check in run("doctor", "--json").json["checks"]}
     assert "mariadb" in checks["store"]["found"]
     assert checks["innodb_flush_log_at_trx_commit"]["level"] == "ok"
-    assert checks["schema"]["level"] == checks["lock"]["level"] == checks["secret file"]["level"] == "ok"
+    assert checks["schema"]["level"] == checks["nodes"]["level"] == checks["secret file"]["level"] == "ok"
     assert PASSWORD not in str(checks)
     assert store["store_url"] in checks["store"]["found"]
 
@@ -77,12 +78,12 @@ def test_an_engine_serves_it_and_ends_in_order(run: Run, store: dict[str, str], 
     first = EngineProcess(tmp_path, **store)
     try:
         first.until_ready()
-        second = EngineProcess(tmp_path, **store)
+        nodes = {check["check"]: check for check in run("doctor", "--json").json["checks"]}["nodes"]
+        assert f"node 1 ({socket.gethostname()} pid {first.pid})" in nodes["found"]
+        second = EngineProcess(tmp_path, **store, node="1")
         code, logged = second.end()
         assert code != 0
-        assert "in use by another longwave process" in logged
-        held = {check["check"]: check for check in run("doctor", "--json").json["checks"]}["lock"]
-        assert "held" in held["found"]
+        assert "node number 1 is in use by" in logged
         first.signal(signal.SIGTERM)
         code, logged = first.end()
         assert code == 0, logged

@@ -76,7 +76,9 @@ class House:
     async def open(self) -> None:
         """Open it, become its owner, and take over what it holds of the registry; the first time, make the sample."""
         await self.store.open(self.callbacks())
-        self.epoch, self.last_id = await self.store.begin_run()
+        run = await self.store.begin_run()
+        assert run is not None
+        self.epoch, self.last_id = run
         self.tenant, self.other = await self.store.run_control(_sample)
         self.provider = await self.store.run_control(lambda control: ensure_provider(control, "telnyx"))
         self.registry = registry_of(await self.store.run_control(snapshot))

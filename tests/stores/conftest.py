@@ -20,8 +20,16 @@ async def open_store() -> AsyncIterator[OpenStore]:
     """Opens stores that are closed at the end."""
     opened: list[MySQLStore] = []
 
-    async def open_one(url: str, *, fatal: list[BaseException] | None = None, **limits: Any) -> MySQLStore:
-        place = Place(parse(url, PASSWORD, None), None, Limits(**({"size_min": 1} | limits)), "D1")
+    async def open_one(
+        url: str,
+        *,
+        fatal: list[BaseException] | None = None,
+        node: int | None = None,
+        lease_s: float = 30,
+        **limits: Any,
+    ) -> MySQLStore:
+        bounds = Limits(**({"size_min": 1} | limits))
+        place = Place(parse(url, PASSWORD, None), None, bounds, "D1", node, lease_s)
         store = MySQLStore(place, Clock(0), group_weight_max=5000)
         opened.append(store)
         ends = [] if fatal is None else fatal

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from engine import _core
-from engine.stores.mysql import sql
+from engine.stores.mysql import inbox, sql
 from engine.stores.mysql.transactions import Transaction
-from engine.stores.store import OPT_OUT_KEYWORD, Received
+from engine.stores.store import OPT_OUT_KEYWORD, InboxKind, Received
 
 LOG_OPT_OUT: Final = 1
 LOG_EFFECTIVE: Final = 2
@@ -50,13 +50,19 @@ async def _log(
 
 
 async def add_opt_out(
-    tx: Transaction, tenant: int, recipient: int, source: int, now_us: int, evidence: str
+    tx: Transaction, tenant: int, recipient: int, source: int, now_us: int, evidence: str, epoch: int
 ) -> tuple[int, int, bool]:
-    """Forbid a recipient; returns (source, since, whether it is new). Effective only after the barrier."""
+    """Forbid a recipient; returns (source, since, whether it is new). Effective only after the barrier.
+
+    Who is not the owner under this epoch tells the owner.
+    """
+    owner = await tx.owns(epoch)
     await lock(tx, [(tenant, recipient)])
     new = await insert(tx, tenant, recipient, source, now_us, now_us, evidence)
     if new:
         tx.tell([(tenant, _core.consent_event("OPT_OUT", recipient, now_us))], now_us)
+        if not owner:
+            await _tell_owner(tx, tenant, recipient, now_us, out=True)
     [(found, since)] = await tx.rows(sql.SELECT_OPT_OUT, (tenant, recipient))
     return found, since, new
 
@@ -73,10 +79,26 @@ async def mark_effective(tx: Transaction, pairs: Sequence[tuple[int, int]], now_
             tx.tell([(tenant, _core.consent_event("OPT_OUT_EFFECTIVE", recipient, now_us))], now_us)
 
 
+async def _tell_owner(tx: Transaction, tenant: int, recipient: int, now_us: int, *, out: bool) -> None:
+    await inbox.put(tx, InboxKind.CONSENT, now_us, [inbox.packed((tenant, recipient, out))])
+
+
 async def remove_opt_out(
-    tx: Transaction, tenant: int, recipient: int, source: int, now_us: int, occurred_us: int
+    tx: Transaction, tenant: int, recipient: int, source: int, now_us: int, occurred_us: int, epoch: int
 ) -> bool:
-    """Lift an opt-out; a START that happened before the last STOP lifts nothing. False when nothing was lifted."""
+    """Lift an opt-out; a START that happened before the last STOP lifts nothing. False when nothing was lifted.
+
+    Who is not the owner under this epoch tells the owner.
+    """
+    owner = await tx.owns(epoch)
+    if not await _lift(tx, tenant, recipient, source, now_us, occurred_us):
+        return False
+    if not owner:
+        await _tell_owner(tx, tenant, recipient, now_us, out=False)
+    return True
+
+
+async def _lift(tx: Transaction, tenant: int, recipient: int, source: int, now_us: int, occurred_us: int) -> bool:
     await lock(tx, [(tenant, recipient)])
     if source == OPT_OUT_KEYWORD:
         [(last,)] = await tx.rows(sql.SELECT_LAST_OPT_OUT_OCCURRED, (tenant, recipient))
@@ -108,5 +130,5 @@ async def store_inbound(
         else:
             # Already out: remember the later STOP, so that a START from before it lifts nothing.
             await _log(tx, tenant, sender, LOG_REPEATED, OPT_OUT_KEYWORD, now_us, occurred_us)
-    elif inbound.keyword == "START" and await remove_opt_out(tx, tenant, sender, OPT_OUT_KEYWORD, now_us, occurred_us):
+    elif inbound.keyword == "START" and await _lift(tx, tenant, sender, OPT_OUT_KEYWORD, now_us, occurred_us):
         received.consents.append((tenant, sender, False))

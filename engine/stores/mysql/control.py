@@ -45,11 +45,11 @@ def engine_to(address: Address, limits: Limits) -> AsyncEngine:
 class Control:
     """Runs them; the caller sees to it that they run one by one."""
 
-    def __init__(self, address: Address, limits: Limits, pool: Pool) -> None:
+    def __init__(self, address: Address, limits: Limits, pool: Pool, *, node: int) -> None:
         """Open nothing yet; `pool` is for reading back."""
         self._engine = engine_to(address, limits)
         self._pool = pool
-        self._marker = Marker(Lane.CONTROL, pool)
+        self._marker = Marker(node, Lane.CONTROL, pool)
 
     async def start(self) -> None:
         """Begin to count; raises what connecting raises."""

@@ -14,9 +14,13 @@ BYTES_MAX: Final = 1 << 20
 
 # -- transactions
 
-UPDATE_LANE: Final = "UPDATE lanes SET run = %s, number = %s WHERE lane = %s"
+BEGIN_LANE: Final = (
+    "INSERT INTO lanes (node, lane, run, number) VALUES (%s, %s, %s, 0) "
+    "ON DUPLICATE KEY UPDATE run = VALUES(run), number = 0"
+)
+UPDATE_LANE: Final = "UPDATE lanes SET run = %s, number = %s WHERE node = %s AND lane = %s"
 # Waits until whoever wrote it last has committed or is undone.
-SELECT_LANE: Final = "SELECT run, number FROM lanes WHERE lane = %s FOR UPDATE"
+SELECT_LANE: Final = "SELECT run, number FROM lanes WHERE node = %s AND lane = %s FOR UPDATE"
 
 SELECT_EVENT_SLOTS: Final = "SELECT slot, next_position FROM event_slots WHERE slot IN ({ids}) ORDER BY slot FOR UPDATE"
 UPDATE_EVENT_SLOT: Final = "UPDATE event_slots SET next_position = %s WHERE slot = %s"
@@ -26,7 +30,27 @@ INSERT_EVENTS: Final = "INSERT INTO events (slot, position, tenant, at_us, event
 
 SELECT_LEASES_SHARED: Final = "SELECT DISTINCT epoch FROM leases LOCK IN SHARE MODE"
 SELECT_LEASES: Final = "SELECT DISTINCT epoch FROM leases"
-UPDATE_LEASES: Final = "UPDATE leases SET owner = %s, epoch = %s ORDER BY shard"
+_NOW_US: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
+SELECT_NOW: Final = f"SELECT {_NOW_US}"
+SELECT_LEASE_HOLDERS: Final = "SELECT owner, node, expires_us FROM leases ORDER BY shard"
+SELECT_LEASE_HOLDERS_ALONE: Final = SELECT_LEASE_HOLDERS + " FOR UPDATE"
+TAKE_LEASES: Final = f"UPDATE leases SET owner = %s, node = %s, epoch = %s, expires_us = {_NOW_US} + %s ORDER BY shard"  # noqa: S608
+# What was given back stays so.
+RENEW_LEASES: Final = (
+    f"UPDATE leases SET expires_us = {_NOW_US} + %s WHERE owner = %s AND epoch = %s AND expires_us > 0 ORDER BY shard"  # noqa: S608
+)
+RELEASE_LEASES: Final = "UPDATE leases SET expires_us = 0 WHERE owner = %s AND epoch = %s ORDER BY shard"
+SELECT_NODES_ALONE: Final = "SELECT node, owner, expires_us FROM nodes ORDER BY node FOR UPDATE"
+TAKE_NODE: Final = (
+    f"INSERT INTO nodes (node, owner, incarnation, expires_us, roles) VALUES (%s, %s, %s, {_NOW_US} + %s, %s) "  # noqa: S608
+    "ON DUPLICATE KEY UPDATE owner = VALUES(owner), incarnation = VALUES(incarnation), "
+    "expires_us = VALUES(expires_us), roles = VALUES(roles)"
+)
+RENEW_NODE: Final = (
+    f"UPDATE nodes SET expires_us = {_NOW_US} + %s WHERE node = %s AND incarnation = %s AND expires_us > 0"  # noqa: S608
+)
+RELEASE_NODE: Final = "UPDATE nodes SET expires_us = 0 WHERE node = %s AND incarnation = %s"
+SELECT_NODES: Final = f"SELECT node, owner, roles FROM nodes WHERE expires_us > {_NOW_US} ORDER BY node"  # noqa: S608
 RAISE_EPOCH: Final = "UPDATE facts SET value = value + 1 WHERE name = 'epoch'"
 SELECT_EPOCH: Final = "SELECT value FROM facts WHERE name = 'epoch'"
 # After a crash every reservation belongs to an attempt without outcome: it counts as spent.
@@ -35,6 +59,20 @@ SELECT_LAST_ID: Final = (
     "SELECT CAST(GREATEST((SELECT COALESCE(MAX(id), 0) FROM messages), (SELECT COALESCE(MAX(id), 0) FROM inbound)) "
     "AS UNSIGNED)"
 )
+
+# -- what nodes hand to the owner
+
+INSERT_INBOX: Final = "INSERT INTO inbox (kind, at_us, payload) VALUES "
+SELECT_INBOX: Final = (
+    "SELECT position, kind, at_us, payload FROM inbox WHERE position NOT IN ({ids}) ORDER BY position LIMIT {rows}"
+)
+DELETE_INBOX: Final = "DELETE FROM inbox WHERE position IN ({ids})"
+COUNT_INBOX: Final = "SELECT COUNT(*), CAST(COALESCE(MIN(at_us), 0) AS SIGNED) FROM inbox"
+SELECT_CONSENT_TAIL: Final = "SELECT CAST(COALESCE(MAX(position), 0) AS UNSIGNED) FROM consent_log"
+SELECT_CONSENTS: Final = (
+    "SELECT position, tenant, recipient, action FROM consent_log WHERE position > %s ORDER BY position LIMIT %s"
+)
+SELECT_EVENTS_MARK: Final = "SELECT CAST(SUM(next_position) AS UNSIGNED) FROM event_slots"
 
 # -- append
 

@@ -14,11 +14,11 @@ from typing import Any, Final
 import orjson
 
 from engine import _core
-from engine.errors import NotReady, Verdict
-from engine.stores.mysql import consent, sql
+from engine.errors import Verdict
+from engine.stores.mysql import consent, inbox, sql
 from engine.stores.mysql.faults import DUPLICATE, Fault, classify, code_of
 from engine.stores.mysql.transactions import Transaction
-from engine.stores.store import OPT_OUT_PROVIDER, Intent, LedgerRow, Received, Row, Written
+from engine.stores.store import OPT_OUT_PROVIDER, InboxKind, Intent, LedgerRow, Received, Row, Written
 
 # A carrier that is known already is written again once a day.
 CARRIER_STALE_US: Final = 86_400_000_000
@@ -50,11 +50,13 @@ async def held(tx: Transaction, ids: Sequence[int]) -> list[tuple[Any, ...]]:
 # Append.
 
 
-async def append(tx: Transaction, admission: _core.Admission, now_us: int) -> None:
+async def append(tx: Transaction, admission: _core.Admission, now_us: int, epoch: int) -> None:
     """Store what was admitted; request ids that came before are resolved in the same transaction.
 
-    A data error refuses the one message at fault, found by bisection, and stores the others.
+    A data error refuses the one message at fault, found by bisection, and stores the others. Who is not the owner under
+    this epoch tells the owner.
     """
+    owner = await tx.owns(epoch)
     if admission.refused_lookups():
         # Something was refused for a reason that may have come after its first try was stored: ask first.
         await _resolve(tx, admission)
@@ -62,6 +64,8 @@ async def append(tx: Transaction, admission: _core.Admission, now_us: int) -> No
     if admission.accepted:
         await _insert_messages(tx, admission, 0, admission.accepted)
         tx.tell(admission.event_rows(), now_us)
+        if not owner:
+            await inbox.put(tx, InboxKind.MESSAGES, now_us, [inbox.packed(admission.ids())])
 
 
 async def _insert_request_ids(tx: Transaction, admission: _core.Admission) -> None:
@@ -146,9 +150,7 @@ async def intend(
 
     Returns what became of the refused ones, or None when all were granted.
     """
-    if await tx.rows(sql.SELECT_LEASES_SHARED) != [(intent.epoch,)]:
-        message = "the store has another owner; no attempt is written down"
-        raise NotReady(message)
+    await tx.guard(intent.epoch)
     dispatch.take_back()  # the transaction may run again
     await tx.rows(sql.SELECT_REGISTRY_SHARED)
     for piece in pieces(dispatch.opt_out_slots()):

@@ -1,18 +1,19 @@
-"""The store over MySQL or MariaDB, for one node: the verbs of `Store` over a pool, two lanes and a control plane.
+"""The store over MySQL or MariaDB, shared by nodes: the verbs of `Store` over a pool, two lanes and a control plane.
 
 It composes; what a verb does in SQL is in `stages.py`, `consent.py`, `prune.py` and `reads.py`, how it is committed in
 `transactions.py`.
 
-Invariant: a verb that writes hands exactly one job to its lane, when it is called.
+Invariants: a verb that writes hands exactly one job to its lane, when it is called; what only an owner may write is
+guarded by the epoch that this process had at the call.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -24,13 +25,14 @@ from engine.stores.mysql import consent, durability, owner, sql, stages
 from engine.stores.mysql.address import Address
 from engine.stores.mysql.control import Control
 from engine.stores.mysql.faults import Fault, classify
-from engine.stores.mysql.migrate import migrate
+from engine.stores.mysql.migrate import migrate, missing
 from engine.stores.mysql.partitions import make_ahead
 from engine.stores.mysql.pool import Limits, Link, OnLent, Pool, connect, nobody
 from engine.stores.mysql.prune import prune
 from engine.stores.mysql.reads import MySQLReads
+from engine.stores.mysql.shared import MySQLShared, owned
 from engine.stores.mysql.transactions import Full, Lane, LaneWriter, Transaction
-from engine.stores.store import Callbacks, EpochReader, Finding, Intent, Kept, LedgerRow, Received, Row, Run, Written
+from engine.stores.store import Callbacks, Finding, Heart, Intent, Kept, LedgerRow, Received, Row, Run, Written
 
 T = TypeVar("T")
 
@@ -38,8 +40,9 @@ PARTITIONS_EVERY_S: Final = 3600.0
 PARTITIONS_S: Final = 3600.0
 # What was handed in by the end is given so long; then its callers are told that nobody knows.
 CLOSE_S: Final = 20.0
-# Connections beside the pool's: the lock's, the control plane's, the lease's.
-OTHER_CONNECTIONS: Final = 3
+# Connections beside the pool's: the control plane's, the lease's.
+OTHER_CONNECTIONS: Final = 2
+LEASE_S: Final = 30.0
 
 _log = structlog.get_logger("longwave.corridor")
 
@@ -56,6 +59,12 @@ class Place:
     replica: Address | None
     limits: Limits
     level: durability.Level
+    node: int | None = None
+    """The number of this process among those that share the store; None takes the lowest free one."""
+    lease_s: float = LEASE_S
+    """How long number and shards stay its own without being renewed."""
+    roles: str = ""
+    """What it does, for people."""
 
 
 class MySQLStore(MySQLReads):
@@ -81,11 +90,13 @@ class MySQLStore(MySQLReads):
         self._clock = clock
         self._group_weight_max = group_weight_max
         self._progress = progress
+        self._me = owner.Me(int(place.lease_s * owner.US), place.roles)
         self._closing = contextlib.AsyncExitStack()
         self._accept: LaneWriter
         self._record: LaneWriter
         self._full: Full
         self._control: Control
+        self._shared: MySQLShared
         self._ended = False
         self.migrated: list[str] = []
         """Revisions that `open` applied."""
@@ -114,15 +125,12 @@ class MySQLStore(MySQLReads):
             shown = place.primary.shown
             raise ConfigError([f"{shown}: {f.name} is {f.found}, needs {f.wanted}" for f in findings if not f.ok])
         self.name = findings[0].found
-        hold = owner.Hold(place.primary, place.limits, fatal)
-        self._closing.push_async_callback(hold.release)
-        await hold.take()
-        self.migrated = await migrate(place.primary, place.limits)
-        if self.migrated:
-            self._progress(f"applied {', '.join(self.migrated)}")
+        await self._migrate()
+        await owner.take_number(self.pool, self._me, place.node)
+        self._closing.push_async_callback(self._give_back)
         await self._make_partitions()
         self._full = Full(callbacks.on_full)
-        self._control = Control(place.primary, place.limits, self.pool)
+        self._control = Control(place.primary, place.limits, self.pool, node=self._me.node)
         self._closing.push_async_callback(self._control.close)
         await self._control.start()
         self._accept, self._record = (
@@ -130,12 +138,14 @@ class MySQLStore(MySQLReads):
                 lane,
                 self.pool,
                 self._full,
+                node=self._me.node,
                 group_weight_max=self._group_weight_max,
                 on_group=callbacks.on_group,
                 on_fatal=fatal,
             )
             for lane in (Lane.ACCEPT, Lane.RECORD)
         )
+        self._shared = MySQLShared(self.pool, self._record, self._me)
         for lane in (self._accept, self._record):
             self._closing.push_async_callback(lane.close, CLOSE_S)
             await lane.start()
@@ -147,13 +157,28 @@ class MySQLStore(MySQLReads):
             self._closing.push_async_callback(pool.close)
             await pool.open()
 
-    async def _make_partitions(self) -> None:
-        # Not one of the pool's: moving rows of the last partition takes longer than any other statement may.
-        link = Link(await connect(self.place.primary, self.place.limits), PARTITIONS_S)
+    async def _migrate(self) -> None:
+        place = self.place
+        if await missing(place.primary, place.limits):
+            async with owner.alone(place.primary, place.limits):
+                self.migrated = await migrate(place.primary, place.limits)
+        if self.migrated:
+            self._progress(f"applied {', '.join(self.migrated)}")
+
+    async def _give_back(self) -> None:
         try:
-            made = await make_ahead(link, self._clock.now_us())
-        finally:
-            await link.end()
+            await owner.give_back(self.pool, self._me)
+        except Exception as error:  # noqa: BLE001 - they run out by themselves
+            _log.warning("leases not given back", error=type(error).__name__)
+
+    async def _make_partitions(self) -> None:
+        async with owner.alone(self.place.primary, self.place.limits):
+            # Not one of the pool's: moving rows of the last partition takes longer than any other statement may.
+            link = Link(await connect(self.place.primary, self.place.limits), PARTITIONS_S)
+            try:
+                made = await make_ahead(link, self._clock.now_us())
+            finally:
+                await link.end()
         if made:
             self._progress(f"made {made} partitions ahead")
 
@@ -165,9 +190,18 @@ class MySQLStore(MySQLReads):
             except Exception as error:  # noqa: BLE001 - the last partition takes what has no day yet
                 _log.warning("partitions not made", error=type(error).__name__)
 
-    async def begin_run(self) -> Run:
+    async def begin_run(self) -> Run | None:
         """See `Store`."""
-        return await owner.begin_run(self.pool)
+        return await owner.begin_run(self.pool, self._me, own_number=self.place.node is not None)
+
+    @property
+    def shared(self) -> MySQLShared:
+        """See `Store`."""
+        return self._shared
+
+    def _owned(self, job: Callable[[Transaction], Awaitable[Any]]) -> Callable[[Transaction], Awaitable[Any]]:
+        """The job, refused when this process is not the owner it is now."""
+        return owned(job, self._me.epoch)
 
     async def close(self) -> None:
         """See `Store`."""
@@ -217,15 +251,15 @@ class MySQLStore(MySQLReads):
 
         return asyncio.ensure_future(try_to())
 
-    def epoch_reader(self) -> EpochReader:
+    def heart(self) -> Heart:
         """See `Store`."""
-        return owner.EpochReader(self.place.primary, self.place.limits)
+        return owner.Heart(self.place.primary, self.place.limits, self._me)
 
     # Messages.
 
     def append(self, admission: _core.Admission, now_us: int) -> asyncio.Future[None]:
         """See `Store`."""
-        job = partial(stages.append, admission=admission, now_us=now_us)
+        job = partial(stages.append, admission=admission, now_us=now_us, epoch=self._me.pushes_under)
         return self._accept.submit("append", job, weight=admission.accepted, new_work=True)
 
     def intend(
@@ -274,7 +308,7 @@ class MySQLStore(MySQLReads):
             provider=provider,
             early_kept=early_kept,
         )
-        return self._record.submit(stage, job, weight=len(facts))
+        return self._record.submit(stage, self._owned(job), weight=len(facts))
 
     def cancel(
         self,
@@ -317,7 +351,7 @@ class MySQLStore(MySQLReads):
             now_us=now_us,
             seed=seed,
         )
-        return self._record.submit("receipts", job, weight=len(bodies))
+        return self._record.submit("receipts", self._owned(job), weight=len(bodies))
 
     def held(self, ids: Sequence[int]) -> asyncio.Future[list[Row]]:
         """See `Store`."""
@@ -334,8 +368,9 @@ class MySQLStore(MySQLReads):
     ) -> asyncio.Future[tuple[int, int, bool]]:
         """See `Store`."""
         job = partial(
-            consent.add_opt_out, tenant=tenant, recipient=recipient, source=source, now_us=now_us, evidence=evidence
-        )
+            consent.add_opt_out, tenant=tenant, recipient=recipient, source=source, now_us=now_us, evidence=evidence,
+            epoch=self._me.epoch,
+        )  # fmt: skip
         return self._record.submit("opt_out", job)
 
     def remove_opt_out(
@@ -349,18 +384,20 @@ class MySQLStore(MySQLReads):
             source=source,
             now_us=now_us,
             occurred_us=occurred_us,
+            epoch=self._me.epoch,
         )
         return self._record.submit("opt_out", job)
 
     def mark_effective(self, pairs: Sequence[tuple[int, int]], now_us: int) -> asyncio.Future[None]:
         """See `Store`."""
-        return self._record.submit("opt_out", partial(consent.mark_effective, pairs=pairs, now_us=now_us))
+        job = partial(consent.mark_effective, pairs=pairs, now_us=now_us)
+        return self._record.submit("opt_out", self._owned(job))
 
     # Ledgers, recipes, facts, retention.
 
     def write_ledgers(self, scheduler: _core.Scheduler) -> asyncio.Future[list[LedgerRow]]:
         """See `Store`."""
-        return self._record.submit("record", partial(stages.write_ledgers, scheduler=scheduler))
+        return self._record.submit("record", self._owned(partial(stages.write_ledgers, scheduler=scheduler)))
 
     def begin_ledger(self, row: LedgerRow) -> asyncio.Future[None]:
         """See `Store`."""
@@ -368,7 +405,7 @@ class MySQLStore(MySQLReads):
         async def job(tx: Transaction) -> None:
             await tx.run(sql.INSERT_LEDGER, row)
 
-        return self._record.submit("control", job)
+        return self._record.submit("control", self._owned(job))
 
     def settled_so_far(self) -> asyncio.Future[None]:
         """See `Store`."""

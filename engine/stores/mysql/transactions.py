@@ -13,9 +13,9 @@ Invariants:
 - a job's own error undoes that job alone;
 - a deadlock, a wait for a lock, a lost connection before COMMIT: all of it is undone, and run again from the start on a
   connection of its own, at most `RETRY_S` long; then it is refused: nothing was stored;
-- each transaction writes its number, and who counts, into its lane's row. When the answer to COMMIT is lost, that row
-  is read under a lock, which waits for the one who may still hold it, until the server tells. Only the end of the
-  process, or another one that has counted on meanwhile, leave the outcome unknown;
+- each transaction writes its number, and who counts, into the row of its node's lane. When the answer to COMMIT is
+  lost, that row is read under a lock, which waits for the one who may still hold it, until the server tells. Only the
+  end of the process, or another one that has counted on meanwhile, leave the outcome unknown;
 - positions of events are taken under the rows of their slots, in ascending order, as the last thing before COMMIT: so
   they become visible in their order.
 """
@@ -85,6 +85,22 @@ class Transaction:
         self.rows = link.rows
         self.insert = link.insert
         self.events: list[Event] = []
+        self._epochs: list[tuple[Any, ...]] = []  # of the leases, once they are locked
+
+    async def owns(self, epoch: int) -> bool:
+        """Whether the leases are held under this epoch, until the end of the transaction."""
+        if not self._epochs:
+            self._epochs = await self._link.rows(sql.SELECT_LEASES_SHARED)
+        return self._epochs == [(epoch,)]
+
+    async def guard(self, epoch: int) -> None:
+        """Go on as the owner under this epoch. Raises NotReady when there is another one."""
+        if not await self.owns(epoch):
+            raise NotReady("the store has another owner; nothing was stored")
+
+    def undone(self) -> None:
+        """All of it was undone, its locks with it, and it begins again."""
+        self._epochs = []
 
     def tell(self, rows: Sequence[tuple[int, bytes]], at_us: int) -> None:
         """Put rows (tenant, events) into the log when all else is written."""
@@ -154,8 +170,9 @@ class _Group:
 class Marker:
     """Numbers the transactions of a lane in its row, and reads back whether the last of them took place."""
 
-    def __init__(self, lane: Lane, pool: Pool) -> None:
-        """Count from 1, under a name that no other process has."""
+    def __init__(self, node: int, lane: Lane, pool: Pool) -> None:
+        """Count from 1 for this node, under a name that no other process has."""
+        self._node = node
         self._lane = int(lane)
         self._pool = pool
         self._run = secrets.randbits(63)
@@ -164,12 +181,12 @@ class Marker:
     async def begin(self) -> None:
         """Put the name into the row: another one there is another process from now on. Raises what connecting does."""
         async with self._pool.link() as link:
-            await link.run(sql.UPDATE_LANE, (self._run, 0, self._lane))
+            await link.run(sql.BEGIN_LANE, (self._node, self._lane, self._run))
 
     def next(self) -> tuple[str, tuple[int, ...]]:
         """The statement that numbers a transaction; one that was undone leaves a gap."""
         self._number += 1
-        return sql.UPDATE_LANE, (self._run, self._number, self._lane)
+        return sql.UPDATE_LANE, (self._run, self._number, self._node, self._lane)
 
     async def read_back(self) -> bool:
         """Whether the transaction numbered last was committed.
@@ -177,9 +194,9 @@ class Marker:
         Raises OtherOwnerError, what connecting raises, and the driver's errors.
         """
         async with self._pool.link() as link:
-            run, number = (await link.rows(sql.SELECT_LANE, (self._lane,)))[0]
+            run, number = (await link.rows(sql.SELECT_LANE, (self._node, self._lane)))[0]
         if run != self._run:
-            raise OtherOwnerError("another process writes to the store")
+            raise OtherOwnerError("another process has this node's number")
         return bool(number == self._number)
 
 
@@ -207,6 +224,7 @@ class LaneWriter:
         pool: Pool,
         full: Full,
         *,
+        node: int,
         group_weight_max: int,
         on_group: Callable[[GroupStats], None],
         on_fatal: Callable[[BaseException], None],
@@ -224,7 +242,7 @@ class LaneWriter:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._closing = asyncio.Event()
-        self._marker = Marker(lane, pool)
+        self._marker = Marker(node, lane, pool)
 
     async def start(self) -> None:
         """Begin; raises what connecting raises."""
@@ -401,6 +419,7 @@ class LaneWriter:
             if first:
                 await link.run("ROLLBACK")
                 await link.run("BEGIN")
+                transaction.undone()
             else:
                 await link.run("ROLLBACK TO SAVEPOINT job")
             return False
