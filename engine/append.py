@@ -3,8 +3,8 @@
 It knows no transport and no table. It holds calls only between their arrival and the group they join.
 
 Invariants: a call is answered after the COMMIT that holds its messages, or told that nothing was stored, or told that
-nobody knows; what an owner stored is handed to the scheduler before the answer leaves; a call whose deadline passed or whose
-caller is gone leaves before it is judged, never after.
+nobody knows; what an owner stored is handed to the scheduler before the answer leaves; a call whose deadline passed or
+whose caller is gone leaves before it is judged, never after.
 """
 
 import asyncio

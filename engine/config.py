@@ -28,6 +28,7 @@ FILE_VARIABLE: Final = "LONGWAVE_CONFIG_FILE"
 PUBLIC_KEY_BYTES: Final = 32
 PUBLIC_KEYS_MAX: Final = 2
 MIB: Final = 1024 * 1024
+ROLES: Final = ("ingest", "dispatch", "receipts", "admin")
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -100,6 +101,11 @@ class Settings(BaseSettings):
         description="Number of this node in the ids it gives to messages: different for each one that shares a store. "
         "Unset, a node takes the lowest one that nobody uses; set, one that is started again where it ran before takes "
         "over from its former life at once.",
+    )
+    roles: Annotated[tuple[str, ...], NoDecode] = Field(
+        ROLES,
+        description="What this process does, a comma list: ingest takes messages and opt-outs, dispatch competes for "
+        "sending, receipts listens for webhooks, admin serves the registry. An embedded store has all in one process.",
     )
     reserve_file_mib: int = Field(
         64,
@@ -321,12 +327,21 @@ class Settings(BaseSettings):
         del settings_cls, dotenv_settings, file_secret_settings
         return (env_settings, init_settings)
 
-    @field_validator("telnyx_public_key", mode="before")
+    @field_validator("telnyx_public_key", "roles", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("roles")
+    @classmethod
+    def _are_roles(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [role for role in value if role not in ROLES]
+        if unknown or not value:
+            message = f"is {','.join(value)!r}: name some of {', '.join(ROLES)}"
+            raise ValueError(message)
+        return tuple(role for role in ROLES if role in value)
 
     @field_validator("telnyx_public_key")
     @classmethod

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.config import Settings
 
 PORT_MAX: Final = 65535
+ROLES: Final = 4
 
 
 def contradictions(settings: "Settings") -> list[str]:
@@ -55,6 +56,11 @@ def _store(settings: "Settings") -> Iterator[str]:
             yield from error.problems
         if settings.store_durability != "D1":
             yield "LONGWAVE_STORE_DURABILITY is D2: a file is on one machine, so write D1, or use a MySQL store"
+        if len(settings.roles) < ROLES:
+            yield (
+                f"LONGWAVE_ROLES is {','.join(settings.roles)}: an embedded store has one process, which does all; "
+                "leave it unset, or use a MySQL store"
+            )
         return
     yield from _server_store(settings)
 

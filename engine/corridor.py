@@ -8,7 +8,6 @@ of the store closes the door for good and is told by `broken`.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -104,6 +103,7 @@ class Corridor:
         await self.store.open(Callbacks(self.fail, self._on_group, self._on_full))
         self.store_name = self.store.name
         self.look_up = LookUp(self.store, self.provider_name)
+        self._closing.push_async_callback(self.look_up.close)
         self._shared = shared = self.store.shared
         self.duty = Duty(self, shared)
         if shared is None:
@@ -115,8 +115,8 @@ class Corridor:
             await self._assemble(*await shared.join())
             self._keep_lease(asked_us)
             self.scheduler.disown(SHARDS)
-            if not await self.duty.ask():
-                await self.duty.stand_by()
+            if not ("dispatch" in settings.roles and await self.duty.ask()):
+                await self.duty.stand_by(asks="dispatch" in settings.roles)
         self.start_tasks(
             (
                 self.every(settings.registry_revalidate_ms / 1000, self._revalidate),

@@ -130,15 +130,17 @@ class Duty:
 
     # Standing by.
 
-    async def stand_by(self) -> None:
-        """Hold what forbids in memory, and ask for the leases until they are this process's."""
+    async def stand_by(self, *, asks: bool) -> None:
+        """Hold what forbids in memory, and, if this process `asks`, ask for the leases until they are its own."""
         shared, corridor = self._shared, self._corridor
         if shared is None or self.owner:
             return
         self._seen.append((asyncio.get_running_loop().time(), await shared.consent_tail()))
         corridor.rights.consent = _core.Consent(await corridor.store.opt_outs())
-        corridor.start_tasks([self._ask_until_owner(), self._follow_until_owner(shared)])
-        _log.info("stands by")
+        corridor.start_tasks([self._follow_until_owner(shared)])
+        if asks:
+            corridor.start_tasks([self._ask_until_owner()])
+        _log.info("stands by", asks=asks)
 
     async def _ask_until_owner(self) -> None:
         while not self.owner:
@@ -154,7 +156,7 @@ class Duty:
             _log.info("takes over", epoch=run.epoch)
             try:
                 await self.begin(run, asked_us)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - told by how the process ends
                 _log.exception("take-over failed")
                 self._corridor.fail(StoreBroken(f"take-over failed: {type(error).__name__}: this process stops"))
                 return
@@ -217,7 +219,7 @@ class Duty:
             elif kind == InboxKind.CONSENT:
                 await self._follow(shared, rows)
             else:
-                raise NotImplementedError(f"a row of kind {kind}: of a newer version")
+                self._leave(rows)
         except Refused:
             raise
         except Exception as error:  # noqa: BLE001 - logged when one row is left
@@ -228,6 +230,11 @@ class Duty:
                 return
             _log.error("row of the inbox set aside", kind=kind, error=type(error).__name__)
             self._aside[rows[0].position] = asyncio.get_running_loop().time() + ASIDE_S
+
+    def _leave(self, rows: Sequence[InboxRow]) -> None:
+        """Of a newer version: for an owner that knows them."""
+        again_s = asyncio.get_running_loop().time() + ASIDE_S
+        self._aside |= {row.position: again_s for row in rows}
 
     async def _load(self, shared: Shared, rows: Sequence[InboxRow]) -> None:
         ids = numbers(b"".join(row.payload for row in rows))

@@ -403,8 +403,8 @@ class Record:
         if shared is not None:
             self._rights.consent.insert(tenant, recipient)
             self._on_recorded()
-            # The owner alone knows which attempts are out.
-            while await shared.barrier_open(tenant, recipient):
+            # The owner alone knows which attempts are out, and says in the store when there is none.
+            while await shared.barrier_open(tenant, recipient):  # noqa: ASYNC110 - another process says so
                 await asyncio.sleep(BARRIER_LOOK_S)
             return source, since_us
         self._forbid(tenant, recipient)

@@ -114,7 +114,8 @@ class Process:
         try:
             await self.ops.start(*split_address(settings.http_address))
             await self.grpc.start()
-            await self.webhooks.start(*split_address(settings.webhook_address))
+            if "receipts" in settings.roles:
+                await self.webhooks.start(*split_address(settings.webhook_address))
         except OSError:
             # With its addresses taken, another engine on this store is the likelier story, and the better told one.
             refuse_if_served(settings)
@@ -162,7 +163,8 @@ class Process:
                 (settings.webhook_address, self.webhooks.port),
             )
         )
-        return f"gRPC {_with_port(settings.grpc_address, self.grpc.port)}, operations {http}, webhooks {webhooks}"
+        told = f"gRPC {_with_port(settings.grpc_address, self.grpc.port)}, operations {http}"
+        return f"{told}, webhooks {webhooks}" if "receipts" in settings.roles else told
 
     # What the parts ask for.
 
@@ -189,7 +191,7 @@ class Process:
         reasons = [because] if because else []
         if self._misses >= MISSES_MAX:
             reasons.append("the gRPC listener does not answer")
-        if self._started and not self.webhooks.listening:
+        if self._started and "receipts" in self._settings.roles and not self.webhooks.listening:
             reasons.append("the webhook listener takes no connections")
         return reasons
 

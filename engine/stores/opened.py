@@ -62,6 +62,7 @@ def mysql_store(
         settings.store_durability,
         settings.node,
         settings.lease_s,
+        ",".join(settings.roles),
     )
 
     def lent(loan: Loan) -> None:

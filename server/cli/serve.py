@@ -3,23 +3,31 @@
 It prepares the store (bootstrap on a terminal, migration with a backup) and hands over to `server.app`.
 """
 
+import os
 import sys
+from typing import Annotated
 
 import typer
 
 from engine.clock import Clock
-from engine.config import Settings, load_settings
+from engine.config import Settings, load_settings, variable
 from engine.stores import migrate as schema
 from server import app
 from server.cli import output, server_store, store
 from server.cli.failure import usage
 
 
-def serve() -> None:
+def serve(
+    roles: Annotated[
+        str, typer.Option(help="What this process does (sets LONGWAVE_ROLES): some of ingest,dispatch,receipts,admin.")
+    ] = "",
+) -> None:
     """Run the engine until SIGTERM or Ctrl-C.
 
     Settings come from the environment: `longwave config` lists them, `longwave doctor` checks them.
     """
+    if roles:
+        os.environ[variable("roles")] = roles
     settings = load_settings()
     prepare(settings)
     try:

@@ -30,7 +30,8 @@ from engine.stores.mysql import sql
 from engine.stores.mysql.address import Address
 from engine.stores.mysql.faults import DUPLICATE, code_of
 from engine.stores.mysql.pool import Limits, Link, Pool, connect
-from engine.stores.store import Pulse, Run
+from engine.stores.mysql.transactions import Transaction
+from engine.stores.store import Pulse
 
 US: Final = 1_000_000
 HOST_CHARACTERS_MAX: Final = 50
@@ -169,33 +170,31 @@ async def give_back(pool: Pool, me: Me) -> None:
         await link.run(sql.RELEASE_NODE, (me.node, me.incarnation))
 
 
-async def begin_run(pool: Pool, me: Me, *, own_number: bool) -> Run | None:
-    """Take all leases if they are free, and raise the epoch; it waits for writes of the owner before.
+async def take_leases(tx: Transaction, me: Me, *, own_number: bool) -> int | None:
+    """Take all leases if they are free; the epoch of this owner, higher than any before. None when another has them.
 
-    None when another process owns them. Raises the driver's errors.
+    It waits for what the owner before is writing. The caller notes the epoch when the transaction is committed.
     """
-    async with pool.link() as link:
-        if not await _is_free(link, me, sql.SELECT_LEASE_HOLDERS, own_number=own_number):
+    # Without locks first: who stands by asks often, and must not hold up the owner.
+    for asked in (sql.SELECT_LEASE_HOLDERS, sql.SELECT_LEASE_HOLDERS_ALONE):
+        held = await tx.rows(asked)
+        [(now_us,)] = await tx.rows(sql.SELECT_NOW)
+        if not all(
+            expires_us <= now_us or owner == me.name or (own_number and node == me.node and is_dead(owner))
+            for owner, node, expires_us in set(held)
+        ):
             return None
-    async with _transaction(pool) as link:
-        if not await _is_free(link, me, sql.SELECT_LEASE_HOLDERS_ALONE, own_number=own_number):
-            return None
-        await link.run(sql.RAISE_EPOCH)
-        [(epoch,)] = await link.rows(sql.SELECT_EPOCH)
-        await link.run(sql.TAKE_LEASES, (me.name, me.node, epoch, me.lease_us))
-        await link.run(sql.SETTLE_LEDGERS)
-        [(last_id,)] = await link.rows(sql.SELECT_LAST_ID)
-    me.epoch = epoch
-    return Run(epoch, last_id)
+    await tx.run(sql.RAISE_EPOCH)
+    [(epoch,)] = await tx.rows(sql.SELECT_EPOCH)
+    await tx.run(sql.TAKE_LEASES, (me.name, me.node, epoch, me.lease_us))
+    await tx.run(sql.SETTLE_LEDGERS)
+    return int(epoch)
 
 
-async def _is_free(link: Link, me: Me, asked: str, *, own_number: bool) -> bool:
-    held = await link.rows(asked)
-    [(now_us,)] = await link.rows(sql.SELECT_NOW)
-    return all(
-        expires_us <= now_us or owner == me.name or (own_number and node == me.node and is_dead(owner))
-        for owner, node, expires_us in set(held)
-    )
+async def last_id(tx: Transaction) -> int:
+    """The highest id in use; 0 in an empty store."""
+    [(identity,)] = await tx.rows(sql.SELECT_LAST_ID)
+    return int(identity)
 
 
 class Heart:

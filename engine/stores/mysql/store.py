@@ -192,7 +192,14 @@ class MySQLStore(MySQLReads):
 
     async def begin_run(self) -> Run | None:
         """See `Store`."""
-        return await owner.begin_run(self.pool, self._me, own_number=self.place.node is not None)
+        me = self._me
+        job = partial(owner.take_leases, me=me, own_number=self.place.node is not None)
+        epoch: int | None = await self._record.submit("recover", job)
+        if epoch is None:
+            return None
+        me.epoch = epoch
+        last_id: int = await self._record.submit("recover", owner.last_id)
+        return Run(epoch, last_id)
 
     @property
     def shared(self) -> MySQLShared:

@@ -1,4 +1,4 @@
-"""Several processes over one store: numbers of nodes, leases that run out, markers of each node, an inbox for the owner.
+"""Several processes over one store: numbers of nodes, leases that run out, markers of each node, an owner's inbox.
 
 It only adds: what is there stays as it was. Times of leases are those of the server's clock, in microseconds since the
 Unix epoch. Every step may find its work done, as in the first revision.
