@@ -17,8 +17,8 @@ import structlog
 from engine.errors import StoreBroken, StoreLocked
 from engine.stores.mysql import sql
 from engine.stores.mysql.address import Address
-from engine.stores.mysql.pool import Limits, Link, Pool, connect
-from engine.stores.store import Run
+from engine.stores.mysql.pool import Limits, Link, connect
+from engine.stores.mysql.transactions import Transaction
 
 LOOK_EVERY_S: Final = 5.0
 OWNER_CHARACTERS_MAX: Final = 128
@@ -103,19 +103,19 @@ class Hold:
             self._link = None
 
 
-async def begin_run(pool: Pool) -> Run:
-    """Raise the epoch; it waits for attempts that are being written down. Raises the driver's errors."""
-    async with pool.link() as link:
-        await link.run("BEGIN")
-        link.in_transaction = True
-        await link.run(sql.RAISE_EPOCH)
-        [(epoch,)] = await link.rows(sql.SELECT_EPOCH)
-        await link.run(sql.UPDATE_LEASES, (own_name(), epoch))
-        await link.run(sql.SETTLE_LEDGERS)
-        [(last_id,)] = await link.rows(sql.SELECT_LAST_ID)
-        await link.run("COMMIT")
-        link.in_transaction = False
-    return Run(epoch, last_id)
+async def raise_epoch(tx: Transaction) -> int:
+    """The epoch of this owner, higher than any before; waits for attempts that are being written down."""
+    await tx.run(sql.RAISE_EPOCH)
+    [(epoch,)] = await tx.rows(sql.SELECT_EPOCH)
+    await tx.run(sql.UPDATE_LEASES, (own_name(), epoch))
+    await tx.run(sql.SETTLE_LEDGERS)
+    return int(epoch)
+
+
+async def last_id(tx: Transaction) -> int:
+    """The highest id in use; 0 in an empty store."""
+    [(identity,)] = await tx.rows(sql.SELECT_LAST_ID)
+    return int(identity)
 
 
 class EpochReader:
