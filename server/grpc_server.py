@@ -10,8 +10,9 @@ import asyncio
 import errno
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -37,9 +38,6 @@ from server.messaging import Messaging
 from server.registry import RegistryService
 from server.stream import Streams
 from server.watch import WRITE_S_MAX, Watches
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _log = structlog.get_logger("longwave.grpc")
 

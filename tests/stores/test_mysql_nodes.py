@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Callable
 
 import pytest
@@ -56,7 +57,7 @@ async def test_a_number_of_its_own_is_waited_for_and_then_refused(
         await asyncio.to_thread(heart.beat)
 
     beating = asyncio.ensure_future(beat())
-    with pytest.raises(StoreLocked, match="node number 5 is in use by .*another LONGWAVE_NODE"):
+    with pytest.raises(StoreLocked, match=r"node number 5 is in use by .*another LONGWAVE_NODE"):
         await open_store(url, node=5)
     await beating
     await asyncio.to_thread(heart.close)
@@ -96,7 +97,7 @@ async def test_leases_that_ran_out_are_taken_and_their_owner_writes_no_more(
     await first.add_opt_out(TENANT, NUMBER, OPT_OUT_API, 1, "x")
     async with asyncio.timeout(10):
         while (taken := await second.begin_run()) is None:
-            await asyncio.sleep(0.1)
+            await asyncio.to_thread(time.sleep, 0.1)
     assert taken.epoch == run.epoch + 1
     assert await asyncio.to_thread(heart.beat) == Pulse(node=True, epoch=taken.epoch)
     await asyncio.to_thread(heart.close)

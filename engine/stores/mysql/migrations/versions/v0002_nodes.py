@@ -15,15 +15,17 @@ branch_labels = None
 depends_on = None
 
 TABLE: Final = "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"
-TABLES: Final = (
-    # Whose number in ids is whose; a number is free again a while after its lease ran out.
+# Whose number in ids is whose; a number is free again a while after its lease ran out.
+NODES: Final = (
     "CREATE TABLE IF NOT EXISTS nodes ("
     "node SMALLINT UNSIGNED NOT NULL, owner VARCHAR(128) NOT NULL, incarnation BIGINT UNSIGNED NOT NULL, "
-    "expires_us BIGINT NOT NULL, roles VARCHAR(64) NOT NULL, PRIMARY KEY (node))",
-    # What a node that is not the owner accepted or received, for the owner: written with it, deleted when it is done.
+    "expires_us BIGINT NOT NULL, roles VARCHAR(64) NOT NULL, PRIMARY KEY (node))"
+)
+# What a node that is not the owner accepted or received, for the owner: written with it, deleted when it is done.
+INBOX: Final = (
     "CREATE TABLE IF NOT EXISTS inbox ("
     "position BIGINT UNSIGNED NOT NULL AUTO_INCREMENT, kind TINYINT UNSIGNED NOT NULL, at_us BIGINT NOT NULL, "
-    "payload MEDIUMBLOB NOT NULL, PRIMARY KEY (position))",
+    "payload MEDIUMBLOB NOT NULL, PRIMARY KEY (position))"
 )
 COLUMNS: Final = {
     "leases": (
@@ -39,7 +41,7 @@ COLUMNS: Final = {
 
 def upgrade() -> None:
     """Make what is not there."""
-    for statement in TABLES:
+    for statement in (NODES, INBOX):
         op.execute(sa.text(f"{statement} {TABLE}"))
     for table, (column, change) in COLUMNS.items():
         if column not in {found["name"] for found in sa.inspect(op.get_bind()).get_columns(table)}:
