@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Self, TypeAlias, final
 
 _Row: TypeAlias = tuple[Any, ...]
+# Amount, burst, window in µs, full again at that µs and so many parts of one, latest time seen.
+_SharedRow: TypeAlias = tuple[int, int, int, int, int, int]
 
 __all__ = [
     "PROFILE",
@@ -117,6 +119,14 @@ class Registry:
         """
     @property
     def version(self) -> int: ...
+    def lease_budgets(
+        self, asks: Sequence[tuple[int, _SharedRow | None, int, int]], now_us: int
+    ) -> list[tuple[int, int, int, _SharedRow] | None]:
+        """Lease what a node asks for together: (quota, the store's row or None, tokens, least) on the store's clock.
+
+        An answer each: (tokens, when to come back for what was refused, µs for which a block may be spent, the row to
+        write). None for a quota that is not in this picture.
+        """
     def campaign_id(self, key: int) -> str | None:
         """The campaign's id, without `campaigns/`."""
     def campaign_key(self, tenant: int, campaign_id: str) -> int | None:
@@ -311,7 +321,10 @@ class Scheduler:
     """Lanes, quotas, order: which message may leave now."""
 
     def __new__(cls, config: dict[str, int], registry: Registry, mono_us: int) -> Self:
-        """Settings held_messages_max and provider (its key); an unknown one raises ValueError."""
+        """Settings held_messages_max, provider (its key) and leased_budgets; an unknown one raises ValueError.
+
+        With leased_budgets 1 the rates of a provider and of a tenant are shared with other nodes.
+        """
     def __len__(self) -> int: ...
     @property
     def schedule_room(self) -> int:
@@ -372,6 +385,10 @@ class Scheduler:
     @property
     def outstanding(self) -> int: ...
     def set_registry(self, registry: Registry, mono_us: int) -> None: ...
+    def budgets_wanted(self, mono_us: int) -> list[tuple[int, int, int]]:
+        """(quota, tokens, fewer let nobody pass) to ask the store for, together; each once until `grant` answers it."""
+    def grant(self, quota: int, tokens: int, until_mono_us: int, again_at_mono_us: int) -> None:
+        """The store's answer, also when there was none: tokens until then, which counts from before it was asked."""
     def set_days(self, days: Sequence[tuple[int, int, int]]) -> None:
         """(quota key, day, µs at which it ends)."""
     def restore_ledgers(self, rows: Sequence[tuple[int, int, int, int]]) -> None: ...

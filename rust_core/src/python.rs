@@ -25,9 +25,11 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 use crate::admit::{
     self as admitting, Call, CallKind, Existing, Limits, Refusal, Reply, held_from_row,
 };
+use crate::budget::{self, Ask, Shared, SharedRow, Terms};
 use crate::message::{Carrier, Class, Held, Micros, flags};
 use crate::outcome::{Outcome, Phase};
 use crate::owned::{LedgerRow, Owned};
+use crate::quota::Refusal as RateRefusal;
 use crate::registry as picture;
 use crate::schedule as scheduling;
 use crate::settle::{self as settling, Changes, Fact, Fate, Gate, Policy, Receipt, Told};
@@ -166,6 +168,45 @@ impl Registry {
     #[getter]
     fn version(&self) -> u64 {
         self.inner.version
+    }
+
+    fn lease_budgets(
+        &self,
+        asks: Vec<(u32, Option<SharedRow>, u64, u64)>,
+        now_us: Micros,
+    ) -> Vec<Option<(u64, Micros, u64, SharedRow)>> {
+        let quotas = self.inner.quotas();
+        let mut known = Vec::with_capacity(asks.len());
+        let mut leased = Vec::with_capacity(asks.len());
+        for &(key, row, tokens, least) in &asks {
+            let quota = quotas.iter().find(|quota| quota.key == key);
+            known.push(quota.map(|quota| Terms::of(quota).block_us()));
+            leased.extend(quota.map(|quota| {
+                let terms = Terms::of(quota);
+                Ask {
+                    shared: match row {
+                        Some(row) => Shared::restored(terms, row, now_us),
+                        None => Shared::new(terms, now_us),
+                    },
+                    by_all: quota.scope == picture::Scope::Provider,
+                    tokens,
+                    least,
+                }
+            }));
+        }
+        let answers = budget::lease_together(&mut leased, now_us);
+        let mut answers = answers.into_iter().zip(leased);
+        let answer = |block_us: Option<u64>| {
+            let block_us = block_us?;
+            let (answer, ask) = answers.next()?;
+            let (tokens, again_us) = match answer {
+                Ok(tokens) => (tokens, now_us),
+                Err(RateRefusal::Until(at_us)) => (0, at_us),
+                Err(RateRefusal::Never) => (0, Micros::MAX),
+            };
+            Some((tokens, again_us, block_us, ask.shared.row()))
+        };
+        known.into_iter().map(answer).collect()
     }
 
     fn campaign_id(&self, key: u32) -> Option<String> {
@@ -1390,6 +1431,7 @@ impl Scheduler {
             match name.as_str() {
                 "held_messages_max" => made.held_messages_max = count(value)?,
                 "provider" => made.provider = u32::try_from(value).map_err(bad)?,
+                "leased_budgets" => made.leased_budgets = value != 0,
                 _ => return Err(bad(format!("unknown setting {name}"))),
             }
         }
@@ -1605,6 +1647,20 @@ impl Scheduler {
         lock(&self.inner)
             .schedule
             .set_registry(Arc::clone(&registry.inner), mono_us);
+    }
+
+    fn budgets_wanted(&self, mono_us: Micros) -> Vec<(u32, u64, u64)> {
+        let wanted = lock(&self.inner).schedule.budgets_wanted(mono_us);
+        wanted
+            .into_iter()
+            .map(|wanted| (wanted.quota, wanted.tokens, wanted.least))
+            .collect()
+    }
+
+    fn grant(&self, quota: u32, tokens: u64, until_mono_us: Micros, again_at_mono_us: Micros) {
+        lock(&self.inner)
+            .schedule
+            .grant(quota, tokens, until_mono_us, again_at_mono_us);
     }
 
     fn set_days(&self, days: Vec<(u32, i32, Micros)>) {

@@ -69,6 +69,8 @@ pub struct Config {
     pub pop_work_max: usize,
     /// Key of the provider all of this goes to.
     pub provider: u32,
+    /// Rates of a provider and of a tenant are shared with other nodes: leased from the store, block by block.
+    pub leased_budgets: bool,
     /// Of the tables by numbers that callers choose, so that nobody can choose numbers that meet in one place. Nothing that
     /// is told depends on it.
     pub seed: u64,
@@ -84,6 +86,7 @@ impl Default for Config {
             lanes_idle_max: 16_384,
             pop_work_max: 4_096,
             provider: 1,
+            leased_budgets: false,
             seed: 0,
         }
     }
@@ -189,7 +192,7 @@ impl Scheduler {
             expiry: Wheel::new(WHEEL_BUCKETS),
             lanes: Lanes::new(config.lanes_idle_max, seeded),
             turns: Turns::new(floor_percent),
-            meters: Meters::new(floor_percent, seeded),
+            meters: Meters::new(floor_percent, seeded, config.leased_budgets),
             charges: Charges::new(config.charges_remembered_max, seeded),
             carriers: Carriers::new(config.carriers_max, seeded),
             keys: HashMap::new(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::Scheduler;
 use super::meters::Limit;
+use crate::budget::Wanted;
 use crate::message::{Carrier, Micros};
 use crate::registry::{Registry, Scope};
 use crate::settle::Fate;
@@ -96,6 +97,30 @@ impl Scheduler {
         }
     }
 
+    /// Which shared rates somebody waits for, or will within half a block at the pace of late: to be asked of the store
+    /// after each pop. Each is told once, until [`Scheduler::grant`] answers it.
+    pub fn budgets_wanted(&mut self, mono_us: Micros) -> Vec<Wanted> {
+        self.mono_us = self.mono_us.max(mono_us);
+        self.meters.budgets_wanted(self.mono_us)
+    }
+
+    /// What the store leased, which may be nothing: so many tokens until `until_mono_us`, which counts from before it was
+    /// asked, and when it may have more. Whoever waited for them may go at the next pop. A quota that is no shared rate
+    /// (any more) changes nothing.
+    pub fn grant(
+        &mut self,
+        quota: u32,
+        tokens: u64,
+        until_mono_us: Micros,
+        again_at_mono_us: Micros,
+    ) {
+        let mono_us = self.mono_us;
+        if let Some((budget, meter)) = self.meters.budget_mut(quota) {
+            budget.grant(tokens, until_mono_us, again_at_mono_us, mono_us);
+            self.wake(meter);
+        }
+    }
+
     /// The provider said "too fast" or "cap reached" for a campaign to a carrier (`Unknown`: to any): nothing of it goes
     /// before `until_us` (wall clock). A rate empties its bucket, the carrier's or else the campaign's; a carrier's cap
     /// stops the brand's ledger of that carrier; where there is no such limit, the campaign's lanes are held.
@@ -133,6 +158,7 @@ impl Scheduler {
         for meter in found {
             match &mut self.meters.at_mut(meter).limit {
                 Limit::Rate(bucket) => bucket.park_until(mono_until_us),
+                Limit::Leased(budget) => budget.park_until(mono_until_us),
                 Limit::Day(ledger) => ledger.stop_until(until_us),
                 Limit::Hold(until) => {
                     let held = &mut until[carrier as usize];
