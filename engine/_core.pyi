@@ -396,6 +396,19 @@ class Scheduler:
         """As `ledger_rows`, of the transaction that writes this batch down."""
     def charge(self, settlement: Settlement) -> list[tuple[int, int, int, int]]:
         """Let the ledgers follow what is settled, before it is stored; as `ledger_rows` then. May be repeated."""
+    def ledger_deltas(self, dispatch: Dispatch) -> list[tuple[int, int, int, int]]:
+        """What a batch reserves of rows that other nodes charge too: (quota, day, units, cap), in the order to add.
+
+        Each only while spent + reserved + units <= cap. Asked again for what is left after `drop` or `drop_charging`.
+        """
+    def reserved(self, dispatch: Dispatch) -> None:
+        """The batch is committed, with the `ledger_deltas` of what is left of it. Before any byte leaves."""
+    def charge_deltas(self, settlement: Settlement) -> list[tuple[int, int, int, int]]:
+        """As `charge`, for such rows: (quota, day, to be added to spent, to be added to reserved), each told once."""
+    def deltas_undone(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
+        """The transaction with these `charge_deltas` surely came to nothing. If nobody knows, do not call it."""
+    def ledgers_seen(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
+        """Such rows as they were read: (quota, day, spent, reserved) of all nodes. What is popped counts beside."""
     def ledger_rows(self) -> list[tuple[int, int, int, int]]:
         """(quota, day, spent, reserved) that the store does not have: for the transaction that is under way."""
     def ledgers_stored(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
@@ -421,6 +434,8 @@ class Dispatch:
         """(id, seq, recipe, history): the recipe given is that of generations which have none."""
     def drop(self, ids: Sequence[int]) -> None:
         """These leave the batch, unless `take_back` puts them in again."""
+    def drop_charging(self, quota: int, day: int, cap: int) -> list[int]:
+        """Drop those that charge this ledger, as `ledger_deltas` last said, up to this cap or a lower; returns them."""
     def take_back(self) -> None:
         """The transaction that dropped some was undone."""
     def event_rows(self, registry: Registry, now_us: int) -> list[tuple[int, bytes]]: ...

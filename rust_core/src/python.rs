@@ -12,7 +12,7 @@
     clippy::type_complexity
 )]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,7 +28,7 @@ use crate::admit::{
 use crate::budget::{self, Ask, Shared, SharedRow, Terms};
 use crate::message::{Carrier, Class, Held, Micros, flags};
 use crate::outcome::{Outcome, Phase};
-use crate::owned::{LedgerRow, Owned};
+use crate::owned::{self, LedgerRow, Owned};
 use crate::quota::Refusal as RateRefusal;
 use crate::registry as picture;
 use crate::schedule as scheduling;
@@ -1409,6 +1409,8 @@ fn load_row(row: &Bound<'_, PyTuple>) -> PyResult<Held> {
     held_from_row(&stored, Arc::from(record.as_bytes())).map_err(bad)
 }
 
+/// Quota, day, to be added to spent, to be added to reserved.
+type DeltaRow = (u32, i32, i64, i64);
 /// Campaign, kind of stream, first and last id.
 type AwayRow = (u32, u8, u64, u64);
 
@@ -1550,6 +1552,7 @@ impl Scheduler {
             Dispatch {
                 held: Mutex::new(popped.ready),
                 epochs,
+                reservations: Mutex::default(),
                 dropped: Mutex::default(),
                 first_of_generation: Mutex::default(),
             },
@@ -1671,6 +1674,44 @@ impl Scheduler {
         lock(&self.inner).schedule.restore_ledger(&rows);
     }
 
+    fn ledger_deltas(&self, py: Python<'_>, dispatch: &Dispatch) -> Vec<(u32, i32, u64, u64)> {
+        py.detach(|| {
+            let reservations = {
+                let held = lock(&dispatch.held);
+                lock(&self.inner).schedule.reservations(&held)
+            };
+            let rows = owned::guarded(&reservations);
+            *lock(&dispatch.reservations) = reservations;
+            rows
+        })
+    }
+
+    fn reserved(&self, py: Python<'_>, dispatch: &Dispatch) {
+        py.detach(|| {
+            let ids = dispatch.ids();
+            let left: HashSet<u64> = ids.iter().copied().collect();
+            let mut reservations = std::mem::take(&mut *lock(&dispatch.reservations));
+            reservations.retain(|of| left.contains(&of.id));
+            lock(&self.inner).reserved(&ids, &reservations);
+        });
+    }
+
+    fn charge_deltas(&self, py: Python<'_>, settlement: &Settlement) -> Vec<DeltaRow> {
+        py.detach(|| {
+            let mut waiting = lock(&self.inner);
+            waiting.charge(&settlement.changes);
+            waiting.schedule.take_deltas()
+        })
+    }
+
+    fn deltas_undone(&self, rows: Vec<DeltaRow>) {
+        lock(&self.inner).schedule.owe_deltas(&rows);
+    }
+
+    fn ledgers_seen(&self, rows: Vec<LedgerRow>) {
+        lock(&self.inner).ledgers_seen(&rows);
+    }
+
     fn ledger_rows(&self, py: Python<'_>) -> Vec<LedgerRow> {
         py.detach(|| lock(&self.inner).ledger_rows())
     }
@@ -1716,10 +1757,12 @@ struct Dispatch {
     held: Mutex<Vec<Held>>,
     /// As they were when it was popped.
     epochs: Arc<Epochs>,
+    /// What its messages had reserved when that was last asked for.
+    reservations: Mutex<Vec<scheduling::Reservation>>,
     /// Left the batch in a transaction that may be undone and run again.
     dropped: Mutex<Vec<Held>>,
     /// Those whose generation had no attempt before.
-    first_of_generation: Mutex<std::collections::HashSet<u64>>,
+    first_of_generation: Mutex<HashSet<u64>>,
 }
 
 #[pymethods]
@@ -1768,7 +1811,7 @@ impl Dispatch {
     }
 
     fn drop(&self, ids: Vec<u64>) {
-        let gone: std::collections::HashSet<u64> = ids.into_iter().collect();
+        let gone: HashSet<u64> = ids.into_iter().collect();
         let mut dropped = lock(&self.dropped);
         let mut held = lock(&self.held);
         let (left, kept) = held
@@ -1776,6 +1819,21 @@ impl Dispatch {
             .partition::<Vec<_>, _>(|held| gone.contains(&held.id));
         *held = kept;
         dropped.extend(left);
+    }
+
+    fn drop_charging(&self, quota: u32, day: i32, cap: u64) -> Vec<u64> {
+        let charging: HashSet<u64> = lock(&self.reservations)
+            .iter()
+            .filter(|of| (of.quota, of.day) == (quota, day) && of.cap <= cap)
+            .map(|of| of.id)
+            .collect();
+        let ids: Vec<u64> = self
+            .ids()
+            .into_iter()
+            .filter(|id| charging.contains(id))
+            .collect();
+        self.drop(ids.clone());
+        ids
     }
 
     fn take_back(&self) {
@@ -1828,8 +1886,7 @@ impl Dispatch {
                 )
             })
             .collect();
-        let wanted: Option<std::collections::HashSet<u64>> =
-            ids.map(|ids| ids.into_iter().collect());
+        let wanted: Option<HashSet<u64>> = ids.map(|ids| ids.into_iter().collect());
         let rendered = py.detach(|| {
             let batch = lock(&self.held);
             // The MAC key of an old recipe may have been rotated out: then the newest, and the provider will tell.

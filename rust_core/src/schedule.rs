@@ -31,7 +31,7 @@ mod wheel;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-pub use feedback::ParkKind;
+pub use feedback::{ParkKind, Reservation};
 
 use crate::admit::{Ahead, Bound};
 use crate::message::{Carrier, Held, Micros};
