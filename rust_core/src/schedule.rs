@@ -69,7 +69,8 @@ pub struct Config {
     pub pop_work_max: usize,
     /// Key of the provider all of this goes to.
     pub provider: u32,
-    /// Rates of a provider and of a tenant are shared with other nodes: leased from the store, block by block.
+    /// There are other nodes: rates of a provider and of a tenant are leased from the store, block by block, and those of a
+    /// number start empty when it moves to another shard.
     pub leased_budgets: bool,
     /// Of the tables by numbers that callers choose, so that nobody can choose numbers that meet in one place. Nothing that
     /// is told depends on it.

@@ -643,3 +643,53 @@ fn late_of(answer: &Result<u64, Refusal>) -> Micros {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn a_number_that_comes_from_another_shard_starts_with_an_empty_rate() {
+    let number = 12_025_550_110;
+    let of = |campaign: u32| {
+        let limit = quota(1, Scope::Number, number, 15, 5);
+        let tenant = Tenant {
+            key: 1,
+            active: true,
+        };
+        let campaigns = [10, 11].map(|key| Campaign {
+            key,
+            tenant: 1,
+            brand: 1,
+            id: format!("c{key}"),
+            state: CampaignState::Active,
+            on_unknown: OnUnknown::ByClass,
+            messaging_profile: String::new(),
+            numbers: if key == campaign {
+                vec![number]
+            } else {
+                vec![]
+            },
+        });
+        Arc::new(Registry::new(
+            1,
+            vec![tenant],
+            campaigns.to_vec(),
+            vec![limit],
+        ))
+    };
+    let late = 100 * SECOND_US;
+    let passes = |leased_budgets: bool, before: u32| {
+        let config = Config {
+            leased_budgets,
+            ..Config::default()
+        };
+        let mut node = Scheduler::new(config, of(before), 0);
+        node.set_registry(of(11), late);
+        let from_number = |id| Held {
+            sender: number,
+            ..held(id, 11, 1)
+        };
+        push(&mut node, (1..=5).map(from_number).collect());
+        pop(&mut node, late).ready.len()
+    };
+    assert_eq!(passes(true, 10), 0, "its last owner may have sent just now");
+    assert_eq!(passes(true, 11), 5);
+    assert_eq!(passes(false, 10), 5, "a node alone knows what was sent");
+}

@@ -11,6 +11,7 @@ use crate::budget::Wanted;
 use crate::message::{Carrier, Held, Micros};
 use crate::registry::{Registry, Scope};
 use crate::settle::Fate;
+use crate::shards::shard_of;
 
 /// What a message has reserved of a day's ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +50,23 @@ impl Scheduler {
         for ledger in &retired {
             self.charges.retire(ledger);
         }
-        self.registry = registry;
+        let before = std::mem::replace(&mut self.registry, registry);
+        if self.config.leased_budgets {
+            self.empty_moved_numbers(&before);
+        }
         self.reconsider();
+    }
+
+    /// A number that another shard's campaign had may have been used just now, by another node.
+    fn empty_moved_numbers(&mut self, before: &Registry) {
+        let now = &self.registry;
+        self.meters.empty_rates(self.mono_us, |quota| {
+            let shard_in = |registry: &Registry| {
+                let campaign = registry.campaign_of_number(quota.subject);
+                campaign.map(|campaign| shard_of(campaign.key))
+            };
+            quota.scope == Scope::Number && shard_in(before) != shard_in(now)
+        });
     }
 
     /// The days that day quotas count now: (quota, day in its own zone, end of that day on the wall clock). At start, after
