@@ -6,6 +6,8 @@ from typing import Any, Self, TypeAlias, final
 _Row: TypeAlias = tuple[Any, ...]
 # A statement for MySQL and MariaDB, and the rows it holds or asks for.
 _Statements: TypeAlias = list[tuple[str, int]]
+# Amount, burst, window in µs, full again at that µs and so many parts of one, latest time seen.
+_SharedRow: TypeAlias = tuple[int, int, int, int, int, int]
 
 __all__ = [
     "PROFILE",
@@ -124,6 +126,14 @@ class Registry:
         """
     @property
     def version(self) -> int: ...
+    def lease_budgets(
+        self, asks: Sequence[tuple[int, _SharedRow | None, int, int]], now_us: int
+    ) -> list[tuple[int, int, int, _SharedRow] | None]:
+        """Lease what a node asks for together: (quota, the store's row or None, tokens, least) on the store's clock.
+
+        An answer each: (tokens, when to come back for what was refused, µs for which a block may be spent, the row to
+        write). None for a quota that is not in this picture.
+        """
     def campaign_id(self, key: int) -> str | None:
         """The campaign's id, without `campaigns/`."""
     def campaign_key(self, tenant: int, campaign_id: str) -> int | None:
@@ -327,7 +337,10 @@ class Scheduler:
     """Lanes, quotas, order: which message may leave now."""
 
     def __new__(cls, config: dict[str, int], registry: Registry, mono_us: int) -> Self:
-        """Settings held_messages_max and provider (its key); an unknown one raises ValueError."""
+        """Settings held_messages_max, provider (its key) and leased_budgets; an unknown one raises ValueError.
+
+        With leased_budgets 1 the rates of a provider and of a tenant are shared with other nodes.
+        """
     def __len__(self) -> int: ...
     @property
     def ahead(self) -> Scheduler:
@@ -391,6 +404,10 @@ class Scheduler:
     @property
     def outstanding(self) -> int: ...
     def set_registry(self, registry: Registry, mono_us: int) -> None: ...
+    def budgets_wanted(self, mono_us: int) -> list[tuple[int, int, int]]:
+        """(quota, tokens, fewer let nobody pass) to ask the store for, together; each once until `grant` answers it."""
+    def grant(self, quota: int, tokens: int, until_mono_us: int, again_at_mono_us: int) -> None:
+        """The store's answer, also when there was none: tokens until then, which counts from before it was asked."""
     def set_days(self, days: Sequence[tuple[int, int, int]]) -> None:
         """(quota key, day, µs at which it ends)."""
     def restore_ledgers(self, rows: Sequence[tuple[int, int, int, int]]) -> None: ...
@@ -398,6 +415,19 @@ class Scheduler:
         """As `ledger_rows`, of the transaction that writes this batch down."""
     def charge(self, settlement: Settlement) -> list[tuple[int, int, int, int]]:
         """Let the ledgers follow what is settled, before it is stored; as `ledger_rows` then. May be repeated."""
+    def ledger_deltas(self, dispatch: Dispatch) -> list[tuple[int, int, int, int]]:
+        """What a batch reserves of rows that other nodes charge too: (quota, day, units, cap), in the order to add.
+
+        Each only while spent + reserved + units <= cap. Asked again for what is left after `drop` or `drop_charging`.
+        """
+    def reserved(self, dispatch: Dispatch) -> None:
+        """The batch is committed, with the `ledger_deltas` of what is left of it. Before any byte leaves."""
+    def charge_deltas(self, settlement: Settlement) -> list[tuple[int, int, int, int]]:
+        """As `charge`, for such rows: (quota, day, to be added to spent, to be added to reserved), each told once."""
+    def deltas_undone(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
+        """The transaction with these `charge_deltas` surely came to nothing. If nobody knows, do not call it."""
+    def ledgers_seen(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
+        """Such rows as they were read: (quota, day, spent, reserved) of all nodes. What is popped counts beside."""
     def ledger_rows(self) -> list[tuple[int, int, int, int]]:
         """(quota, day, spent, reserved) that the store does not have: for the transaction that is under way."""
     def ledgers_stored(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
@@ -427,6 +457,8 @@ class Dispatch:
         """`opt_out_slot` of each recipient, ascending, each once."""
     def drop(self, ids: Sequence[int]) -> None:
         """These leave the batch, unless `take_back` puts them in again."""
+    def drop_charging(self, quota: int, day: int, cap: int) -> list[int]:
+        """Drop those that charge this ledger, as `ledger_deltas` last said, up to this cap or a lower; returns them."""
     def take_back(self) -> None:
         """The transaction that dropped some was undone."""
     def event_rows(self, registry: Registry, now_us: int) -> list[tuple[int, bytes]]: ...

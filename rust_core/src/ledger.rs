@@ -125,6 +125,12 @@ impl Ledger {
         self.reserved = self.reserved.saturating_sub(cost);
     }
 
+    /// What the day has spent and reserved, as another count has it that is shared.
+    pub fn seen(&mut self, spent: u64, reserved: u64) {
+        self.spent = spent;
+        self.reserved = reserved;
+    }
+
     /// The provider counted otherwise. May pass the cap: then nothing more goes that day.
     pub fn correct(&mut self, delta: i64) {
         self.spent = self.spent.saturating_add_signed(delta);
@@ -157,7 +163,8 @@ impl Ledger {
     }
 
     /// How far this class may fill the cap.
-    fn share(&self, class: Class) -> u64 {
+    #[must_use]
+    pub fn share(&self, class: Class) -> u64 {
         if class <= self.reserved_class {
             return self.cap;
         }

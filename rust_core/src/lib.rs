@@ -1,6 +1,7 @@
 //! The pure core: no sockets, no files, no clock, no threads, no logging. Time and randomness are arguments.
 
 pub mod admit;
+pub mod budget;
 pub mod consent;
 pub mod events;
 pub mod ids;

@@ -11,13 +11,26 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::message::{Carrier, Held, Micros};
-use crate::schedule::{ParkKind, Popped, Scheduler};
+use crate::schedule::{ParkKind, Popped, Reservation, Scheduler};
 use crate::settle::{Changes, Fate};
 use crate::shards::{Epochs, ShardSet, shard_of};
 use crate::spill::{Away, Spill, Stream};
 
 /// Quota, day, spent, reserved.
 pub type LedgerRow = (u32, i32, u64, u64);
+
+/// Reservations as the store is to take them, in this order: each (quota, day, units, cap) only while what the row has spent
+/// and reserved is at most `cap` with these units.
+#[must_use]
+pub fn guarded(reservations: &[Reservation]) -> Vec<(u32, i32, u64, u64)> {
+    let mut sums: BTreeMap<(u32, i32, u64), u64> = BTreeMap::new();
+    for of in reservations {
+        *sums.entry((of.quota, of.day, of.cap)).or_default() += of.units;
+    }
+    let rows = sums.into_iter();
+    rows.map(|((quota, day, cap), units)| (quota, day, units, cap))
+        .collect()
+}
 
 /// An attempt that is written down, or about to be, without outcome.
 #[derive(Clone, Copy, Debug)]
@@ -349,6 +362,20 @@ impl Owned {
             (row.0, row.1, spent, reserved.saturating_sub(early))
         });
         rows.collect()
+    }
+
+    /// These attempts are written down, with these reservations of theirs in rows that other nodes charge too.
+    pub fn reserved(&mut self, ids: &[u64], reservations: &[Reservation]) {
+        for id in ids {
+            self.popped.remove(id);
+        }
+        self.schedule.reserved(reservations);
+    }
+
+    /// Shared ledger rows as they were read, of all nodes. What is popped and not written down counts beside them.
+    pub fn ledgers_seen(&mut self, rows: &[LedgerRow]) {
+        let early = self.schedule.reserved_by(self.popped.iter().copied());
+        self.schedule.ledgers_seen(rows, &early);
     }
 
     /// These rows are committed: those that did not move since need not be written again.

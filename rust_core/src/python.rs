@@ -12,7 +12,7 @@
     clippy::type_complexity
 )]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,9 +25,11 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 use crate::admit::{
     self as admitting, Call, CallKind, Existing, Limits, Refusal, Reply, held_from_row,
 };
+use crate::budget::{self, Ask, Shared, SharedRow, Terms};
 use crate::message::{Carrier, Class, Held, Micros, flags};
 use crate::outcome::{Outcome, Phase};
-use crate::owned::{LedgerRow, Owned};
+use crate::owned::{self, LedgerRow, Owned};
+use crate::quota::Refusal as RateRefusal;
 use crate::registry as picture;
 use crate::render;
 use crate::schedule as scheduling;
@@ -246,6 +248,45 @@ impl Registry {
     #[getter]
     fn version(&self) -> u64 {
         self.inner.version
+    }
+
+    fn lease_budgets(
+        &self,
+        asks: Vec<(u32, Option<SharedRow>, u64, u64)>,
+        now_us: Micros,
+    ) -> Vec<Option<(u64, Micros, u64, SharedRow)>> {
+        let quotas = self.inner.quotas();
+        let mut known = Vec::with_capacity(asks.len());
+        let mut leased = Vec::with_capacity(asks.len());
+        for &(key, row, tokens, least) in &asks {
+            let quota = quotas.iter().find(|quota| quota.key == key);
+            known.push(quota.map(|quota| Terms::of(quota).block_us()));
+            leased.extend(quota.map(|quota| {
+                let terms = Terms::of(quota);
+                Ask {
+                    shared: match row {
+                        Some(row) => Shared::restored(terms, row, now_us),
+                        None => Shared::new(terms, now_us),
+                    },
+                    by_all: quota.scope == picture::Scope::Provider,
+                    tokens,
+                    least,
+                }
+            }));
+        }
+        let answers = budget::lease_together(&mut leased, now_us);
+        let mut answers = answers.into_iter().zip(leased);
+        let answer = |block_us: Option<u64>| {
+            let block_us = block_us?;
+            let (answer, ask) = answers.next()?;
+            let (tokens, again_us) = match answer {
+                Ok(tokens) => (tokens, now_us),
+                Err(RateRefusal::Until(at_us)) => (0, at_us),
+                Err(RateRefusal::Never) => (0, Micros::MAX),
+            };
+            Some((tokens, again_us, block_us, ask.shared.row()))
+        };
+        known.into_iter().map(answer).collect()
     }
 
     fn campaign_id(&self, key: u32) -> Option<String> {
@@ -1498,6 +1539,8 @@ fn load_row(row: &Bound<'_, PyTuple>) -> PyResult<Held> {
     held_from_row(&stored, Arc::from(record.as_bytes())).map_err(bad)
 }
 
+/// Quota, day, to be added to spent, to be added to reserved.
+type DeltaRow = (u32, i32, i64, i64);
 /// Campaign, kind of stream, first and last id.
 type AwayRow = (u32, u8, u64, u64);
 
@@ -1520,6 +1563,7 @@ impl Scheduler {
             match name.as_str() {
                 "held_messages_max" => made.held_messages_max = count(value)?,
                 "provider" => made.provider = u32::try_from(value).map_err(bad)?,
+                "leased_budgets" => made.leased_budgets = value != 0,
                 _ => return Err(bad(format!("unknown setting {name}"))),
             }
         }
@@ -1643,6 +1687,7 @@ impl Scheduler {
             Dispatch {
                 held: Mutex::new(popped.ready),
                 epochs,
+                reservations: Mutex::default(),
                 dropped: Mutex::default(),
                 first_of_generation: Mutex::default(),
             },
@@ -1742,12 +1787,64 @@ impl Scheduler {
             .set_registry(Arc::clone(&registry.inner), mono_us);
     }
 
+    fn budgets_wanted(&self, mono_us: Micros) -> Vec<(u32, u64, u64)> {
+        let wanted = lock(&self.inner).schedule.budgets_wanted(mono_us);
+        wanted
+            .into_iter()
+            .map(|wanted| (wanted.quota, wanted.tokens, wanted.least))
+            .collect()
+    }
+
+    fn grant(&self, quota: u32, tokens: u64, until_mono_us: Micros, again_at_mono_us: Micros) {
+        lock(&self.inner)
+            .schedule
+            .grant(quota, tokens, until_mono_us, again_at_mono_us);
+    }
+
     fn set_days(&self, days: Vec<(u32, i32, Micros)>) {
         lock(&self.inner).schedule.set_days(&days);
     }
 
     fn restore_ledgers(&self, rows: Vec<LedgerRow>) {
         lock(&self.inner).schedule.restore_ledger(&rows);
+    }
+
+    fn ledger_deltas(&self, py: Python<'_>, dispatch: &Dispatch) -> Vec<(u32, i32, u64, u64)> {
+        py.detach(|| {
+            let reservations = {
+                let held = lock(&dispatch.held);
+                lock(&self.inner).schedule.reservations(&held)
+            };
+            let rows = owned::guarded(&reservations);
+            *lock(&dispatch.reservations) = reservations;
+            rows
+        })
+    }
+
+    fn reserved(&self, py: Python<'_>, dispatch: &Dispatch) {
+        py.detach(|| {
+            let ids = dispatch.ids();
+            let left: HashSet<u64> = ids.iter().copied().collect();
+            let mut reservations = std::mem::take(&mut *lock(&dispatch.reservations));
+            reservations.retain(|of| left.contains(&of.id));
+            lock(&self.inner).reserved(&ids, &reservations);
+        });
+    }
+
+    fn charge_deltas(&self, py: Python<'_>, settlement: &Settlement) -> Vec<DeltaRow> {
+        py.detach(|| {
+            let mut waiting = lock(&self.inner);
+            waiting.charge(&settlement.changes);
+            waiting.schedule.take_deltas()
+        })
+    }
+
+    fn deltas_undone(&self, rows: Vec<DeltaRow>) {
+        lock(&self.inner).schedule.owe_deltas(&rows);
+    }
+
+    fn ledgers_seen(&self, rows: Vec<LedgerRow>) {
+        lock(&self.inner).ledgers_seen(&rows);
     }
 
     fn ledger_rows(&self, py: Python<'_>) -> Vec<LedgerRow> {
@@ -1795,10 +1892,12 @@ struct Dispatch {
     held: Mutex<Vec<Held>>,
     /// As they were when it was popped.
     epochs: Arc<Epochs>,
+    /// What its messages had reserved when that was last asked for.
+    reservations: Mutex<Vec<scheduling::Reservation>>,
     /// Left the batch in a transaction that may be undone and run again.
     dropped: Mutex<Vec<Held>>,
     /// Those whose generation had no attempt before.
-    first_of_generation: Mutex<std::collections::HashSet<u64>>,
+    first_of_generation: Mutex<HashSet<u64>>,
 }
 
 #[pymethods]
@@ -1892,7 +1991,7 @@ impl Dispatch {
     }
 
     fn drop(&self, ids: Vec<u64>) {
-        let gone: std::collections::HashSet<u64> = ids.into_iter().collect();
+        let gone: HashSet<u64> = ids.into_iter().collect();
         let mut dropped = lock(&self.dropped);
         let mut held = lock(&self.held);
         let (left, kept) = held
@@ -1900,6 +1999,21 @@ impl Dispatch {
             .partition::<Vec<_>, _>(|held| gone.contains(&held.id));
         *held = kept;
         dropped.extend(left);
+    }
+
+    fn drop_charging(&self, quota: u32, day: i32, cap: u64) -> Vec<u64> {
+        let charging: HashSet<u64> = lock(&self.reservations)
+            .iter()
+            .filter(|of| (of.quota, of.day) == (quota, day) && of.cap <= cap)
+            .map(|of| of.id)
+            .collect();
+        let ids: Vec<u64> = self
+            .ids()
+            .into_iter()
+            .filter(|id| charging.contains(id))
+            .collect();
+        self.drop(ids.clone());
+        ids
     }
 
     fn take_back(&self) {
@@ -1952,8 +2066,7 @@ impl Dispatch {
                 )
             })
             .collect();
-        let wanted: Option<std::collections::HashSet<u64>> =
-            ids.map(|ids| ids.into_iter().collect());
+        let wanted: Option<HashSet<u64>> = ids.map(|ids| ids.into_iter().collect());
         let rendered = py.detach(|| {
             let batch = lock(&self.held);
             // The MAC key of an old recipe may have been rotated out: then the newest, and the provider will tell.

@@ -31,7 +31,7 @@ mod wheel;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-pub use feedback::ParkKind;
+pub use feedback::{ParkKind, Reservation};
 
 use crate::admit::{Ahead, Bound};
 use crate::message::{Carrier, Held, Micros};
@@ -69,6 +69,9 @@ pub struct Config {
     pub pop_work_max: usize,
     /// Key of the provider all of this goes to.
     pub provider: u32,
+    /// There are other nodes: rates of a provider and of a tenant are leased from the store, block by block, and those of a
+    /// number start empty when it moves to another shard.
+    pub leased_budgets: bool,
     /// Of the tables by numbers that callers choose, so that nobody can choose numbers that meet in one place. Nothing that
     /// is told depends on it.
     pub seed: u64,
@@ -84,6 +87,7 @@ impl Default for Config {
             lanes_idle_max: 16_384,
             pop_work_max: 4_096,
             provider: 1,
+            leased_budgets: false,
             seed: 0,
         }
     }
@@ -189,7 +193,7 @@ impl Scheduler {
             expiry: Wheel::new(WHEEL_BUCKETS),
             lanes: Lanes::new(config.lanes_idle_max, seeded),
             turns: Turns::new(floor_percent),
-            meters: Meters::new(floor_percent, seeded),
+            meters: Meters::new(floor_percent, seeded, config.leased_budgets),
             charges: Charges::new(config.charges_remembered_max, seeded),
             carriers: Carriers::new(config.carriers_max, seeded),
             keys: HashMap::new(),

@@ -79,7 +79,7 @@ def test_an_engine_serves_it_and_ends_in_order(run: Run, store: dict[str, str], 
     try:
         first.until_ready()
         nodes = {check["check"]: check for check in run("doctor", "--json").json["checks"]}["nodes"]
-        assert f"node 1 ({socket.gethostname()} pid {first.pid})" in nodes["found"]
+        assert f"node 1 ({socket.gethostname()} pid " in nodes["found"]
         second = EngineProcess(tmp_path, **store, node="1")
         code, logged = second.end()
         assert code != 0

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import corridor as engine_corridor
+from engine import duty
 from engine import hasten
 from engine.corridor import Corridor
 from engine.stores import sqlite
@@ -364,7 +364,7 @@ async def test_look_ups_are_brought_forward_in_pieces_after_ready(
         done.set()
 
     monkeypatch.setattr(sqlite, "hasten_lookups", noted)
-    monkeypatch.setattr(engine_corridor, "hasten_lookups", whole)
+    monkeypatch.setattr(duty, "hasten_lookups", whole)
     engine.clock.freeze()
     await engine.crash()
     await engine.start()

@@ -180,6 +180,7 @@ impl World {
             lanes_idle_max: choices.of(&[16_384, 0, 2]),
             pop_work_max: choices.of(&[4_096, 4_096, 1]),
             provider: PROVIDER,
+            leased_budgets: false,
             seed: u64::from(choices.byte()),
         };
         let mut world = Self {

@@ -20,7 +20,7 @@ enum Turn {
     Done,
     /// Something was moved aside, which counts as work.
     Worked,
-    /// The provider's own limit: nothing goes before this time.
+    /// The provider's own limit: nothing goes before this time, `Micros::MAX` if the store is to say.
     Closed(Micros),
 }
 
@@ -76,7 +76,9 @@ impl Scheduler {
             .into_iter()
             .flatten()
             .map(|at_us| at_us.saturating_sub(self.now_us).max(0));
-        let closed = closed_until.map(|at_us| at_us.saturating_sub(self.mono_us).max(0));
+        // At the end of time for a budget that the store is asked for: its answer is what wakes.
+        let closed = closed_until.filter(|&at_us| at_us < Micros::MAX);
+        let closed = closed.map(|at_us| at_us.saturating_sub(self.mono_us).max(0));
         timers
             .chain(closed)
             .chain(self.meters.alarm_after_us(self.now_us, self.mono_us))
@@ -143,6 +145,9 @@ impl Scheduler {
                 self.set_aside(slot);
                 return Turn::Worked;
             }
+            if matches!(wait, Wait::Budget(_)) {
+                self.note_refused(at, need);
+            }
             self.wait_at(at, meter, wait);
             return Turn::Done;
         }
@@ -152,6 +157,10 @@ impl Scheduler {
                 return Turn::Worked;
             }
             Some(Wait::Rate(until_us)) => return Turn::Closed(until_us),
+            Some(Wait::Budget(until_us)) => {
+                self.note_refused(at, need);
+                return Turn::Closed(until_us);
+            }
             _ => {}
         }
         self.take(at, slot, need);
@@ -193,6 +202,16 @@ impl Scheduler {
                     .err()
             })
             .max()
+    }
+
+    /// A budget refused this lane's head: it asks for all that it needs together, since each lasts for a short time.
+    fn note_refused(&mut self, at: u32, need: Need) {
+        for &meter in &self.lanes.at(at).meters {
+            self.meters.note_refused(meter, need);
+        }
+        for meter in self.meters.provider().to_vec() {
+            self.meters.note_refused(meter, need);
+        }
     }
 
     /// All limits let it pass: takes them, and the message.
@@ -296,7 +315,12 @@ impl Scheduler {
             let need = Need::new(self.slab.at(slot).segments, &lane.key);
             match self.meters.check(meter, need, self.now_us, self.mono_us) {
                 Ok(()) | Err(Wait::Never) => self.set_status(at, Status::Ready),
-                Err(wait) => self.meters.arm(meter, wait),
+                Err(wait) => {
+                    if matches!(wait, Wait::Budget(_)) {
+                        self.note_refused(at, need);
+                    }
+                    self.meters.arm(meter, wait);
+                }
             }
             return;
         }
