@@ -185,6 +185,9 @@ class Admission:
     def total(self) -> int:
         """Submissions in all calls."""
     @property
+    def ordered(self) -> bool:
+        """Whether any that is accepted has an ordering key."""
+    @property
     def needs_store(self) -> bool:
         """Whether anything is to be stored or looked up before the answers are known."""
     def refused_lookups(self) -> bool:
@@ -370,6 +373,8 @@ class Scheduler:
 
         Returns (how many were new, how many are owned elsewhere and were let go).
         """
+    def push_rows(self, rows: Sequence[_Row], now_us: int) -> list[tuple[int, list[int]]]:
+        """As `push`, of rows of the store (`SELECT_HELD`) that another node accepted; ValueError for a damaged one."""
     def put_away(self, campaign: int, stream: int, from_id: int, upto_id: int) -> bool:
         """Messages of a stream wait in the store, the first and last with these ids. False: its shard is another's."""
     @property

@@ -60,9 +60,15 @@ class Append:
         linger_s: float,
         group_messages_max: int,
         queue_target_s: float,
+        pushes_ordered: bool,
+        on_handed: Callable[[], None],
         on_stored: Callable[[], None],
     ) -> None:
-        """`on_stored` is called after each commit, when messages are with the scheduler."""
+        """`on_stored` is called after each commit, when messages are with the scheduler.
+
+        Without `pushes_ordered`, what has ordering keys comes to its scheduler through the owner's inbox alone;
+        `on_handed` is called when something went there.
+        """
         self._store = store
         self._admitter = admitter
         self._rights = rights
@@ -73,6 +79,7 @@ class Append:
         self._linger_s = linger_s
         self._group_messages_max = group_messages_max
         self._on_stored = on_stored
+        self._on_handed = on_handed
         self._lines = Lines(WAITING_BYTES_MAX)
         self._pressure = Pressure(queue_target_s)
         self._timer: asyncio.Handle | None = None
@@ -85,6 +92,7 @@ class Append:
         self._idle.set()
         self.pushes = False
         """What is stored goes to this process's scheduler, for it is the owner's."""
+        self._pushes_ordered = pushes_ordered
 
     def open(self) -> None:
         """Take calls from now on."""
@@ -260,7 +268,9 @@ class Append:
             if self._history.on:
                 self._history.note("accepted", ids=admission.ids())
             accepted = admission.accepted  # the scheduler takes them over
-            if self.pushes:
+            if not self._pushes_ordered and admission.ordered:
+                self._on_handed()
+            elif self.pushes:
                 self._scheduler.push(admission, self._clock.now_us())
             self._meter.stage("append", accepted, (self._clock.mono_us() - began_us) / 1e6)
             self._answer(admission, group)

@@ -211,6 +211,8 @@ class Corridor:
             linger_s=settings.group_linger_ms / 1000,
             group_messages_max=settings.group_messages_max,
             queue_target_s=settings.queue_target_ms / 1000,
+            pushes_ordered=self._shared is None,
+            on_handed=self.duty.look,
             on_stored=self.moved,
         )
         self.lease = Lease(

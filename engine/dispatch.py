@@ -90,7 +90,8 @@ class Dispatch:
         self._budget = budget
         self.link = link
         """Replaced as a whole when recipes of other nodes are to be known."""
-        self._epoch = 0  # of the ownership that attempts are written down under
+        self.epoch = 0
+        """Of the ownership that attempts are written down under."""
         self._in_flight_max = in_flight_max
         self._send_us = send_us
         self._on_popped = on_popped
@@ -108,9 +109,8 @@ class Dispatch:
         """Make the pool; it reports to this dispatcher."""
         self._pool = make_pool(self._on_results)
 
-    def start(self, epoch: int) -> None:
-        """Begin to pop, as the owner under this epoch."""
-        self._epoch = epoch
+    def start(self) -> None:
+        """Begin to pop, as the owner under `epoch`."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="dispatch")
 
     def wake(self) -> None:
@@ -188,7 +188,7 @@ class Dispatch:
         self._budget.started(len(popped))
         # A value of its own for each batch: with the epoch it names the batch in the store.
         self._last_intent_us = max(self._last_intent_us + 1, self._clock.now_us())
-        intent = Intent(self._last_intent_us, self._epoch, self.link.provider, self.link.recipe, self._send_us)
+        intent = Intent(self._last_intent_us, self.epoch, self.link.provider, self.link.recipe, self._send_us)
         try:
             written = await self._store.intend(
                 dispatch, intent, self._scheduler, self._settler, self._rights.registry, self._clock.seed()
@@ -209,7 +209,7 @@ class Dispatch:
             self._breaker.nothing_started(generation)
             return
         if self._history.on:
-            self._history.note("intended", ids=dispatch.ids(), epoch=self._epoch)
+            self._history.note("intended", ids=dispatch.ids(), epoch=self.epoch)
         requests = self._render(dispatch)
         failpoints.passing("dispatch.before_bytes")
         pool = self._pool

@@ -7,6 +7,9 @@ over as after a crash: what was open is UNKNOWN, what waits is loaded. On duty i
 what they accepted or received. It never goes back: whoever loses the leases ends its process, because what its memory
 holds is nobody's any more; a supervisor starts it again, and it stands by.
 
+An ordering key is one line for the whole store, so a message with one goes through the inbox even where the owner
+accepts it: what was answered before it, by any node, is in there before it.
+
 Invariants: nothing leaves before all was taken over; a row of the inbox is removed in the transaction that takes it up,
 never skipped by a cursor; until everything was taken over, what is accepted here goes through the inbox like anybody
 else's.
@@ -15,6 +18,7 @@ else's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
@@ -63,6 +67,7 @@ class Duty:
         self._shared = shared
         self._aside: dict[int, float] = {}  # rows of the inbox: when to look at them again
         self._seen: deque[tuple[float, int]] = deque()  # when the log of consent reached which position
+        self._something = asyncio.Event()
         self.owner = False
         """This process is the one that sends."""
 
@@ -82,6 +87,7 @@ class Duty:
         """Take everything over, under leases that were asked for at this time; then send."""
         corridor = self._corridor
         corridor.lease.own(run.epoch, asked_us)
+        corridor.dispatch.epoch = run.epoch
         if self._shared is not None:
             now_us = corridor.clock.mono_us()
             for shard in SHARDS:
@@ -91,6 +97,8 @@ class Duty:
             await corridor.reopen_link()
         await self._recover()
         await corridor.sweep.retention.look_at_clock()
+        if corridor.history.on:
+            corridor.history.note("owns", epoch=run.epoch)
         self.owner = corridor.append.pushes = True
         corridor.metrics.owner.set(1)
         corridor.metrics.takeovers.inc()
@@ -100,7 +108,7 @@ class Duty:
             self._shared.taken_over()
             corridor.start_tasks([self._read_inbox(self._shared)])
             corridor.start_tasks([corridor.every(INBOX_COUNT_S, self._count_inbox)])
-        corridor.dispatch.start(run.epoch)
+        corridor.dispatch.start()
 
     async def _recover(self) -> None:
         corridor = self._corridor
@@ -187,6 +195,10 @@ class Duty:
 
     # The owner's inbox.
 
+    def look(self) -> None:
+        """There is something in the inbox now."""
+        self._something.set()
+
     async def _read_inbox(self, shared: Shared) -> None:
         while True:
             try:
@@ -198,7 +210,9 @@ class Duty:
                 _log.exception("reading the inbox failed")
                 more = False
             if not more:
-                await asyncio.sleep(INBOX_S)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._something.wait(), INBOX_S)
+            self._something.clear()
 
     async def _take_page(self, shared: Shared) -> bool:
         """Take up what is there, at most a page; whether there may be more."""
@@ -239,8 +253,11 @@ class Duty:
     async def _load(self, shared: Shared, rows: Sequence[InboxRow]) -> None:
         ids = numbers(b"".join(row.payload for row in rows))
         held = await shared.take_messages([row.position for row in rows], ids)
+        # In the order in which they were stored, whatever clocks gave them their ids: ordering keys go by it.
+        places = {identity: place for place, identity in enumerate(ids)}
+        held.sort(key=lambda row: places[row[0]])
         corridor = self._corridor
-        corridor.scheduler.load(held, corridor.clock.now_us())
+        corridor.scheduler.push_rows(held, corridor.clock.now_us())
         corridor.moved()
 
     async def _receive(self, rows: Sequence[InboxRow]) -> None:

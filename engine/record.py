@@ -20,7 +20,7 @@ from engine.history import History
 from engine.insist import Insist
 from engine.meter import Meter
 from engine.rights import Rights
-from engine.stores.store import OPT_OUT_API, InboxKind, Row, Store, Written
+from engine.stores.store import OPT_OUT_API, InboxKind, Row, Shared, Store, Written
 
 US: Final = 1_000_000
 # A message whose facts the store refuses alone is looked at again so often: by then somebody may have mended its row.
@@ -341,8 +341,7 @@ class Record:
         if webhooks.good():
             bodies = [item.body for item in batch]
             if self._shared is not None and not self.owner:
-                payloads = [packed_webhook(items[index]) for index in webhooks.good()]
-                await self._shared.hand_over(InboxKind.WEBHOOK, now_us, payloads)
+                await self._receive_for_owner(self._shared, webhooks, items, keys, now_us)
             else:
                 await self._store_webhooks(webhooks, bodies, now_us)
         self._meter.stage("record", len(items), (self._clock.mono_us() - began_us) / 1e6)
@@ -359,26 +358,49 @@ class Record:
             _log.error("webhooks of another node are not believed here: keys differ", stage="record")
             await shared.done(positions)
             return
-        await self._store_webhooks(webhooks, [body for *_, body in items], at_us, positions)
+        await self._store_webhooks(webhooks, [body for *_, body in items], self._clock.now_us(), positions)
+
+    async def _receive_for_owner(
+        self,
+        shared: Shared,
+        webhooks: _core.Webhooks,
+        items: Sequence[tuple[bytes, bytes, bytes, bytes]],
+        keys: _core.WebhookKeys,
+        now_us: int,
+    ) -> None:
+        """Hand receipts over: what they are about is in the owner's memory. All else is stored here.
+
+        So a STOP is in force when it is answered, whoever is the owner, and if nobody is.
+        """
+        verdicts, good = webhooks.verdicts(), webhooks.good()
+        receipts = [packed_webhook(items[index]) for index in good if verdicts[index] == "receipt"]
+        others = [items[index] for index in good if verdicts[index] != "receipt"]
+        if receipts:
+            await shared.hand_over(InboxKind.WEBHOOK, now_us, receipts)
+        if others:
+            read = await asyncio.to_thread(_core.Webhooks.read, others, keys, now_us)
+            received = await shared.receive_inbound(*self._values(read, [body for *_, body in others], now_us))
+            for tenant, recipient, out in received.consents:
+                if out:
+                    self._rights.consent.insert(tenant, recipient)
+                else:
+                    self._rights.consent.remove(tenant, recipient)
+            self._meter.inbound(received.inbound)
+        self._on_recorded()
+
+    def _values(self, webhooks: _core.Webhooks, bodies: Sequence[bytes], now_us: int) -> tuple[Any, ...]:
+        """What storing webhooks takes."""
+        parts = (self._provider, self._scheduler, self._settler, self._rights.registry, self._admitter)
+        return webhooks, bodies, *parts, now_us, self._clock.seed()
 
     async def _store_webhooks(
         self, webhooks: _core.Webhooks, bodies: Sequence[bytes], now_us: int, positions: Sequence[int] = ()
     ) -> None:
         # Counted before it is handed in: an outcome that follows in the same group must look for what this keeps.
         self._early_kept += len(bodies)
-        values = (
-            webhooks,
-            bodies,
-            self._provider,
-            self._scheduler,
-            self._settler,
-            self._rights.registry,
-            self._admitter,
-            now_us,
-            self._clock.seed(),
-        )
+        values = self._values(webhooks, bodies, now_us)
         if positions and self._shared is not None:
-            received = await self._shared.receive(*values, positions)
+            received = await self._shared.receive(*values, positions)  # type: ignore[call-arg] # a tuple of any length
         else:
             received = await self._store.receive(*values)
         self._early_kept += received.kept_early - len(bodies)

@@ -76,9 +76,9 @@ class InboxKind(IntEnum):
     MESSAGES = 1
     """Ids of new messages, eight bytes each in the machine's order."""
     WEBHOOK = 2
-    """One webhook whose signature was good: query, signature, timestamp, body, each behind its length (four bytes)."""
+    """One receipt whose signature was good: query, signature, timestamp, body, each behind its length (four bytes)."""
     CONSENT = 3
-    """An opt-out or opt-in by a call: tenant, recipient, 1 for out or 0, eight bytes each."""
+    """An opt-out or opt-in by a call or a keyword: tenant, recipient, 1 for out or 0, eight bytes each."""
 
 
 class InboxRow(NamedTuple):
@@ -233,6 +233,21 @@ class Shared(Protocol):
         positions: Sequence[int],
     ) -> asyncio.Future[Received]:
         """As `Store.receive`, in the transaction that removes these rows of the inbox."""
+        ...
+
+    def receive_inbound(
+        self,
+        webhooks: _core.Webhooks,
+        bodies: Sequence[bytes],
+        provider: int,
+        scheduler: _core.Scheduler,
+        settler: _core.Settler,
+        registry: _core.Registry,
+        mint: _core.Admitter,
+        now_us: int,
+        seed: int,
+    ) -> asyncio.Future[Received]:
+        """As `Store.receive`, by any node, of webhooks without receipts; the owner is told of changed consent."""
         ...
 
     def take_messages(self, positions: Sequence[int], ids: Sequence[int]) -> asyncio.Future[list[Row]]:

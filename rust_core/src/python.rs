@@ -488,6 +488,14 @@ impl Admission {
     }
 
     #[getter]
+    fn ordered(&self) -> bool {
+        lock(&self.inner)
+            .accepted()
+            .iter()
+            .any(|accepted| accepted.held.flags & flags::ORDERED != 0)
+    }
+
+    #[getter]
     fn needs_store(&self) -> bool {
         !lock(&self.inner).lookups().is_empty() || !lock(&self.inner).accepted().is_empty()
     }
@@ -1625,6 +1633,16 @@ impl Scheduler {
     ) -> PyResult<(usize, usize)> {
         let held = rows.iter().map(load_row).collect::<PyResult<Vec<_>>>()?;
         Ok(py.detach(|| lock(&self.inner).load(held, now_us)))
+    }
+
+    fn push_rows(
+        &self,
+        py: Python<'_>,
+        rows: Vec<Bound<'_, PyTuple>>,
+        now_us: Micros,
+    ) -> PyResult<Vec<(u32, Vec<u64>)>> {
+        let held = rows.iter().map(load_row).collect::<PyResult<Vec<_>>>()?;
+        Ok(py.detach(|| lock(&self.inner).push_fresh(held, now_us)))
     }
 
     fn put_away(&self, campaign: u32, stream: u8, from_id: u64, upto_id: u64) -> PyResult<bool> {

@@ -101,6 +101,8 @@ ENGINE: Final = {
     "RESERVE_FILE_MIB": "1",
     "LOG_LEVEL": "INFO",
     "DRAIN_S": "5",
+    # A life after a kill takes its own leases back at once.
+    "NODE": "1",
 }
 
 

@@ -9,8 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import duty
-from engine import hasten
+from engine import duty, hasten
 from engine.corridor import Corridor
 from engine.stores import sqlite
 from engine.stores.connection import Connection

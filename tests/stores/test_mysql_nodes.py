@@ -112,6 +112,23 @@ async def test_leases_that_ran_out_are_taken_and_their_owner_writes_no_more(
     assert await second.barriers_open() == []
 
 
+async def test_an_owner_frozen_in_the_middle_of_a_transaction_holds_nobody_up(
+    open_store: OpenStore, mariadb: MariaDB, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    first, second = await open_store(url, lease_s=1), await open_store(url, lease_s=1)
+    assert await first.begin_run() is not None
+    frozen = mariadb.connect(url.rpartition("/")[2])
+    with frozen.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT epoch FROM leases LOCK IN SHARE MODE")
+    async with asyncio.timeout(20):
+        while await second.begin_run() is None:
+            await asyncio.to_thread(time.sleep, 0.1)
+    assert await first.shared.join() == (1, 0)
+    frozen.close()
+
+
 async def test_a_heart_without_a_number_hears_so(
     open_store: OpenStore, mariadb: MariaDB, new_database: Callable[[], str]
 ) -> None:

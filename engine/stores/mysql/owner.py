@@ -30,6 +30,7 @@ from engine.stores.mysql import sql
 from engine.stores.mysql.address import Address
 from engine.stores.mysql.faults import DUPLICATE, code_of
 from engine.stores.mysql.pool import Limits, Link, Pool, connect
+from engine.stores.mysql.sleepers import end_sleepers
 from engine.stores.mysql.transactions import Transaction
 from engine.stores.store import Pulse
 
@@ -189,6 +190,18 @@ async def take_leases(tx: Transaction, me: Me, *, own_number: bool) -> int | Non
     await tx.run(sql.TAKE_LEASES, (me.name, me.node, epoch, me.lease_us))
     await tx.run(sql.SETTLE_LEDGERS)
     return int(epoch)
+
+
+async def end_last_owner(pool: Pool, me: Me) -> None:
+    """If the leases ran out, end the connections of who had them: a transaction of its may hold their rows.
+
+    Raises the driver's errors.
+    """
+    async with pool.link() as link:
+        held = await link.rows(sql.SELECT_LEASE_HOLDERS)
+        [(now_us,)] = await link.rows(sql.SELECT_NOW)
+    if all(0 < expires_us <= now_us and owner != me.name for owner, _, expires_us in held):
+        await end_sleepers(pool, me.lease_us / US)
 
 
 async def last_id(tx: Transaction) -> int:

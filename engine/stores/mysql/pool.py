@@ -184,6 +184,11 @@ class Pool:
         """Of these, lent."""
         self.waiting = 0
         """Borrowers who wait."""
+        self.address = address
+
+    def idle_threads(self) -> set[int]:
+        """The server's numbers of those that are not lent."""
+        return {link.thread_id for link in self._idle}
 
     async def open(self) -> None:
         """Open the first ones. Raises what connecting raises."""

@@ -78,24 +78,38 @@ class MySQLShared:
         positions: Sequence[int],
     ) -> asyncio.Future[Received]:
         """See `Shared`."""
-        stored = partial(
-            stages.receive,
-            webhooks=webhooks,
-            bodies=bodies,
-            provider=provider,
-            scheduler=scheduler,
-            settler=settler,
-            registry=registry,
-            mint=mint,
-            now_us=now_us,
-            seed=seed,
-        )
 
         async def job(tx: Transaction) -> Received:
             await inbox.done(tx, positions)
-            return await stored(tx)
+            return await stages.receive(
+                tx, webhooks, bodies, provider, scheduler, settler, registry, mint, now_us, seed
+            )
 
         return self._write("receipts", job, len(bodies))
+
+    def receive_inbound(
+        self,
+        webhooks: _core.Webhooks,
+        bodies: Sequence[bytes],
+        provider: int,
+        scheduler: _core.Scheduler,
+        settler: _core.Settler,
+        registry: _core.Registry,
+        mint: _core.Admitter,
+        now_us: int,
+        seed: int,
+    ) -> asyncio.Future[Received]:
+        """See `Shared`."""
+
+        async def job(tx: Transaction) -> Received:
+            received = await stages.receive(
+                tx, webhooks, bodies, provider, scheduler, settler, registry, mint, now_us, seed
+            )
+            for tenant, recipient, out in received.consents:
+                await inbox.put(tx, InboxKind.CONSENT, now_us, [inbox.packed((tenant, recipient, out))])
+            return received
+
+        return self._record.submit("receipts", job, weight=len(bodies))
 
     def take_messages(self, positions: Sequence[int], ids: Sequence[int]) -> asyncio.Future[list[Row]]:
         """See `Shared`."""

@@ -56,7 +56,8 @@ async def append(tx: Transaction, admission: _core.Admission, now_us: int, epoch
     A data error refuses the one message at fault, found by bisection, and stores the others. Who is not the owner under
     this epoch tells the owner.
     """
-    owner = await tx.owns(epoch)
+    # An ordering key is one line for all nodes: it goes by the inbox's order.
+    owner = await tx.owns(epoch) and not admission.ordered
     if admission.refused_lookups():
         # Something was refused for a reason that may have come after its first try was stored: ask first.
         await _resolve(tx, admission)

@@ -194,6 +194,7 @@ class MySQLStore(MySQLReads):
         """See `Store`."""
         me = self._me
         job = partial(owner.take_leases, me=me, own_number=self.place.node is not None)
+        await owner.end_last_owner(self.pool, me)
         epoch: int | None = await self._record.submit("recover", job)
         if epoch is None:
             return None

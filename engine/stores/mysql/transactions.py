@@ -37,7 +37,8 @@ from engine import _core, failpoints
 from engine.errors import NotReady, Refused, StoreBroken, StoreFull, StoreUnavailable
 from engine.stores.mysql import sql
 from engine.stores.mysql.faults import Fault, classify, code_of
-from engine.stores.mysql.pool import Link, Pool
+from engine.stores.mysql.pool import LOCK_WAIT_S, Link, Pool
+from engine.stores.mysql.sleepers import end_sleepers
 from engine.stores.store import GroupStats
 
 EVENT_SLOTS: Final = 16
@@ -46,6 +47,7 @@ RETRY_S: Final = 8.0
 # Full jitter between the tries, doubling from the first to the last.
 BACKOFF_FIRST_S: Final = 0.01
 BACKOFF_LAST_S: Final = 0.5
+LOCK_WAIT: Final = 1205
 
 _log = structlog.get_logger("longwave.store")
 
@@ -88,14 +90,17 @@ class Transaction:
         self._epochs: list[tuple[Any, ...]] = []  # of the leases, once they are locked
 
     async def owns(self, epoch: int) -> bool:
-        """Whether the leases are held under this epoch, until the end of the transaction."""
+        """Whether the leases are held under this epoch, until the end of the transaction; 0 is nobody's."""
+        return epoch != 0 and await self._are_under(epoch)
+
+    async def _are_under(self, epoch: int) -> bool:
         if not self._epochs:
             self._epochs = await self._link.rows(sql.SELECT_LEASES_SHARED)
         return self._epochs == [(epoch,)]
 
     async def guard(self, epoch: int) -> None:
         """Go on as the owner under this epoch. Raises NotReady when there is another one."""
-        if not await self.owns(epoch):
+        if not await self._are_under(epoch):
             raise NotReady("the store has another owner; nothing was stored")
 
     def undone(self) -> None:
@@ -439,6 +444,8 @@ class LaneWriter:
             return False
         if fault is Fault.READ_ONLY:
             self._pool.drop()
+        if code_of(error) == LOCK_WAIT:
+            await self._end_sleepers()
         if fault is Fault.FULL:
             self._full.turn(full=True)
             self._fail([job for job in group.jobs if job.new_work], StoreFull())
@@ -458,6 +465,13 @@ class LaneWriter:
             _log.warning("transaction runs again", lane=self._lane.name, fault=fault.value, code=code_of(error))
         await self._pause(tries)
         return True
+
+    async def _end_sleepers(self) -> None:
+        """Whoever held a row for so long may be frozen."""
+        try:
+            await end_sleepers(self._pool, LOCK_WAIT_S)
+        except Exception as error:  # noqa: BLE001 - tried again with the transaction
+            _log.warning("sleepers not ended", lane=self._lane.name, code=code_of(error))
 
     async def _pause(self, tries: int) -> None:
         with contextlib.suppress(TimeoutError):

@@ -1,0 +1,38 @@
+"""Ends connections of processes that were frozen, or whose machine went away, in the middle of a transaction.
+
+The server keeps such a transaction, and the locks of its rows, as long as the connection lives: for hours. Nobody but
+the server could tell whose it is, so every connection of our user to our database goes that has asked nothing for a
+while: one of a process that lives was idle in its pool, and is looked at before it is lent.
+
+Invariant: nothing that is committed is undone; a transaction that is ended so is run again by whoever lives.
+"""
+
+import contextlib
+from typing import Final
+
+import structlog
+from asyncmy.errors import MySQLError
+
+from engine.stores.mysql.pool import Pool
+
+ASLEEP: Final = "Sleep"
+
+_log = structlog.get_logger("longwave.store")
+
+
+async def end_sleepers(pool: Pool, idle_s: float) -> int:
+    """End connections that have asked nothing for so long; how many there were. Raises the driver's errors."""
+    address, own = pool.address, pool.idle_threads()
+    async with pool.link() as link:
+        found = [
+            int(row[0])
+            for row in await link.rows("SHOW PROCESSLIST")
+            if (row[1], row[3], row[4]) == (address.user, address.database, ASLEEP) and int(row[5]) >= int(idle_s)
+        ]
+        sleepers = [thread for thread in found if thread not in own]
+        for thread in sleepers:
+            with contextlib.suppress(MySQLError):  # it ended by itself
+                await link.rows(f"KILL CONNECTION {thread}")
+    if sleepers:
+        _log.warning("ended connections that slept", connections=len(sleepers), idle_s=int(idle_s))
+    return len(sleepers)
