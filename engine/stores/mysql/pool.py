@@ -22,8 +22,8 @@ from engine.stores.mysql.address import Address
 from engine.stores.mysql.faults import Fault, classify
 
 # Looked at before it is lent when nobody used it for so long: a balancer drops idle ones without a word after 60 s or
-# more.
-PING_AFTER_S: Final = 10.0
+# more, other nodes end them sooner (`sleepers.py`).
+PING_AFTER_S: Final = 2.0
 # Connections end their days spread over a quarter of this, so that a name that moved is followed within an hour.
 MAX_AGE_S: Final = 3600.0
 # Waiting for a row: longer than any transaction of ours takes, shorter than callers wait.

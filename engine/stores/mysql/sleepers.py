@@ -2,7 +2,7 @@
 
 The server keeps such a transaction, and the locks of its rows, as long as the connection lives: for hours. Nobody but
 the server could tell whose it is, so every connection of our user to our database goes that has asked nothing for a
-while: one of a process that lives was idle in its pool, and is looked at before it is lent.
+while: one of a process that lives was idle in its pool for so long that it is looked at before it is lent.
 
 Invariant: nothing that is committed is undone; a transaction that is ended so is run again by whoever lives.
 """
@@ -13,15 +13,21 @@ from typing import Final
 import structlog
 from asyncmy.errors import MySQLError
 
-from engine.stores.mysql.pool import Pool
+from engine.stores.mysql.pool import PING_AFTER_S, Pool
 
 ASLEEP: Final = "Sleep"
+# The server counts whole seconds.
+IDLE_MIN_S: Final = PING_AFTER_S + 1
 
 _log = structlog.get_logger("longwave.store")
 
 
 async def end_sleepers(pool: Pool, idle_s: float) -> int:
-    """End connections that have asked nothing for so long; how many there were. Raises the driver's errors."""
+    """End connections that have asked nothing for so long (at least `IDLE_MIN_S`); how many there were.
+
+    Raises the driver's errors.
+    """
+    idle_s = max(idle_s, IDLE_MIN_S)
     address, own = pool.address, pool.idle_threads()
     async with pool.link() as link:
         found = [
