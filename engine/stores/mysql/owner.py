@@ -6,6 +6,7 @@ written down under a shared lock of the leases, and a new owner's first write wa
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
@@ -21,6 +22,8 @@ from engine.stores.mysql.pool import Limits, Link, connect
 from engine.stores.mysql.transactions import Transaction
 
 LOOK_EVERY_S: Final = 5.0
+# A process that just ended: its server takes a moment to notice.
+LOCK_WAIT_S: Final = 2
 OWNER_CHARACTERS_MAX: Final = 128
 
 _log = structlog.get_logger("longwave.store")
@@ -69,7 +72,7 @@ class Hold:
 
     async def _lock(self, link: Link) -> None:
         name = lock_name(self._address.database)
-        [(got,)] = await link.rows("SELECT GET_LOCK(%s, 0)", (name,))
+        [(got,)] = await link.rows("SELECT GET_LOCK(%s, %s)", (name, LOCK_WAIT_S))
         if got != 1:
             [(holder,)] = await link.rows("SELECT IS_USED_LOCK(%s)", (name,))
             raise StoreLocked(
@@ -99,6 +102,8 @@ class Hold:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         if self._link is not None:
+            with contextlib.suppress(Exception):  # the end of its connection frees it as well
+                await self._link.rows("SELECT RELEASE_LOCK(%s)", (lock_name(self._address.database),))
             await self._link.end()
             self._link = None
 
