@@ -14,7 +14,9 @@ BYTES_MAX: Final = 1 << 20
 
 # -- transactions
 
-UPDATE_LANE: Final = "UPDATE lanes SET run = %s, number = %s WHERE lane = %s"
+BEGIN_LANE: Final = "UPDATE lanes SET run = %s, number = 0 WHERE lane = %s"
+# Its guard is the last transaction of ours that was committed: a server that lacks it is found here.
+NUMBER_LANE: Final = "UPDATE lanes SET number = %s WHERE lane = %s AND run = %s AND number = %s"
 # Waits until whoever wrote it last has committed or is undone.
 SELECT_LANE: Final = "SELECT run, number FROM lanes WHERE lane = %s FOR UPDATE"
 
