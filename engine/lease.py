@@ -91,11 +91,11 @@ class Lease:
                 except Exception as error:  # noqa: BLE001 - not renewed: the leases run out by themselves
                     _log.warning("lease not renewed", error=type(error).__name__)
                     continue
+                if epoch is not None and pulse.epoch != epoch:
+                    self._lose(_why_lost(epoch, pulse.epoch))
+                    return
                 if not pulse.node:
                     self._lose("another process has this node's number")
-                    return
-                if epoch is not None and pulse.epoch != epoch:
-                    self._lose("the store has another owner")
                     return
                 self._node_until_us = asked_us + self._lease_us
                 if epoch is not None:
@@ -107,3 +107,12 @@ class Lease:
         self._until_us = self._node_until_us = 0
         _log.error("lease lost", why=why, epoch=self._epoch)
         self._on_lost(why)
+
+
+def _why_lost(epoch: int, found: int | None) -> str:
+    if found is None or found > epoch:
+        return "the store has another owner"
+    return (
+        f"the store lacks run {epoch}, which it had confirmed, and has run {found} as its last: a replica that lagged "
+        "was promoted, or an older copy was put in its place; what was accepted lately may be missing"
+    )

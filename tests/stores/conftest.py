@@ -7,6 +7,7 @@ import pytest
 
 from engine.clock import Clock
 from engine.stores.mysql.address import parse
+from engine.stores.mysql.durability import Level
 from engine.stores.mysql.pool import Limits
 from engine.stores.mysql.store import MySQLStore, Place
 from engine.stores.store import Callbacks
@@ -26,10 +27,13 @@ async def open_store() -> AsyncIterator[OpenStore]:
         fatal: list[BaseException] | None = None,
         node: int | None = None,
         lease_s: float = 30,
+        level: Level = "D1",
+        replica: str = "",
         **limits: Any,
     ) -> MySQLStore:
         bounds = Limits(**({"size_min": 1} | limits))
-        place = Place(parse(url, PASSWORD, None), None, bounds, "D1", node, lease_s)
+        looked_up = parse(replica, PASSWORD, None) if replica else None
+        place = Place(parse(url, PASSWORD, None), looked_up, bounds, level, node, lease_s)
         store = MySQLStore(place, Clock(0), group_weight_max=5000)
         opened.append(store)
         ends = [] if fatal is None else fatal

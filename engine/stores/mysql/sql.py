@@ -18,7 +18,8 @@ BEGIN_LANE: Final = (
     "INSERT INTO lanes (node, lane, run, number) VALUES (%s, %s, %s, 0) "
     "ON DUPLICATE KEY UPDATE run = VALUES(run), number = 0"
 )
-UPDATE_LANE: Final = "UPDATE lanes SET run = %s, number = %s WHERE node = %s AND lane = %s"
+# Its guard is the last transaction of ours that was committed: a server that lacks it is found here.
+NUMBER_LANE: Final = "UPDATE lanes SET number = %s WHERE node = %s AND lane = %s AND run = %s AND number = %s"
 # Waits until whoever wrote it last has committed or is undone.
 SELECT_LANE: Final = "SELECT run, number FROM lanes WHERE node = %s AND lane = %s FOR UPDATE"
 

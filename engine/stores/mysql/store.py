@@ -25,13 +25,14 @@ from engine.stores.mysql import consent, durability, owner, sql, stages
 from engine.stores.mysql.address import Address
 from engine.stores.mysql.control import Control
 from engine.stores.mysql.faults import Fault, classify
+from engine.stores.mysql.lanes import Lane
 from engine.stores.mysql.migrate import migrate, missing
 from engine.stores.mysql.partitions import make_ahead
 from engine.stores.mysql.pool import Limits, Link, OnLent, Pool, connect, nobody
 from engine.stores.mysql.prune import prune
 from engine.stores.mysql.reads import MySQLReads
 from engine.stores.mysql.shared import MySQLShared, owned
-from engine.stores.mysql.transactions import Full, Lane, LaneWriter, Transaction
+from engine.stores.mysql.transactions import Full, LaneWriter, Transaction
 from engine.stores.store import Callbacks, Finding, Heart, Intent, Kept, LedgerRow, Received, Row, Run, Written
 
 T = TypeVar("T")
@@ -87,6 +88,7 @@ class MySQLStore(MySQLReads):
         replica = None if place.replica is None else Pool(place.replica, place.limits)
         super().__init__(self.pool, replica)
         self.place = place
+        self._watch = durability.Watch(place.level)
         self._clock = clock
         self._group_weight_max = group_weight_max
         self._progress = progress
@@ -120,7 +122,7 @@ class MySQLStore(MySQLReads):
                 raise ConfigError([f"{place.primary.shown}: {error}"]) from None
             raise
         async with self.pool.link() as link:
-            findings = await durability.check(link, place.level)
+            findings = await self._watch.check(link)
         if not all(finding.ok for finding in findings):
             shown = place.primary.shown
             raise ConfigError([f"{shown}: {f.name} is {f.found}, needs {f.wanted}" for f in findings if not f.ok])
@@ -237,7 +239,7 @@ class MySQLStore(MySQLReads):
 
         async def look() -> list[Finding]:
             async with self.pool.link() as link:
-                return await durability.check(link, self.place.level)
+                return await self._watch.check(link)
 
         return asyncio.ensure_future(look())
 
