@@ -21,7 +21,9 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from loadtest.carrier.signing import key_seed_from
-from tests.corridor.crash_client import Handsets, Sender, now_us, plan
+from longwave.v1 import messaging_pb2 as pb
+from longwave.v1 import messaging_pb2_grpc
+from tests.corridor.crash_client import AGAIN, Handsets, Sender, now_us, plan
 from tests.corridor.crash_harness import HOST, SERVE, WAIT_S, CrashRun, Options, Summary, _free_ports
 from tests.corridor.crash_relay import HEADERS, PAUSE_S, Relay
 
@@ -225,6 +227,26 @@ class ClusterRun(CrashRun):
         assert code == 70, f"a node that lost its leases ended with {code}"
         node.frozen = False
         return node
+
+    async def watch(self, node: Node, seen: dict[str, list[int]]) -> None:
+        """Follow the tenant's events on a node, from wherever it was cut off; seqs by message. Ends when cancelled."""
+        cursor = ""
+        metadata = (("authorization", f"Bearer {self.token}"),)
+        while True:
+            channel = grpc.aio.insecure_channel(f"{HOST}:{node.ports[0]}")
+            stub = messaging_pb2_grpc.MessagingServiceStub(channel)
+            try:
+                async for response in stub.WatchEvents(pb.WatchEventsRequest(cursor=cursor), metadata=metadata):
+                    for event in response.events:
+                        if event.kind == pb.Event.KIND_MESSAGE:
+                            seen.setdefault(event.message, []).append(event.seq)
+                    cursor = response.cursor
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in AGAIN:
+                    raise
+            finally:
+                await channel.close()
+            await asyncio.sleep(PAUSE_S)
 
     # What the parts of `CrashRun` ask.
 

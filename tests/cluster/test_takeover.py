@@ -73,3 +73,46 @@ async def test_an_owner_stopped_in_order_leaves_nothing_unknown(
         summary = await run.finish(stop_feeding=True)
     no_promise_broke(summary)
     assert summary.unknown == 0
+
+
+async def test_a_watch_on_another_node_has_no_gap_over_a_takeover(
+    tmp_path: Path, new_database: Callable[[], str]
+) -> None:
+    """I14: and what webhooks bring through nodes that are not the owner is told, too."""
+    options = Options(seed=24, messages=100_000, batch=20, rough=False, database_url=new_database())
+    seen: dict[str, list[int]] = {}
+    async with cluster_run(tmp_path, options) as run:
+        await run.start()
+        fallen = run.owner
+        assert fallen is not None
+        [other, *_] = [node for node in run.nodes if node is not fallen]
+        watching = asyncio.ensure_future(run.watch(other, seen))
+        await run.work_until(200)
+        async with asyncio.TaskGroup() as both:
+            both.create_task(run.work_until(400))
+            await run.end_node(fallen)
+            both.create_task(run.until_owner(but=fallen))
+        run.sender.stop_feeding()
+        summary = await run.finish()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    no_promise_broke(summary)
+    assert all(seqs == list(range(1, len(seqs) + 1)) for seqs in seen.values())
+    assert len(seen) == summary.accepted
+
+
+async def test_a_limit_holds_over_takeovers(tmp_path: Path, new_database: Callable[[], str]) -> None:
+    """I12, by the carrier's record (`tests/corridor/checker/limits.py`): most of this run waits for its limit."""
+    options = Options(seed=25, messages=100_000, batch=20, rough=False, metered_per_s=5, database_url=new_database())
+    async with cluster_run(tmp_path, options) as run:
+        await run.start()
+        await run.work_until(300)
+        for falls in (run.end_node, run.drain_node):
+            fallen = run.owner
+            assert fallen is not None
+            await falls(fallen)
+            await run.until_owner(but=fallen)
+            await run.work_until(len(run.sender.accepted) + 50)
+            await run.start_node(fallen)
+        summary = await run.finish(stop_feeding=True)
+    no_promise_broke(summary)

@@ -6,7 +6,7 @@ again; when the answer to COMMIT is lost, its lane's row says what became of it,
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -74,7 +74,7 @@ class Control:
                     result = await connection.run_sync(function)
                     statement, values = self._marker.next()
                     if (await connection.exec_driver_sql(statement, values)).rowcount != 1:
-                        row = (await connection.exec_driver_sql(*self._marker.select())).one()
+                        row: Sequence[Any] = (await connection.exec_driver_sql(*self._marker.select())).one()
                         self._refuse(self._marker.strange(row[0], row[1]))
                     done.append(result)
                     await connection.commit()
