@@ -33,6 +33,7 @@ BENCH_COMMAND ?= $(PY) -m loadtest.benchmarks
 PYTEST_ARGS ?=
 HOURS ?= 1
 SECONDS_EACH ?= 60
+MINUTES ?= 1
 
 PROTOS = $(sort $(wildcard proto/longwave/v1/*.proto))
 RUST_SOURCES = $(shell find rust_core -path rust_core/target -prune -o -name '*.rs' -print)
@@ -44,7 +45,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help setup docs generate verify-generated build run test test-rust test-python torture fuzz bench overload \
+.PHONY: help setup docs generate verify-generated build run test test-rust test-python torture cluster fuzz bench overload \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
@@ -184,6 +185,9 @@ servers:
 
 torture: setup ## Kills, power cuts and disk faults for HOURS=n, counted in loadtest/results/ (root: it mounts loop files).
 	@exec $(PY) -m tests.proof.torture --hours $(HOURS)
+
+cluster: setup ## Nodes over one MariaDB, killed, stopped, frozen and added at random for MINUTES=n; a report in var/cluster.
+	@exec $(PY) -m tests.proof.cluster --minutes $(MINUTES)
 
 fuzz: setup $(STAMPS)/fuzz ## Fuzz every target for SECONDS_EACH=n (needs g++): core, seam, live ports; keeps the counts.
 	@rust_core/fuzz/run.sh $(SECONDS_EACH)

@@ -156,15 +156,11 @@ class Process:
     def addresses(self) -> str:
         """Where it listens, as one reads it."""
         settings = self._settings
-        http, webhooks = (
-            f"http://{_with_port(address, port)}"
-            for address, port in (
-                (settings.http_address, self.ops.port),
-                (settings.webhook_address, self.webhooks.port),
-            )
-        )
-        told = f"gRPC {_with_port(settings.grpc_address, self.grpc.port)}, operations {http}"
-        return f"{told}, webhooks {webhooks}" if "receipts" in settings.roles else told
+        told = f"gRPC {_with_port(settings.grpc_address, self.grpc.port)}"
+        told += f", operations http://{_with_port(settings.http_address, self.ops.port)}"
+        if "receipts" in settings.roles:
+            told += f", webhooks http://{_with_port(settings.webhook_address, self.webhooks.port)}"
+        return told
 
     # What the parts ask for.
 

@@ -1,11 +1,17 @@
 """`longwave bootstrap`, `migrate`, `doctor` and `serve` with a store on a server."""
 
+import re
 import signal
 import socket
+import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from engine.registry.keys import parse
 from engine.secrets import read_secrets
@@ -90,3 +96,38 @@ def test_an_engine_serves_it_and_ends_in_order(run: Run, store: dict[str, str], 
         assert PASSWORD not in logged
     finally:
         first.kill()
+
+
+def test_a_node_does_what_its_roles_say(run: Run, store: dict[str, str], tmp_path: Path) -> None:
+    """One without `receipts` listens for no webhooks, one without `dispatch` never owns; both are ready."""
+    assert run("bootstrap").code == 0
+    nodes = [EngineProcess(tmp_path, **store, roles="ingest"), EngineProcess(tmp_path, **store, roles="dispatch,admin")]
+    try:
+        lines = [node.line() for node in nodes]
+        assert all("is ready: gRPC" in line and "webhooks" not in line for line in lines), lines
+        owners, services = [], []
+        for line in lines:
+            grpc_address, http_address = re.findall(r"gRPC (\S+), operations (\S+)", line)[0]
+            with urllib.request.urlopen(f"{http_address}/metrics") as answer:  # noqa: S310 - loopback
+                owners.append("\nlongwave_owner 1.0\n" in answer.read().decode())
+            services.append(served(grpc_address))
+        assert owners == [False, True]
+        assert services == [
+            {"Messaging", "Compliance", "Server"},
+            {"Registry", "Server"},
+        ]
+    finally:
+        for node in nodes:
+            node.kill()
+
+
+def served(address: str) -> set[str]:
+    """Services of ours that a node says it has."""
+    found = set()
+    with grpc.insecure_channel(address) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        for name in ("Messaging", "Compliance", "Registry", "Server"):
+            with suppress(grpc.RpcError):
+                health.Check(health_pb2.HealthCheckRequest(service=f"longwave.v1.{name}Service"))
+                found.add(name)
+    return found

@@ -53,6 +53,7 @@ MYSQL = {"STORE_URL": "mysql://u@127.0.0.1/longwave", "SECRET_FILE": "longwave.s
 
 CONTRADICTIONS: list[tuple[dict[str, str], str]] = [
     ({"SEND_S": "20"}, "raise the lease"),
+    ({"ROLES": "ingest,receipts"}, "an embedded store has one process, which does all"),
     ({"HEARTBEAT_S": "10"}, "LONGWAVE_HEARTBEAT_S + LONGWAVE_SEND_S + LONGWAVE_MARGIN_S"),
     ({"LEASE_S": "25"}, "LONGWAVE_LEASE_S"),
     ({"CONNECT_S": "15"}, "LONGWAVE_CONNECT_S"),
@@ -248,3 +249,9 @@ def test_a_store_on_a_server_needs_no_more_than_its_url_and_a_secret_file(load: 
     shown = {setting.field: setting.value for setting in describe(settings)}
     assert shown["store_password"] == "(hidden)"
     assert "spoken-softly" not in str(shown)
+
+
+def test_roles_are_named_in_any_order(load: Load) -> None:
+    assert load(**MYSQL, ROLES="receipts, ingest").roles == ("ingest", "receipts")
+    with pytest.raises(ConfigError, match="LONGWAVE_ROLES: is 'dispatch,cook': name some of ingest, dispatch"):
+        load(**MYSQL, ROLES="dispatch,cook")
