@@ -228,6 +228,8 @@ class Duty:
         try:
             if kind == InboxKind.MESSAGES:
                 await self._load(shared, rows)
+            elif kind == InboxKind.CANCELLED:
+                await self._let_go(shared, rows)
             elif kind == InboxKind.WEBHOOK:
                 await self._receive(rows)
             elif kind == InboxKind.CONSENT:
@@ -259,6 +261,13 @@ class Duty:
         corridor = self._corridor
         corridor.scheduler.push_rows(held, corridor.clock.now_us())
         corridor.moved()
+
+    async def _let_go(self, shared: Shared, rows: Sequence[InboxRow]) -> None:
+        ids = numbers(b"".join(row.payload for row in rows))
+        # Read behind all that was handed in: what waits then came back, and stays.
+        held = await shared.take_messages([row.position for row in rows], ids)
+        self._corridor.scheduler.remove(list(set(ids) - {row[0] for row in held}))
+        self._corridor.moved()
 
     async def _receive(self, rows: Sequence[InboxRow]) -> None:
         for at_us, batch in groupby(rows, key=lambda row: row.at_us):

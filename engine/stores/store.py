@@ -77,6 +77,8 @@ class InboxKind(IntEnum):
     """Ids of new messages, eight bytes each in the machine's order."""
     WEBHOOK = 2
     """One receipt whose signature was good: query, signature, timestamp, body, each behind its length (four bytes)."""
+    CANCELLED = 4
+    """Ids of messages that wait no more, eight bytes each."""
     CONSENT = 3
     """An opt-out or opt-in by a call or a keyword: tenant, recipient, 1 for out or 0, eight bytes each."""
 

@@ -237,10 +237,17 @@ async def cancel(
     now_us: int,
     seed: int,
     tenant: int,
+    epoch: int,
 ) -> tuple[Written, Row]:
-    """Settle the cancelling of one message of this tenant; returns its view after it, too."""
+    """Settle the cancelling of one message of this tenant; returns its view after it, too.
+
+    Who is not the owner under this epoch tells the owner: others may wait behind it for their turn.
+    """
+    owner = await tx.owns(epoch)
     written = await settle(tx, facts, settler, registry, now_us, seed)
     [identity] = facts.ids()
+    if not owner:
+        await inbox.put(tx, InboxKind.CANCELLED, now_us, [inbox.packed([identity])])
     [row] = await tx.rows(sql.SELECT_VIEW, (identity, tenant))
     return written, row
 

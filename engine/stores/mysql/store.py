@@ -332,7 +332,14 @@ class MySQLStore(MySQLReads):
     ) -> asyncio.Future[tuple[Written, Row]]:
         """See `Store`."""
         job = partial(
-            stages.cancel, facts=facts, settler=settler, registry=registry, now_us=now_us, seed=seed, tenant=tenant
+            stages.cancel,
+            facts=facts,
+            settler=settler,
+            registry=registry,
+            now_us=now_us,
+            seed=seed,
+            tenant=tenant,
+            epoch=self._me.epoch,
         )
         return self._record.submit("record", job)
 
