@@ -22,10 +22,9 @@ async def open_store() -> AsyncIterator[OpenStore]:
     opened: list[MySQLStore] = []
 
     async def open_one(
-        url: str, *, fatal: list[BaseException] | None = None, level: Level = "D1", replica: str = "", **limits: Any
+        url: str, *, fatal: list[BaseException] | None = None, level: Level = "D1", **limits: Any
     ) -> MySQLStore:
-        looked_up = parse(replica, PASSWORD, None) if replica else None
-        place = Place(parse(url, PASSWORD, None), looked_up, Limits(**({"size_min": 1} | limits)), level)
+        place = Place(parse(url, PASSWORD, None), None, Limits(**({"size_min": 1} | limits)), level)
         store = MySQLStore(place, Clock(0), group_weight_max=5000)
         opened.append(store)
         ends = [] if fatal is None else fatal

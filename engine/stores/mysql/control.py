@@ -74,8 +74,8 @@ class Control:
                     result = await connection.run_sync(function)
                     statement, values = self._marker.next()
                     if (await connection.exec_driver_sql(statement, values)).rowcount != 1:
-                        [(run, number)] = (await connection.exec_driver_sql(*self._marker.select())).all()
-                        self._refuse(self._marker.strange(run, number))
+                        row: Any = (await connection.exec_driver_sql(*self._marker.select())).one()
+                        self._refuse(self._marker.strange(*row))
                     done.append(result)
                     await connection.commit()
             except Exception as error:
