@@ -34,11 +34,11 @@ class TlsServer:
 
 
 @pytest.fixture(scope="module")
-def tls() -> Iterator[TlsServer]:
+def tls(server_kind: type[MariaDB]) -> Iterator[TlsServer]:
     """A server whose certificate is for localhost, and which takes TLS alone."""
     with quick_folder() as folder:
         certificates = make_certificates(folder / "trusted")
-        server = MariaDB(folder / "server", certificates=certificates)
+        server = server_kind(folder / "server", certificates=certificates)
         server.start()
         server.create_database("tls")
         yield TlsServer(server, certificates, make_certificates(folder / "other"))
