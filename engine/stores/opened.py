@@ -63,6 +63,7 @@ def mysql_store(
         settings.node,
         settings.lease_s,
         ",".join(settings.roles),
+        settings.store_replica_lag_s,
     )
 
     def lent(loan: Loan) -> None:

@@ -22,6 +22,7 @@ BEGIN_LANE: Final = (
 NUMBER_LANE: Final = "UPDATE lanes SET number = %s WHERE node = %s AND lane = %s AND run = %s AND number = %s"
 # Waits until whoever wrote it last has committed or is undone.
 SELECT_LANE: Final = "SELECT run, number FROM lanes WHERE node = %s AND lane = %s FOR UPDATE"
+SELECT_LANES: Final = "SELECT run, number FROM lanes WHERE node = %s AND lane IN (1, 2) ORDER BY lane"
 
 SELECT_EVENT_SLOTS: Final = "SELECT slot, next_position FROM event_slots WHERE slot IN ({ids}) ORDER BY slot FOR UPDATE"
 UPDATE_EVENT_SLOT: Final = "UPDATE event_slots SET next_position = %s WHERE slot = %s"

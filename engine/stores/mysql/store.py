@@ -31,6 +31,7 @@ from engine.stores.mysql.partitions import make_ahead
 from engine.stores.mysql.pool import Limits, Link, OnLent, Pool, connect, nobody
 from engine.stores.mysql.prune import prune
 from engine.stores.mysql.reads import MySQLReads
+from engine.stores.mysql.replica import Replica
 from engine.stores.mysql.shared import MySQLShared, owned
 from engine.stores.mysql.transactions import Full, LaneWriter, Transaction
 from engine.stores.store import Callbacks, Finding, Heart, Intent, Kept, LedgerRow, Received, Row, Run, Written
@@ -66,6 +67,8 @@ class Place:
     """How long number and shards stay its own without being renewed."""
     roles: str = ""
     """What it does, for people."""
+    replica_lag_s: float = 5.0
+    """How far behind the replica may be before the primary answers instead."""
 
 
 class MySQLStore(MySQLReads):
@@ -85,7 +88,7 @@ class MySQLStore(MySQLReads):
         `progress` is told in words what becomes of the schema.
         """
         self.pool = Pool(place.primary, place.limits, on_lent=on_lent)
-        replica = None if place.replica is None else Pool(place.replica, place.limits)
+        replica = None if place.replica is None else Replica(place.replica, place.limits, place.replica_lag_s)
         super().__init__(self.pool, replica)
         self.place = place
         self._watch = durability.Watch(place.level)
@@ -151,13 +154,16 @@ class MySQLStore(MySQLReads):
         for lane in (self._accept, self._record):
             self._closing.push_async_callback(lane.close, CLOSE_S)
             await lane.start()
+        if self._replica is not None:
+            self._replica.follow(self._accept.marker, self._record.marker)
         making = asyncio.get_running_loop().create_task(self._keep_making_partitions(), name="store-partitions")
         self._closing.callback(making.cancel)
 
     async def _open_pools(self) -> None:
-        for pool in {self.pool, self._replica}:
-            self._closing.push_async_callback(pool.close)
-            await pool.open()
+        if self._replica is not None:
+            self._closing.push_async_callback(self._replica.pool.close)
+        self._closing.push_async_callback(self.pool.close)
+        await self.pool.open()
 
     async def _migrate(self) -> None:
         place = self.place
@@ -231,7 +237,7 @@ class MySQLStore(MySQLReads):
     @property
     def connections(self) -> int:
         """See `Store`."""
-        replica = self._replica.open_count if self._replica is not self.pool else 0
+        replica = self._replica.pool.open_count if self._replica is not None else 0
         return self.pool.open_count + replica + OTHER_CONNECTIONS
 
     def check(self) -> asyncio.Future[list[Finding]]:

@@ -203,11 +203,12 @@ class LaneWriter:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._closing = asyncio.Event()
-        self._marker = Marker(node, lane, pool)
+        self.marker = Marker(node, lane, pool)
+        """What it has committed."""
 
     async def start(self) -> None:
         """Begin; raises what connecting raises."""
-        await self._marker.begin()
+        await self.marker.begin()
         self._task = asyncio.get_running_loop().create_task(self._main(), name=f"store-{self._lane.name.lower()}")
 
     @property
@@ -341,7 +342,7 @@ class LaneWriter:
                 if not await self._may_try_again(group, error, tries):
                     return
             else:
-                self._marker.committed()
+                self.marker.committed()
                 for stage in stages:
                     failpoints.passing(f"{stage}.after_commit")
                 self._committed(group, committing_s)
@@ -359,9 +360,9 @@ class LaneWriter:
             await link.run("ROLLBACK")
             link.in_transaction = False
             return None
-        if await link.run(*self._marker.next()) != 1:
-            [(run, number)] = await link.rows(*self._marker.select())
-            raise self._marker.strange(run, number) or RuntimeError("the row of a lane did not change")
+        if await link.run(*self.marker.next()) != 1:
+            [(run, number)] = await link.rows(*self.marker.select())
+            raise self.marker.strange(run, number) or RuntimeError("the row of a lane did not change")
         await transaction.write_events()
         stages = {job.stage for job in jobs if job.error is None}
         for stage in stages:
@@ -446,7 +447,7 @@ class LaneWriter:
         tries = 0
         while not self._closing.is_set():
             try:
-                return await self._marker.read_back()
+                return await self.marker.read_back()
             except STRANGE as error:
                 self._end(error)
                 return None
