@@ -68,8 +68,8 @@ pub(super) enum Wait {
 
 pub(super) enum Limit {
     Rate(Bucket),
-    /// A rate that others share.
-    Leased(Budget),
+    /// A rate that others share. Boxed: it is the largest, and a node alone has none.
+    Leased(Box<Budget>),
     Day(Ledger),
     /// Parked by the provider's answer, by carrier number; monotonic.
     Hold([Micros; CARRIERS]),
@@ -519,7 +519,7 @@ impl Meters {
                 quota.reserved_class,
             )),
             Scope::Provider | Scope::Tenant if self.leases => {
-                Limit::Leased(Budget::new(Terms::of(quota)))
+                Limit::Leased(Box::new(Budget::new(Terms::of(quota))))
             }
             _ => Limit::Rate(
                 Bucket::new(quota.amount, quota.burst, quota.window_us).empty_at(mono_us),
