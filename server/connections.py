@@ -40,6 +40,7 @@ BYTES_RECEIVED_AT: Final = 128
 # From asm-generic/socket.h; Python has no names for them.
 SO_ATTACH_FILTER: Final = 26
 SO_DETACH_FILTER: Final = 27
+SO_ACCEPTCONN: Final = 30
 # A packet filter of one step: keep no byte of it (linux/filter.h).
 DROP_ALL: Final = struct.pack("HBBI", 0x06, 0, 0, 0)
 # Thrown away uncopied, in pieces; a receive buffer has some megabytes.
@@ -48,13 +49,15 @@ DISCARDS_MAX: Final = 64
 
 
 class Connections:
-    """Those that one listener accepted; used by the loop's thread only."""
+    """Those that one listener accepted, and itself; used by the loop's thread only."""
 
     def __init__(self) -> None:
         """Nothing is found before `port` is set."""
         self.port = 0
         """Of the listener; connections of others are left alone."""
         self._silent: dict[Peer, socket.socket] = {}
+        self._held: list[socket.socket] = []  # listeners with a filter
+        self._letting_on: set[Peer] = set()
         self._rested_s = 0.0
         self._rest = REST
 
@@ -89,32 +92,68 @@ class Connections:
         for peer, ours in self._look():
             if peer in peers:
                 ended += 1
-                # Not `ours.dup()`: it would make the file blocking that gRPC's own descriptor shares.
-                duplicate = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, fileno=os.dup(ours.fileno()))
-                self._end(peer, duplicate)
+                self._end(peer, _duplicate(ours))
         return ended
 
+    def hold(self, program: bytes) -> bool:
+        """Put a packet filter on the listener, which new connections inherit; returns False where that cannot be."""
+        accepts = (socket.SOL_SOCKET, SO_ACCEPTCONN)
+        try:
+            if not self._held:
+                self._held = [_duplicate(ours) for ours in self._sockets() if ours.getsockopt(*accepts)]
+            for ours in self._held:
+                _attach(ours, program)
+        except OSError:
+            self.let_go()
+            return False
+        return bool(self._held)
+
+    def let_go(self) -> None:
+        """Take the filter off the listener."""
+        for ours in self._held:
+            with ours:
+                _detach(ours)
+        self._held = []
+
+    def let_on(self, peers: set[Peer]) -> None:
+        """Take the filter off the connections of these peers, at the next look."""
+        self._letting_on |= peers
+
+    def let_all_on(self) -> None:
+        """Take the filter off every connection whose end has not begun."""
+        for _, ours in self._look():
+            _detach(ours)
+
     def stop(self) -> None:
-        """Shut down what is silent."""
+        """Shut down what is silent; hold nobody."""
+        self.let_go()
         for peer in tuple(self._silent):
             self._shut_down(peer)
 
     def _look(self) -> Iterator[tuple[Peer, socket.socket]]:
         """Each whose end has not begun, with its peer; the socket is closed when the next one is asked for."""
         began_s = perf_counter()
+        for ours in self._sockets():
+            with contextlib.suppress(OSError):  # no connection, or no more
+                peer = _plain(*ours.getpeername()[:2])
+                if peer not in self._silent:
+                    if peer in self._letting_on:
+                        _detach(ours)
+                    yield peer, ours
+        self._letting_on.clear()
+        now_s = perf_counter()
+        self._rested_s = now_s + self._rest * (now_s - began_s)
+
+    def _sockets(self) -> Iterator[socket.socket]:
+        """Duplicates of the listener's sockets and of what they accepted."""
         for name in os.listdir(FOLDER):  # noqa: PTH208 - names are all that is needed
-            with contextlib.suppress(OSError):  # gone, or no connection
+            with contextlib.suppress(OSError):  # gone, or no socket of the internet
                 if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                     continue
                 with socket.socket(socket.AF_INET6, socket.SOCK_STREAM, fileno=os.dup(int(name))) as ours:
                     here: object = ours.getsockname()
-                    if not isinstance(here, tuple) or here[1] != self.port:
-                        continue
-                    peer = _plain(*ours.getpeername()[:2])
-                    if peer not in self._silent:
-                        yield peer, ours
-        now_s = perf_counter()
-        self._rested_s = now_s + self._rest * (now_s - began_s)
+                    if isinstance(here, tuple) and here[1] == self.port:
+                        yield ours
 
     def _end(self, peer: Peer, ours: socket.socket) -> None:
         self._silent[peer] = ours
@@ -130,18 +169,34 @@ class Connections:
         if ours is not None:
             with ours, contextlib.suppress(OSError):  # the peer was faster
                 # With the filter on, what the peer says to the end would be dropped too, and the end take its time.
-                with contextlib.suppress(OSError):
-                    ours.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+                _detach(ours)
                 ours.shutdown(socket.SHUT_RDWR)
 
 
 def _silence(ours: socket.socket) -> None:
     """Drop what comes for it, and what has come and was not read."""
-    program = ctypes.create_string_buffer(DROP_ALL, len(DROP_ALL))
-    ours.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+    _attach(ours, DROP_ALL)
     with contextlib.suppress(BlockingIOError):
         for _ in range(DISCARDS_MAX):
             ours.recv(DISCARD_BYTES, socket.MSG_TRUNC | socket.MSG_DONTWAIT)
+
+
+def _attach(ours: socket.socket, program: bytes) -> None:
+    """In the place of any other."""
+    steps = ctypes.create_string_buffer(program, len(program))
+    packed = struct.pack("HP", len(program) // len(DROP_ALL), ctypes.addressof(steps))
+    ours.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, packed)
+
+
+def _detach(ours: socket.socket) -> None:
+    """Where there is one."""
+    with contextlib.suppress(OSError):
+        ours.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+
+
+def _duplicate(ours: socket.socket) -> socket.socket:
+    """Not `ours.dup()`: it would make the file blocking that gRPC's own descriptor shares."""
+    return socket.socket(socket.AF_INET6, socket.SOCK_STREAM, fileno=os.dup(ours.fileno()))
 
 
 def peer_of(peer: str) -> Peer | None:

@@ -8,6 +8,8 @@ It decides nothing about a call and knows no method. gRPC hands a method its cal
 is reason to watch, methods are served as if they took a stream of requests: then a call is seen when it begins. Calls
 pay for that at no other time.
 
+A network that had a connection ended is suspect for a minute: its new ones are held back (`server/newcomers.py`).
+
 Invariants: memory is bounded, whoever calls; a call is served alike, watched or not.
 """
 
@@ -20,6 +22,7 @@ import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -28,6 +31,7 @@ import structlog
 from typing_extensions import override
 
 from server.connections import Connections, Peer, peer_of
+from server.newcomers import PIECE_BYTES, Newcomers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +61,13 @@ IDLE_BYTES_A_SECOND: Final = 256 * 1024
 SUSPECT_BYTES: Final = 256 * 1024
 SUSPECT_GIVEN_UP_A_SECOND: Final = 16
 SUSPECT_S: Final = 60.0
+# A new connection of there is ended for more than so many calls given up, and waits while it is remembered for fewer.
+NEWCOMER_GIVEN_UP: Final = 2
+FORGOTTEN: Final = 1 / 16
+# One that says nothing, in this time: gRPC's clients do, at once.
+MUTE_S: Final = 3.0
+# What has been connected is accepted within this time.
+ACCEPTED_S: Final = 1.0
 # About 200 bytes each; the longest unheard of is forgotten first. Connections are as many as descriptors at the most.
 SUSPECTS_MAX: Final = 10_000
 # Half of what is told of lately.
@@ -84,6 +95,10 @@ class _Account:
     """Bytes of calls since then."""
     begun: int = 0
     """Calls whose request is on its way."""
+    held_s: float = 0.0
+    """When it was first looked at and held back."""
+    let_on: bool = False
+    """Nothing is held back of what it sends."""
     ended: bool = False
     """Its end has begun; calls that wait to be taken up are let go."""
 
@@ -117,7 +132,11 @@ class Floods(grpc.GenericRpcHandler):
         self._accounts: dict[Peer, _Account] = {}  # while looking
         self._streams: Counter[Peer] = Counter()  # open ones, at any time: they outlive many a reason to look
         self._suspects: OrderedDict[str, float] = OrderedDict()  # address: until
+        self._newcomers = Newcomers()
+        self._holding = False
+        self._can_hold = True
         self._ending: set[Peer] = set()
+        self._let_all_on_s = 0.0
         self._watched: dict[Handler, Handler] = {}
         self._looked_up = 0
         self._watching_since_s = 0.0
@@ -136,6 +155,15 @@ class Floods(grpc.GenericRpcHandler):
         """Whether calls are watched."""
         return self._watch_until_s > 0
 
+    @property
+    def holding(self) -> bool:
+        """Whether anything is held back."""
+        return self._holding or self._let_all_on_s > 0
+
+    def holds(self, address: str) -> bool:
+        """Whether new connections from this address are held back."""
+        return self._holding and self._is_suspect((address, 0), time.perf_counter())
+
     def start(self, port: int) -> None:
         """Look after the connections of this listener."""
         self._connections.port = port
@@ -147,6 +175,8 @@ class Floods(grpc.GenericRpcHandler):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        # Calls that are cut off now may give reason to look, and nobody would let go.
+        self._can_hold = self._holding = False
         self._connections.stop()
 
     @override
@@ -271,6 +301,7 @@ class Floods(grpc.GenericRpcHandler):
                 _log.warning(
                     "connections ended that cost much and call nothing", addresses=addresses, so_far=self.ended
                 )
+        self._hold(now_s)
         self._looking = busy or self.watching
         if not self._looking:
             self._accounts.clear()
@@ -316,6 +347,8 @@ class Floods(grpc.GenericRpcHandler):
                     self._end(peer, account)
                 elif account.idle_bytes > SUSPECT_BYTES + of_calls and self._is_suspect(peer, now_s):
                     self._end(peer, account, suspect=False)
+            if not account.let_on and not account.ended:
+                self._examine(peer, account, received, now_s)
             account.given_up = max(0.0, account.given_up - self._given_up_a_second * passed_s)
             halved = 0.5 ** (passed_s / LATELY_S)
             account.given_up_lately *= halved
@@ -324,6 +357,40 @@ class Floods(grpc.GenericRpcHandler):
         self._accounts = accounts
         if came > BUSY_BYTES_A_SECOND * passed_s:
             self._begin(now_s)
+
+    def _examine(self, peer: Peer, account: _Account, received: int, now_s: float) -> None:
+        """Let a connection on, once it is seen what it brings; or end it."""
+        if not self._holding or not self._is_suspect(peer, now_s):
+            account.let_on = True
+        elif not account.held_s:
+            account.held_s = now_s
+            self._newcomers.came()
+        elif account.given_up_lately > max(NEWCOMER_GIVEN_UP, account.served_lately / GIVEN_UP_SHARE):
+            self._end(peer, account, suspect=False)
+        elif not received and now_s - account.held_s > MUTE_S:
+            # It took so long to open that nothing of it is in the range.
+            self._end(peer, account, suspect=False)
+        elif account.given_up_lately < FORGOTTEN:
+            calls = account.served_lately > 0 or peer in self._streams
+            # Also what is no call yet: a long request, or keys being agreed on.
+            account.let_on = calls or received == account.received >= PIECE_BYTES
+        if account.let_on and self._holding:
+            self._connections.let_on({peer})
+
+    def _hold(self, now_s: float) -> None:
+        """Hold back what suspect networks open and send, while there are any."""
+        if self._can_hold and self._is_anyone_suspect(now_s):
+            suspects = takewhile(lambda network: self._suspects[network] > now_s, reversed(self._suspects))
+            program = self._newcomers.renewed(now_s, suspects)
+            if program is not None:
+                self._holding = self._can_hold = self._connections.hold(program)
+        elif self._holding:
+            self._holding = False
+            self._connections.let_go()
+            self._let_all_on_s = now_s + ACCEPTED_S
+        elif 0 < self._let_all_on_s < now_s:
+            self._let_all_on_s = 0.0
+            self._connections.let_all_on()
 
     def _is_anyone_suspect(self, now_s: float) -> bool:
         """Whether the address that was suspected last still is."""

