@@ -174,8 +174,13 @@ test: setup test-rust test-python ## Set up, then every test: cargo test, pytest
 test-rust: $(STAMPS)/crates
 	@$(CARGO) test $(CARGO_FLAGS) --quiet
 
-test-python: setup
+test-python: setup servers
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+# Nothing to do, and no network, when they are there.
+.PHONY: servers
+servers:
+	@tests/servers/install.sh
 
 torture: setup ## Kills, power cuts and disk faults for HOURS=n, counted in loadtest/results/ (root: it mounts loop files).
 	@exec $(PY) -m tests.proof.torture --hours $(HOURS)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Self, TypeAlias, final
 
 _Row: TypeAlias = tuple[Any, ...]
+# A statement for MySQL and MariaDB, and the rows it holds or asks for.
+_Statements: TypeAlias = list[tuple[str, int]]
 
 __all__ = [
     "PROFILE",
@@ -29,6 +31,11 @@ __all__ = [
     "id_time_us",
     "list_response",
     "message_bytes",
+    "mysql_rows",
+    "mysql_select_closed_gates",
+    "mysql_select_intended",
+    "mysql_select_rows",
+    "opt_out_slot",
     "parse_phone",
     "parse_short_id",
     "record_reference",
@@ -175,6 +182,11 @@ class Admission:
     def request_rows(self) -> list[tuple[int, str, int, bytes]]: ...
     def message_rows(self, start: int, end: int) -> list[_Row]: ...
     def body_rows(self, start: int, end: int) -> list[tuple[int, bytes]]: ...
+    def mysql_messages(self, start: int, end: int, bytes_max: int) -> _Statements:
+        """What stores the accepted messages at these positions; `mysql_bodies` their records."""
+    def mysql_bodies(self, start: int, end: int, bytes_max: int) -> _Statements: ...
+    def mysql_request_ids(self, bytes_max: int) -> _Statements:
+        """What stores the request ids; one that is there already stays and counts as not affected."""
     def event_rows(self) -> list[tuple[int, bytes]]: ...
     def resolve(self, rows: Sequence[_Row]) -> None:
         """Rows (tenant, request_id, id, content_hash, segments, encoding) that were stored before."""
@@ -241,6 +253,10 @@ class Settlement:
 
     def update_rows(self) -> list[_Row]: ...
     def quiet_rows(self) -> list[_Row]: ...
+    def mysql_updates(self, bytes_max: int) -> _Statements:
+        """What writes the rows, each under its seq: as many rows are affected as it holds."""
+    def mysql_quiet(self, bytes_max: int) -> _Statements:
+        """What moves timers and flags without an event; a row that is so already counts as not affected."""
     def event_rows(self, registry: Registry) -> list[tuple[int, bytes]]: ...
     def keep_rows(self) -> list[tuple[int, str, bytes]]: ...
     def joined(self) -> list[int]: ...
@@ -377,6 +393,10 @@ class Dispatch:
     def ids(self) -> list[int]: ...
     def intent_rows(self, now_us: int, recipe: int) -> list[_Row]:
         """(id, seq, recipe, history): the recipe given is that of generations which have none."""
+    def mysql_intents(self, intent: tuple[int, int, int, int, int], only: int | None, bytes_max: int) -> _Statements:
+        """What writes the attempts down, of all or of one id; intent (now, due, epoch, provider, recipe)."""
+    def opt_out_slots(self) -> list[int]:
+        """`opt_out_slot` of each recipient, ascending, each once."""
     def drop(self, ids: Sequence[int]) -> None:
         """These leave the batch, unless `take_back` puts them in again."""
     def take_back(self) -> None:
@@ -407,3 +427,18 @@ class Request:
 
 def render_lookup(provider_id: str, config: tuple[str, str, str]) -> bytes:
     """The whole request that asks Telnyx what became of a message."""
+
+def mysql_rows(head: str, rows: Sequence[_Row], tail: str, bytes_max: int) -> _Statements:
+    """`head`, a parenthesis a row in the order given, `tail`; cells are integers of 64 bits, texts, bytes and None."""
+
+def mysql_select_rows(ids: Sequence[int], bytes_max: int) -> _Statements:
+    """What reads and locks the rows of these ids, in the columns that `Settler.settle` takes."""
+
+def mysql_select_intended(ids: Sequence[int], started_us: int, epoch: int, bytes_max: int) -> _Statements:
+    """What finds the ids among these whose attempt was written down."""
+
+def mysql_select_closed_gates(ids: Sequence[int], now_us: int, bytes_max: int) -> _Statements:
+    """What says of each why it was not: (id, 1 expired, 2 opted out, 3 stopped, 0 moved on or paused)."""
+
+def opt_out_slot(tenant: int, recipient: int) -> int:
+    """The row, of 4,096, that stands for a tenant's recipient where its opt-out is locked before it exists."""

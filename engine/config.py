@@ -48,7 +48,50 @@ class Settings(BaseSettings):
     # -- store ---------------------------------------------------------------------------------------------------------
     store_url: str = Field(
         "sqlite:///./longwave.db",
-        description="Where messages are kept: sqlite:///FILE (relative) or sqlite:////FILE (absolute).",
+        description="Where messages are kept: sqlite:///FILE (relative), sqlite:////FILE (absolute), or "
+        "mysql://user@host:port/database of MySQL 8 or MariaDB 10.6 and newer.",
+    )
+    store_password: SecretStr | None = Field(
+        None, description="Password of the MySQL store's user; never part of LONGWAVE_STORE_URL."
+    )
+    store_durability: Literal["D1", "D2"] = Field(
+        "D1",
+        description="What an accepted message survives: D1 the death of the store's process and machine; D2 the "
+        "loss of a MySQL primary, too, which needs semi-synchronous replication that waits before the commit.",
+    )
+    store_tls: Literal["off", "verify", "encrypt"] = Field(
+        "off",
+        description="TLS to the MySQL store: verify checks its certificate and name, encrypt checks neither.",
+    )
+    store_tls_ca_file: Path | None = Field(
+        None, description="PEM authorities of the MySQL store's certificate; unset: those of the system."
+    )
+    store_replica_url: str = Field(
+        "",
+        description="mysql://user@host:port/database of a replica that answers GetMessage and ListMessages, with the "
+        "same password; they are behind by what it lags. Unset: the primary answers.",
+    )
+    store_connections_min: int = Field(
+        5, ge=1, le=1000, description="Connections to the MySQL store that are opened at the start."
+    )
+    store_connections_max: int = Field(
+        20,
+        ge=4,
+        le=1000,
+        description="Connections to the MySQL store at most, beside three: two write, the others read.",
+    )
+    store_connect_s: float = Field(
+        3,
+        gt=0,
+        le=60,
+        description="Seconds for name look-up, TCP, TLS and log-in of one connection to the MySQL store.",
+    )
+    store_statement_s: float = Field(
+        10,
+        gt=0,
+        le=600,
+        description="Seconds for one statement of the MySQL store; then its connection is given up and the transaction "
+        "runs again.",
     )
     node: int = Field(
         1,
@@ -60,8 +103,8 @@ class Settings(BaseSettings):
         64,
         ge=0,
         le=65536,
-        description="MiB set aside beside the store and given back when the disk fills up, so that intents, outcomes "
-        "and receipts of what is held still commit; 0 keeps none.",
+        description="MiB set aside beside an embedded store and given back when the disk fills up, so that intents, "
+        "outcomes and receipts of what is held still commit; 0 keeps none.",
     )
     durability_check_s: float = Field(
         10,
@@ -72,7 +115,7 @@ class Settings(BaseSettings):
     secret_file: Path | None = Field(
         None,
         description="File (mode 0600) with the keys of API-key hashes and callback MACs, two live each; unset: "
-        "FILE.secrets beside the store, made when missing.",
+        "FILE.secrets beside an embedded store, made when missing. A MySQL store needs it named.",
     )
 
     # -- addresses -----------------------------------------------------------------------------------------------------
@@ -300,8 +343,8 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "webhook_base_url", "secret_file", "history_file", "api_key", "telnyx_api_key", "grpc_tls_cert_file",
-        "grpc_tls_key_file", "grpc_tls_client_ca_file", mode="before",
+        "webhook_base_url", "secret_file", "store_password", "store_tls_ca_file", "history_file", "api_key",
+        "telnyx_api_key", "grpc_tls_cert_file", "grpc_tls_key_file", "grpc_tls_client_ca_file", mode="before",
     )  # fmt: skip
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
@@ -316,13 +359,18 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def store_is_embedded(self) -> bool:
+        """Whether messages are kept in a file of this machine."""
+        return not self.store_url.startswith("mysql:")
+
+    @property
     def store_file(self) -> Path:
-        """The embedded store's file."""
+        """The embedded store's file. Raises ConfigError for another kind."""
         return store_path(self.store_url)
 
     @property
     def secrets_path(self) -> Path:
-        """The secret file; beside the store unless named."""
+        """The secret file; beside an embedded store unless named."""
         return self.secret_file or self.store_file.with_name(self.store_file.name + ".secrets")
 
     @property

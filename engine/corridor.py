@@ -98,7 +98,7 @@ class Corridor:
         failpoints.arm(settings.failpoint)
         self.history = History(settings.history_file, self.clock)
         self._closing.callback(self.history.close)
-        self.store = store_of(settings, self.clock)
+        self.store = store_of(settings, self.clock, self.metrics)
         self._closing.push_async_callback(self.store.close)
         await self.store.open(Callbacks(self._on_fatal, self._on_group, self._on_full))
         self.store_name = self.store.name

@@ -263,6 +263,15 @@ class Metrics:
             "longwave_store_durable", "1 while the store keeps its durability level, else 0 and nothing is accepted."
         )
         self.store_full = self._gauge("longwave_store_full", "1 while the store's disk is full, else 0.")
+        self.store_connections_in_use = self._gauge(
+            "longwave_store_connections_in_use", "Connections to a store on a server that work runs on."
+        )
+        self.store_connections_waiting = self._gauge(
+            "longwave_store_connections_waiting", "Pieces of work that wait for a connection to the store's server."
+        )
+        self.store_acquire_seconds = self._histogram(
+            "longwave_store_acquire_seconds", "Time that work waited for such a connection.", _STAGE_BUCKETS_S
+        )
         self.event_log_position = self._gauge(
             "longwave_event_log_position", "Newest position of the event log, summed over shards."
         )

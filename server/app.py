@@ -32,7 +32,7 @@ from engine.registry.api_keys import load_keys, rehash
 from engine.registry.records import Role
 from engine.registry.snapshot import RegistryRows
 from engine.secrets import open_secrets
-from engine.stores.opened import kind_of, refuse_if_served
+from engine.stores.opened import is_new, kind_of, refuse_if_served
 from server import logs
 from server.auth import AUTHORIZATION, Authenticator
 from server.gate import finished
@@ -83,7 +83,7 @@ class Process:
         self._metrics = Metrics(engine_version(), kind_of(settings))
         # A store without its secret file would shut everyone out; only a new store may have a new one.
         now_us = Clock(settings.clock_offset_ms).now_us()
-        secrets = open_secrets(settings.secrets_path, create=not settings.store_file.exists(), now_us=now_us)
+        secrets = open_secrets(settings.secrets_path, create=is_new(settings), now_us=now_us)
         self.corridor = Corridor(settings, secrets, self._metrics)
         self._authenticator = Authenticator(secrets)
         self.corridor.on_registry(self._follow_registry)

@@ -28,6 +28,7 @@ use crate::admit::{
 use crate::message::{Carrier, Class, Held, Micros, flags};
 use crate::outcome::{Outcome, Phase};
 use crate::registry as picture;
+use crate::render;
 use crate::schedule as scheduling;
 use crate::settle::{self as settling, Changes, Fact, Fate, Gate, Policy, Receipt, Told};
 use crate::spill::{Away, Spill, Stream, StreamKind};
@@ -36,7 +37,7 @@ use crate::telnyx::{self, InboundText, Recipe, SendConfig, WebhookVerdict};
 use crate::verdict::Verdict;
 use crate::view::{self, StoredRow};
 use crate::wire::{EventKind, Submission};
-use crate::{events, ids, phone, text};
+use crate::{consent, events, ids, phone, text};
 
 fn bad(reason: impl std::fmt::Display) -> PyErr {
     PyValueError::new_err(reason.to_string())
@@ -65,6 +66,83 @@ fn blobs(py: Python<'_>, rows: Vec<(u32, Vec<u8>)>) -> Vec<(u32, Py<PyBytes>)> {
     rows.into_iter()
         .map(|(tenant, bytes)| (tenant, blob(py, &bytes)))
         .collect()
+}
+
+// -------------------------------------------------------------------------------------------- statements for MySQL
+
+type Rendered = Vec<render::Statement>;
+/// A statement and the rows it holds or asks for.
+type Statements = Vec<(String, usize)>;
+
+fn as_texts(statements: Result<Rendered, render::RenderError>) -> PyResult<Statements> {
+    let statements = statements.map_err(bad)?;
+    statements
+        .into_iter()
+        .map(|statement| {
+            let text = String::from_utf8(statement.sql).map_err(bad)?;
+            Ok((text, statement.rows))
+        })
+        .collect()
+}
+
+fn value(cell: &Bound<'_, PyAny>) -> PyResult<render::Value> {
+    if cell.is_none() {
+        Ok(render::Value::Null)
+    } else if let Ok(bytes) = cell.cast::<PyBytes>() {
+        Ok(render::Value::Blob(bytes.as_bytes().to_vec()))
+    } else if let Ok(text) = cell.extract::<String>() {
+        Ok(render::Value::Text(text))
+    } else if let Ok(signed) = cell.extract::<i64>() {
+        Ok(render::Value::Integer(signed.into()))
+    } else {
+        Ok(render::Value::Integer(cell.extract::<u64>()?.into()))
+    }
+}
+
+#[pyfunction]
+fn mysql_rows(
+    py: Python<'_>,
+    head: &str,
+    rows: Vec<Bound<'_, PyTuple>>,
+    tail: &str,
+    bytes_max: usize,
+) -> PyResult<Statements> {
+    let rows = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| value(&cell)).collect())
+        .collect::<PyResult<Vec<Vec<render::Value>>>>()?;
+    as_texts(py.detach(|| render::insert_rows(head, &rows, tail, bytes_max)))
+}
+
+#[pyfunction]
+fn mysql_select_rows(py: Python<'_>, ids: Vec<u64>, bytes_max: usize) -> PyResult<Statements> {
+    as_texts(py.detach(|| render::select_rows(&ids, bytes_max)))
+}
+
+#[pyfunction]
+fn mysql_select_intended(
+    py: Python<'_>,
+    ids: Vec<u64>,
+    started_us: Micros,
+    epoch: u64,
+    bytes_max: usize,
+) -> PyResult<Statements> {
+    as_texts(py.detach(|| render::select_intended(&ids, started_us, epoch, bytes_max)))
+}
+
+#[pyfunction]
+fn mysql_select_closed_gates(
+    py: Python<'_>,
+    ids: Vec<u64>,
+    now_us: Micros,
+    bytes_max: usize,
+) -> PyResult<Statements> {
+    as_texts(py.detach(|| render::select_closed_gates(&ids, now_us, bytes_max)))
+}
+
+#[pyfunction]
+fn opt_out_slot(tenant: u32, recipient: u64) -> u16 {
+    consent::slot(tenant, recipient)
 }
 
 // ---------------------------------------------------------------------------------------------------------- registry
@@ -452,6 +530,30 @@ impl Admission {
             .collect()
     }
 
+    fn mysql_messages(
+        &self,
+        py: Python<'_>,
+        start: usize,
+        end: usize,
+        bytes_max: usize,
+    ) -> PyResult<Statements> {
+        self.rendered(py, start..end, bytes_max, render::insert_messages)
+    }
+
+    fn mysql_bodies(
+        &self,
+        py: Python<'_>,
+        start: usize,
+        end: usize,
+        bytes_max: usize,
+    ) -> PyResult<Statements> {
+        self.rendered(py, start..end, bytes_max, render::insert_bodies)
+    }
+
+    fn mysql_request_ids(&self, py: Python<'_>, bytes_max: usize) -> PyResult<Statements> {
+        self.rendered(py, 0..usize::MAX, bytes_max, render::insert_request_ids)
+    }
+
     fn event_rows(&self, py: Python<'_>) -> Vec<(u32, Py<PyBytes>)> {
         let rows = py.detach(|| lock(&self.inner).first_events());
         blobs(py, rows)
@@ -512,6 +614,24 @@ impl Admission {
             .iter()
             .map(|accepted| accepted.held.id)
             .collect()
+    }
+}
+
+impl Admission {
+    fn rendered(
+        &self,
+        py: Python<'_>,
+        places: std::ops::Range<usize>,
+        bytes_max: usize,
+        render: fn(&[admitting::Accepted], usize) -> Result<Rendered, render::RenderError>,
+    ) -> PyResult<Statements> {
+        let statements = py.detach(|| {
+            let inner = lock(&self.inner);
+            let rows = inner.accepted();
+            let end = places.end.min(rows.len());
+            render(rows.get(places.start..end).unwrap_or_default(), bytes_max)
+        });
+        as_texts(statements)
     }
 }
 
@@ -804,6 +924,14 @@ impl Settlement {
                 )
             })
             .collect()
+    }
+
+    fn mysql_updates(&self, py: Python<'_>, bytes_max: usize) -> PyResult<Statements> {
+        as_texts(py.detach(|| render::update_messages(&self.changes.updates, bytes_max)))
+    }
+
+    fn mysql_quiet(&self, py: Python<'_>, bytes_max: usize) -> PyResult<Statements> {
+        as_texts(py.detach(|| render::update_quiet(&self.changes.quiet, bytes_max)))
     }
 
     fn event_rows(&self, py: Python<'_>, registry: &Registry) -> Vec<(u32, Py<PyBytes>)> {
@@ -1878,6 +2006,51 @@ impl Dispatch {
         Ok(rows)
     }
 
+    fn mysql_intents(
+        &self,
+        py: Python<'_>,
+        intent: (Micros, Micros, u64, u32, u32),
+        only: Option<u64>,
+        bytes_max: usize,
+    ) -> PyResult<Statements> {
+        let (now_us, due_us, epoch, provider, recipe) = intent;
+        let intent = render::Intent {
+            now_us,
+            due_us,
+            epoch,
+            provider,
+            recipe,
+        };
+        let statements = py.detach(|| {
+            let mut batch = lock(&self.held);
+            let mut first = lock(&self.first_of_generation);
+            for held in batch.iter_mut().filter(|held| held.recipe == 0) {
+                // Within a generation the bytes stay those of its first attempt.
+                held.recipe = recipe;
+                first.insert(held.id);
+            }
+            match only {
+                None => render::update_intents(&batch, &intent, bytes_max),
+                Some(id) => {
+                    let alone: Vec<Held> =
+                        batch.iter().filter(|held| held.id == id).cloned().collect();
+                    render::update_intents(&alone, &intent, bytes_max)
+                }
+            }
+        });
+        as_texts(statements)
+    }
+
+    fn opt_out_slots(&self) -> Vec<u16> {
+        let mut slots: Vec<u16> = lock(&self.held)
+            .iter()
+            .map(|held| consent::slot(held.tenant, held.recipient))
+            .collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+
     fn drop(&self, ids: Vec<u64>) {
         let gone: std::collections::HashSet<u64> = ids.into_iter().collect();
         let mut dropped = lock(&self.dropped);
@@ -2046,6 +2219,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(watch_response, module)?,
         wrap_pyfunction!(render_lookup, module)?,
         wrap_pyfunction!(urgency, module)?,
+        wrap_pyfunction!(mysql_rows, module)?,
+        wrap_pyfunction!(mysql_select_rows, module)?,
+        wrap_pyfunction!(mysql_select_intended, module)?,
+        wrap_pyfunction!(mysql_select_closed_gates, module)?,
+        wrap_pyfunction!(opt_out_slot, module)?,
     ] {
         module.add_function(function)?;
     }

@@ -11,9 +11,9 @@ use _core::ids::{EPOCH_US, IdMint};
 use _core::message::{Class, Held, Kind};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Registry, Tenant};
 use _core::render::{
-    IDS_MAX, Intent, RenderError, STATEMENT_BYTES_MAX, Statement, insert_bodies, insert_events,
-    insert_messages, insert_request_ids, select_closed_gates, select_intended, select_rows,
-    update_intents, update_messages, update_quiet,
+    IDS_MAX, Intent, RenderError, STATEMENT_BYTES_MAX, Statement, Value as Given, insert_bodies,
+    insert_messages, insert_request_ids, insert_rows, select_closed_gates, select_intended,
+    select_rows, update_intents, update_messages, update_quiet,
 };
 use _core::settle::{Row, Told};
 use _core::state::{Reason, State};
@@ -184,8 +184,34 @@ impl<'a> Parser<'a> {
     }
 }
 
+/// Rows of the event log, positions from 1 on.
+fn insert_events(
+    rows: &[(u32, Vec<u8>)],
+    at_us: i64,
+    statement_bytes_max: usize,
+) -> Result<Vec<Statement>, RenderError> {
+    let given: Vec<Vec<Given>> = (1..)
+        .zip(rows)
+        .map(|(position, (tenant, events))| {
+            vec![
+                Given::Integer(i128::from(*tenant % 16)),
+                Given::Integer(position),
+                Given::Integer((*tenant).into()),
+                Given::Integer(at_us.into()),
+                Given::Blob(events.clone()),
+            ]
+        })
+        .collect();
+    let head = "INSERT INTO events (slot, position, tenant, at_us, events) VALUES ";
+    insert_rows(head, &given, "", statement_bytes_max)
+}
+
 /// The rows that the statements of an insert hold, in order.
 fn inserted(statements: &[Statement], head: &str) -> Vec<Vec<Value>> {
+    inserted_with(statements, head, "")
+}
+
+fn inserted_with(statements: &[Statement], head: &str, tail: &str) -> Vec<Vec<Value>> {
     let mut all = Vec::new();
     for statement in statements {
         let mut parser = Parser::new(statement, 0);
@@ -199,7 +225,7 @@ fn inserted(statements: &[Statement], head: &str) -> Vec<Vec<Value>> {
                 break;
             }
         }
-        assert_eq!(parser.rest, "");
+        assert_eq!(parser.rest, tail);
         assert_eq!(all.len() - before, statement.rows);
     }
     all
@@ -497,7 +523,8 @@ proptest! {
         prop_assert_eq!(inserted(&bodies, "INSERT INTO bodies (id, record)"), expected);
         rows.retain(|row| row.request_id.is_some());
         rows.sort_by_key(|row| (row.held.tenant, row.request_id.clone()));
-        let found = inserted(&requests, "INSERT INTO request_ids (tenant, request_id, id, content_hash)");
+        let columns = "INSERT INTO request_ids (tenant, request_id, id, content_hash)";
+        let found = inserted_with(&requests, columns, " ON DUPLICATE KEY UPDATE tenant = tenant");
         let keys = |row: &Accepted| vec![integer(row.held.tenant), text(row.request_id.as_deref().expect("an id"))];
         prop_assert_eq!(
             found.iter().map(|row| row[..2].to_vec()).collect::<Vec<_>>(),
@@ -516,9 +543,30 @@ proptest! {
     ) {
         let statements = insert_events(&rows, at_us, bound).expect("short rows");
         check_bytes(&statements, bound);
-        let expected: Vec<Vec<Value>> =
-            rows.iter().map(|(tenant, events)| vec![integer(*tenant), integer(at_us), blob(events)]).collect();
-        prop_assert_eq!(inserted(&statements, "INSERT INTO events (tenant, at_us, events)"), expected);
+        let expected: Vec<Vec<Value>> = rows.iter().zip(1..).map(|((tenant, events), position)| {
+            vec![integer(*tenant % 16), integer(position), integer(*tenant), integer(at_us), blob(events)]
+        }).collect();
+        let columns = "INSERT INTO events (slot, position, tenant, at_us, events)";
+        prop_assert_eq!(inserted(&statements, columns), expected);
+    }
+
+    #[test]
+    fn rows_of_any_kind_are_read_back(
+        rows in prop::collection::vec((any::<i64>(), any::<u64>(), nasty(), bytes(), any::<bool>()), 0..30),
+        bound in 10_000..20_000_usize,
+    ) {
+        let given: Vec<Vec<Given>> = rows.iter().map(|(signed, unsigned, text, blob, null)| vec![
+            Given::Integer((*signed).into()),
+            Given::Integer((*unsigned).into()),
+            if *null { Given::Null } else { Given::Text(text.clone()) },
+            Given::Blob(blob.clone()),
+        ]).collect();
+        let statements = insert_rows("REPLACE INTO t VALUES ", &given, " AS tail", bound).expect("short rows");
+        check_bytes(&statements, bound);
+        let expected: Vec<Vec<Value>> = rows.iter().map(|(signed, unsigned, words, bytes, null)| vec![
+            integer(*signed), integer(*unsigned), if *null { Value::Null } else { text(words) }, blob(bytes),
+        ]).collect();
+        prop_assert_eq!(inserted_with(&statements, "REPLACE INTO t", " AS tail"), expected);
     }
 
     #[test]
@@ -600,7 +648,7 @@ proptest! {
         for row in &rows {
             let mut parser = Parser::new(about(&statements, row.id), row.id);
             parser.expect("UPDATE messages FORCE INDEX (PRIMARY) SET state = 2, reason = 3, code = _utf8mb4 x'', ");
-            parser.expect("seq = seq + 1, attempt = attempt + 1, started_us = ");
+            parser.expect("seq = seq + 1, attempt = LEAST(attempt + 1, 65535), started_us = ");
             prop_assert_eq!(parser.literal(), integer(NOW_US));
             parser.expect(", epoch = 18446744073709551615, provider = 3, recipe = ");
             prop_assert_eq!(parser.expression(), integer(if row.recipe == 0 { 7 } else { row.recipe }));

@@ -11,7 +11,7 @@ from engine.clock import Clock
 from engine.config import Settings, load_settings
 from engine.stores import migrate as schema
 from server import app
-from server.cli import output, store
+from server.cli import output, server_store, store
 from server.cli.failure import usage
 
 
@@ -37,15 +37,24 @@ def prepare(settings: Settings) -> None:
 
     Raises CliFailure for a store without keys where nobody would read a new one, StoreTooNew, StoreLocked.
     """
+    if not settings.store_is_embedded:
+        if not server_store.has_keys(settings):
+            _make(settings, settings.store_url)
+        return
     path = settings.store_file
-    with store.explained(path):
+    with store.explained(str(path)):
         if not store.exists(path) or not store.has_keys(path):
-            if not (sys.stdin.isatty() and sys.stdout.isatty()):
-                raise usage(
-                    f"the store {path} is empty: run `longwave bootstrap` first, which makes it and prints an admin key"
-                )
-            made = store.make_store(settings)
-            if made is not None:
-                store.announce(made)
+            _make(settings, str(path))
         elif store.missing(path):
             schema.migrate_store(path, now_us=Clock().now_us(), progress=output.say)
+
+
+def _make(settings: Settings, name: str) -> None:
+    """Make what is missing, where somebody reads the key that is shown once."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise usage(
+            f"the store {name} is empty: run `longwave bootstrap` first, which makes it and prints an admin key"
+        )
+    made = store.make_store(settings)
+    if made is not None:
+        store.announce(made)

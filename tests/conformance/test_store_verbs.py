@@ -18,7 +18,7 @@ from engine.registry.tables import TENANTS
 from engine.stores.store import ID_MAX, OPT_OUT_API, OPT_OUT_KEYWORD, Finding, Kept, Stretch
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
-from tests.conformance.stores import HOUR_US, KINDS, House, some
+from tests.conformance.stores import HOUR_US, KINDS, ON_SERVER, House, some
 from tests.corridor.engine_fixture import Signing, inbound_body, recipient, submission
 
 NUMBER = int(recipient(0)[1:])
@@ -32,7 +32,9 @@ SLOTS_MAX = 1 << 16
 @pytest.fixture(params=KINDS)
 async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[House]:
     """A new one, open."""
-    house = House(request.param, tmp_path)
+    house = House(
+        request.param, tmp_path, request.getfixturevalue("new_database")() if request.param in ON_SERVER else ""
+    )
     await house.open()
     yield house
     await house.store.close()

@@ -1,8 +1,6 @@
 """The way in: one durable answer for each submission, the same one whenever it is asked again."""
 
 import asyncio
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -292,8 +290,8 @@ async def test_one_that_waited_for_nobody_frees_those_after_it(start_engine: Sta
 
 async def test_a_small_group_grows_while_the_one_before_is_stored(start_engine: StartEngine, carrier: Carrier) -> None:
     engine = await start_engine(carrier.base_url, group_linger_ms=0)
-    append, release = engine.corridor.append, threading.Event()
-    held = engine.store.writer.submit("control", lambda _connection: release.wait(WAIT_S), alone=True)
+    append = engine.corridor.append
+    release = engine.hold_up(engine.accept_writer)
     try:
         answers = hand_in(engine, 0)
         await turns()
@@ -309,8 +307,7 @@ async def test_a_small_group_grows_while_the_one_before_is_stored(start_engine: 
         await turns()
         assert append._groups_in_flight == 2
     finally:
-        release.set()
-    await held
+        release()
     assert {reply.verdict for reply in await asyncio.gather(*answers)} == {Verdict.ACCEPTED}
     assert groups(engine) == 3
 
@@ -335,13 +332,6 @@ async def test_ids_name_the_node_that_gave_them(start_engine: StartEngine, carri
 # Too much comes in.
 
 
-async def hold_the_writer(engine: Engine) -> Callable[[], None]:
-    """Nothing is stored until the returned function is called."""
-    release = threading.Event()
-    engine.store.writer.submit("control", lambda _connection: release.wait(WAIT_S), alone=True)
-    return release.set
-
-
 def classes(number: int, message_class: Any) -> pb.Submission:
     return submission(number, message_class=message_class)
 
@@ -359,7 +349,7 @@ async def test_a_standing_line_sheds_the_less_urgent_and_keeps_the_urgent(
 ) -> None:
     engine = await start_engine(carrier.base_url, queue_target_ms=5)
     append = engine.corridor.append
-    go_on = await hold_the_writer(engine)
+    go_on = engine.hold_up(engine.accept_writer)
     answers = hand_in(engine, *range(10))
     await turns()
     # Two groups are on their way; those behind them wait for longer than the target, look after look.
@@ -396,7 +386,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_before_the_line(
     engine = await start_engine(carrier.base_url)
     await engine.submit(*(submission(number) for number in range(50)))
     append = engine.corridor.append
-    go_on = await hold_the_writer(engine)
+    go_on = engine.hold_up(engine.accept_writer)
     try:
         answers = []
         for first in (100, 200, 300):

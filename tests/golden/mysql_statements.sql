@@ -3,11 +3,11 @@ INSERT INTO messages (id, tenant, campaign, sender, recipient, class, kind, enco
 -- 02 insert_bodies: 3 rows
 INSERT INTO bodies (id, record) VALUES (101, x''),(102, x'7265636f726420313032'),(103, x'7265636f726420313033');
 -- 03 insert_request_ids: 2 rows
-INSERT INTO request_ids (tenant, request_id, id, content_hash) VALUES (1, _utf8mb4 x'72273130315c', 101, x'abababababababababababababababab'),(1, _utf8mb4 x'72273130335c', 103, x'abababababababababababababababab');
+INSERT INTO request_ids (tenant, request_id, id, content_hash) VALUES (1, _utf8mb4 x'72273130315c', 101, x'abababababababababababababababab'),(1, _utf8mb4 x'72273130335c', 103, x'abababababababababababababababab') ON DUPLICATE KEY UPDATE tenant = tenant;
 -- 04 insert_events: 2 rows
-INSERT INTO events (tenant, at_us, events) VALUES (1, 1704153600000000, x'6669727374'),(1, 1704153600000000, x'');
+INSERT INTO events (slot, position, tenant, at_us, events) VALUES (1, 1, 1, 1704153600000000, x'6669727374'),(1, 2, 1, 1704153600000000, x'');
 -- 05 update_intents: 3 rows
-UPDATE messages FORCE INDEX (PRIMARY) SET state = 2, reason = 3, code = _utf8mb4 x'', seq = seq + 1, attempt = attempt + 1, started_us = 1704153600000000, epoch = 4, provider = 3, recipe = CASE WHEN id IN (103) THEN 5 ELSE 7 END, due_us = 1704153615000000, updated_us = 1704153600000000, history = CONCAT(history, CASE WHEN id IN (103) THEN x'0203020001000080f82deb0d060000' ELSE x'0203010001000080f82deb0d060000' END) WHERE id IN (101, 102, 103) AND seq = 1 AND state = 1 AND expires_us > 1704153600000000 AND NOT EXISTS (SELECT 1 FROM opt_outs AS o WHERE o.tenant = messages.tenant AND o.recipient = messages.recipient) AND EXISTS (SELECT 1 FROM campaigns AS c WHERE c.`key` = messages.campaign AND c.state = 1) AND EXISTS (SELECT 1 FROM numbers AS n WHERE n.number = messages.sender AND n.campaign = messages.campaign) ORDER BY id;
+UPDATE messages FORCE INDEX (PRIMARY) SET state = 2, reason = 3, code = _utf8mb4 x'', seq = seq + 1, attempt = LEAST(attempt + 1, 65535), started_us = 1704153600000000, epoch = 4, provider = 3, recipe = CASE WHEN id IN (103) THEN 5 ELSE 7 END, due_us = 1704153615000000, updated_us = 1704153600000000, history = CONCAT(history, CASE WHEN id IN (103) THEN x'0203020001000080f82deb0d060000' ELSE x'0203010001000080f82deb0d060000' END) WHERE id IN (101, 102, 103) AND seq = 1 AND state = 1 AND expires_us > 1704153600000000 AND NOT EXISTS (SELECT 1 FROM opt_outs AS o WHERE o.tenant = messages.tenant AND o.recipient = messages.recipient) AND EXISTS (SELECT 1 FROM campaigns AS c WHERE c.`key` = messages.campaign AND c.state = 1) AND EXISTS (SELECT 1 FROM numbers AS n WHERE n.number = messages.sender AND n.campaign = messages.campaign) ORDER BY id;
 -- 06 select_intended: 3 rows
 SELECT m.id FROM messages AS m FORCE INDEX (PRIMARY) WHERE m.id IN (101, 102, 103) AND m.state = 2 AND m.started_us = 1704153600000000 AND m.epoch = 4 ORDER BY m.id;
 -- 07 select_closed_gates: 3 rows

@@ -1,0 +1,105 @@
+"""The control plane's transactions: functions of a SQLAlchemy connection, one at a time, serializable.
+
+It knows no table but its lane. A transaction that met a deadlock or lost its connection before COMMIT is undone and run
+again; when the answer to COMMIT is lost, its lane's row says what became of it, as in `transactions.py`.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from asyncmy.constants import CLIENT
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from engine.errors import NotReady, StoreUnavailable
+from engine.stores.mysql.address import Address
+from engine.stores.mysql.faults import Fault, classify
+from engine.stores.mysql.pool import MAX_AGE_S, Limits, Pool, connect
+from engine.stores.mysql.transactions import RETRY_S, Lane, Marker, OtherOwnerError, pause_s
+
+T = TypeVar("T")
+
+ISOLATION: Final = "SERIALIZABLE"
+
+
+def engine_to(address: Address, limits: Limits) -> AsyncEngine:
+    """One connection to the server, for SQLAlchemy; it is opened when it is needed and looked at before each use."""
+
+    async def open_connection() -> Any:
+        # Rows found, not rows changed: an UPDATE that changes nothing has found its row.
+        return await connect(address, limits, autocommit=False, client_flag=CLIENT.FOUND_ROWS)
+
+    return create_async_engine(
+        "mysql+asyncmy://",
+        async_creator=open_connection,
+        isolation_level=ISOLATION,
+        pool_size=1,
+        max_overflow=0,
+        pool_pre_ping=True,
+        pool_recycle=int(MAX_AGE_S),
+    )
+
+
+class Control:
+    """Runs them; the caller sees to it that they run one by one."""
+
+    def __init__(self, address: Address, limits: Limits, pool: Pool) -> None:
+        """Open nothing yet; `pool` is for reading back."""
+        self._engine = engine_to(address, limits)
+        self._pool = pool
+        self._marker = Marker(Lane.CONTROL, pool)
+
+    async def start(self) -> None:
+        """Begin to count; raises what connecting raises."""
+        await self._marker.begin()
+
+    async def close(self) -> None:
+        """Let go of the connection. Safe to call twice."""
+        await self._engine.dispose()
+
+    async def run(self, function: Callable[[sa.Connection], T]) -> T:
+        """Run a function in a transaction of its own; what it raises undoes it, and is raised.
+
+        Raises NotReady (nothing was stored) and StoreUnavailable (nobody knows) too.
+        """
+        began_s = time.monotonic()
+        tries = 0
+        while True:
+            done: list[T] = []
+            try:
+                async with self._engine.connect() as connection:
+                    result = await connection.run_sync(function)
+                    statement, values = self._marker.next()
+                    await connection.exec_driver_sql(statement, values)
+                    done.append(result)
+                    await connection.commit()
+            except Exception as error:
+                if done and await self._took_place():
+                    return done[0]
+                fault = classify(error)
+                if fault not in {Fault.AGAIN, Fault.LOST, Fault.READ_ONLY}:
+                    raise
+                if fault is Fault.READ_ONLY:
+                    await self._engine.dispose()
+                tries += 1
+                if time.monotonic() - began_s > RETRY_S:
+                    raise NotReady("the store cannot be reached or is too busy; nothing was stored") from error
+                await asyncio.sleep(pause_s(tries))
+            else:
+                return result
+
+    async def _took_place(self) -> bool:
+        """Whether the last COMMIT was one; asks for as long as callers wait."""
+        until_s = time.monotonic() + 2 * RETRY_S
+        tries = 0
+        while time.monotonic() < until_s:
+            try:
+                return await self._marker.read_back()
+            except OtherOwnerError:
+                break
+            except Exception:  # noqa: BLE001 - asked again
+                tries += 1
+                await asyncio.sleep(pause_s(tries))
+        raise StoreUnavailable("unknown whether stored: look, and try again")

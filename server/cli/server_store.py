@@ -1,0 +1,133 @@
+"""What `bootstrap`, `migrate`, `serve` and `doctor` do with a store on a MySQL or MariaDB server.
+
+It does for a server what `store.py` does for a file. Invariants as there: a key is committed before it is shown, and
+shown once; a secret file is made only for a store without keys.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from asyncmy.errors import MySQLError
+from sqlalchemy.exc import DBAPIError
+
+from engine.clock import Clock
+from engine.config import Settings
+from engine.registry.api_keys import create_api_key, has_any_key, has_live_admin
+from engine.registry.records import Role
+from engine.secrets import open_secrets
+from engine.stores.mysql import durability, migrate, owner
+from engine.stores.mysql.pool import Link, connect
+from engine.stores.mysql.store import MySQLStore
+from engine.stores.opened import mysql_store
+from engine.stores.store import Callbacks
+from engine.stores.store import Finding as Promise
+from server.cli import output
+from server.cli.failure import CliFailure
+from server.cli.finding import Finding, Level
+
+T = TypeVar("T")
+
+UNREACHABLE: Final = (
+    "is the server up, and are LONGWAVE_STORE_URL, LONGWAVE_STORE_PASSWORD and LONGWAVE_STORE_TLS right?"
+)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run it; what the server or the way to it says becomes a failure with advice."""
+    try:
+        return asyncio.run(work)
+    except (MySQLError, DBAPIError, OSError, TimeoutError) as error:
+        raise CliFailure(f"the store: {type(error).__name__}: {error}\n{UNREACHABLE}") from None
+
+
+async def opened(settings: Settings, use: Callable[[MySQLStore], Awaitable[T]]) -> T:
+    """Open the store, schema included, use it, close it. Raises ConfigError, StoreLocked, StoreTooNew, the driver's."""
+    store = mysql_store(settings, Clock(), progress=output.say)
+    try:
+        await store.open(Callbacks(lambda _error: None, lambda _stats: None, lambda _full: None))
+        return await use(store)
+    finally:
+        await store.close()
+
+
+def has_keys(settings: Settings) -> bool:
+    """Whether the store holds any API key; its schema is made first. Raises ConfigError, StoreLocked, StoreTooNew."""
+
+    def look(control: sa.Connection) -> bool:
+        return has_any_key(control)
+
+    return run(opened(settings, lambda store: store.run_control(look)))
+
+
+def make_key(settings: Settings) -> str | None:
+    """Make or complete schema, secret file and one admin key, which is the result; None when one works already.
+
+    Raises ConfigError, StoreLocked, StoreTooNew.
+    """
+    now_us = Clock().now_us()
+
+    def make(control: sa.Connection) -> str | None:
+        if has_live_admin(control, now_us=now_us):
+            return None
+        secrets = open_secrets(settings.secrets_path, create=not has_any_key(control), now_us=now_us)
+        _, token = create_api_key(
+            control,
+            secrets,
+            role=Role.ADMIN,
+            tenant=None,
+            display_name="made by longwave bootstrap",
+            expire_us=None,
+            now_us=now_us,
+        )
+        return token.text
+
+    return run(opened(settings, lambda store: store.run_control(make)))
+
+
+def migrate_store(settings: Settings) -> list[str]:
+    """Bring the schema up to date; the revisions applied. Raises ConfigError, StoreLocked, StoreTooNew."""
+
+    async def applied(store: MySQLStore) -> list[str]:
+        return store.migrated
+
+    return run(opened(settings, applied))
+
+
+def missing(settings: Settings) -> tuple[str, ...]:
+    """Revisions that the store lacks; changes nothing. Raises StoreTooNew."""
+    place = mysql_store(settings, Clock()).place
+    return run(migrate.missing(place.primary, place.limits))
+
+
+def check_store(settings: Settings) -> Generator[Finding, None, bool]:
+    """Findings about the store; returns whether another process holds it. Raises StoreTooNew."""
+    place = mysql_store(settings, Clock()).place
+    try:
+        promises, held = run(_look(settings))
+        absent = missing(settings)
+    except CliFailure as failure:
+        yield Finding(Level.FAIL, "store", str(failure).partition("\n")[0], UNREACHABLE)
+        return False
+    yield Finding(Level.OK, "store", f"{promises[0].found} at {place.primary.shown}")
+    for promise in promises:
+        if promise.ok:
+            yield Finding(Level.OK, promise.name, f"{promise.found}, {promise.wanted} is needed")
+        else:
+            yield Finding(Level.FAIL, promise.name, f"is {promise.found}", f"set it to {promise.wanted} on the server")
+    yield Finding(Level.OK, "lock", "held by an engine" if held else "free: no engine runs on this store")
+    if absent:
+        yield Finding(Level.WARN, "schema", f"lacks {', '.join(absent)}", "bring it up to date with: longwave migrate")
+    else:
+        yield Finding(Level.OK, "schema", "that of this version")
+    return held
+
+
+async def _look(settings: Settings) -> tuple[list[Promise], bool]:
+    place = mysql_store(settings, Clock()).place
+    link = Link(await connect(place.primary, place.limits), place.limits.statement_s)
+    try:
+        return await durability.check(link, place.level), await owner.is_held(link, place.primary.database)
+    finally:
+        await link.end()

@@ -1,0 +1,130 @@
+"""An engine over a MySQL server that dies, freezes or cuts its answers under load: no message is lost, none goes twice.
+
+The store by itself is tested in `tests/stores`; here all stages hand in at once.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from engine.errors import Refused
+from loadtest.carrier.signing import key_seed_from
+from tests.corridor.carrier_process import Carrier
+from tests.corridor.engine_fixture import Engine, Signing, recipient, submission
+from tests.servers.mariadb import MariaDB, quick_folder
+from tests.stores.relay import Relay
+
+BATCHES = 12
+BATCH = 10
+WAIT_S = 60
+
+
+@pytest.fixture
+async def own_server() -> AsyncIterator[MariaDB]:
+    """A server that a test may kill."""
+    with quick_folder() as folder:
+        server = MariaDB(folder / "server")
+        await asyncio.to_thread(server.start)
+        yield server
+        server.remove()
+
+
+async def started(folder: Path, url: str, carrier: Carrier, **settings: Any) -> Engine:
+    engine = Engine(
+        folder, carrier.base_url, Signing(Ed25519PrivateKey.from_private_bytes(key_seed_from(1))), store_url=url,
+        **({"store_connect_s": 1, "store_statement_s": 1} | settings),
+    )  # fmt: skip
+    await engine.start()
+    await engine.make_sample()
+    return engine
+
+
+async def hand_in(engine: Engine, batch: int) -> list[int]:
+    """One batch, handed in with the same ids until it is answered."""
+    asked = [submission(batch * BATCH + index, request_id=f"{batch}-{index}") for index in range(BATCH)]
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                taken = await engine.call(asked)
+            except Refused:
+                continue
+            if all(one.verdict == "ACCEPTED" for one in taken):
+                return [one.id for one in taken]
+
+
+async def nothing_lost_nothing_twice(engine: Engine, carrier: Carrier, ids: set[int]) -> None:
+    assert len(ids) == BATCHES * BATCH
+    await engine.until_states({"DELIVERED": len(ids)})
+    assert {row[0] for row in await engine.rows("SELECT id FROM messages")} == ids
+    sent = sorted(record["to"] for record in await carrier.records())
+    assert sent == sorted(recipient(index) for index in range(len(ids)))
+    assert await engine.rows("SELECT count(*) FROM request_ids") == [(len(ids),)]
+    events = [event for event in await engine.events() if event.message]
+    by_message: dict[str, list[int]] = {}
+    for event in events:
+        by_message.setdefault(event.message, []).append(event.seq)
+    assert len(by_message) == len(ids)
+    assert all(seqs == list(range(1, len(seqs) + 1)) for seqs in by_message.values())
+
+
+async def test_a_server_killed_under_load_and_started_again(
+    own_server: MariaDB, carrier: Carrier, tmp_path: Path
+) -> None:
+    """F11."""
+    engine = await started(tmp_path, own_server.create_database("killed"), carrier)
+    try:
+        handing = [asyncio.ensure_future(hand_in(engine, batch)) for batch in range(BATCHES // 2)]
+        await handing[0]
+        await asyncio.to_thread(own_server.kill)
+        handing += [asyncio.ensure_future(hand_in(engine, batch)) for batch in range(BATCHES // 2, BATCHES)]
+        await asyncio.to_thread(own_server.start)
+        ids = {one for taken in await asyncio.gather(*handing) for one in taken}
+        await nothing_lost_nothing_twice(engine, carrier, ids)
+    finally:
+        await engine.stop()
+
+
+async def test_a_server_frozen_under_load(own_server: MariaDB, carrier: Carrier, tmp_path: Path) -> None:
+    """F13."""
+    engine = await started(tmp_path, own_server.create_database("frozen"), carrier)
+    try:
+        handing = [asyncio.ensure_future(hand_in(engine, batch)) for batch in range(BATCHES)]
+        await handing[0]
+        own_server.freeze()
+        await asyncio.sleep(3)  # statements are given up, others wait
+        own_server.thaw()
+        ids = {one for taken in await asyncio.gather(*handing) for one in taken}
+        await nothing_lost_nothing_twice(engine, carrier, ids)
+    finally:
+        await engine.stop()
+
+
+async def test_every_third_commit_loses_its_answer(own_server: MariaDB, carrier: Carrier, tmp_path: Path) -> None:
+    """F12: half of them never arrive."""
+    relay = Relay(own_server.port)
+    await relay.start()
+    url = own_server.create_database("cut")
+    engine = await started(tmp_path, own_server.url(url.rpartition("/")[2], relay.port), carrier)
+    commits = 0
+
+    def cut(statement: bytes) -> str:
+        nonlocal commits
+        if statement.upper() != b"COMMIT":
+            return ""
+        commits += 1
+        return {0: "after", 3: "before"}.get(commits % 6, "")
+
+    try:
+        relay.cut = cut
+        ids = {one for batch in range(BATCHES) for one in await hand_in(engine, batch)}
+        await engine.until_states({"DELIVERED": len(ids)})
+        relay.cut = lambda _statement: ""
+        assert relay.cuts > 4
+        await nothing_lost_nothing_twice(engine, carrier, ids)
+    finally:
+        await engine.stop()
+        await relay.stop()

@@ -1,0 +1,33 @@
+"""A MySQL store over the shared server, opened and closed by the test's loop, and work to store in it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from engine.clock import Clock
+from engine.stores.mysql.address import parse
+from engine.stores.mysql.pool import Limits
+from engine.stores.mysql.store import MySQLStore, Place
+from engine.stores.store import Callbacks
+from tests.servers.mariadb import PASSWORD
+
+OpenStore = Callable[..., Awaitable[MySQLStore]]
+
+
+@pytest.fixture
+async def open_store() -> AsyncIterator[OpenStore]:
+    """Opens stores that are closed at the end."""
+    opened: list[MySQLStore] = []
+
+    async def open_one(url: str, *, fatal: list[BaseException] | None = None, **limits: Any) -> MySQLStore:
+        place = Place(parse(url, PASSWORD, None), None, Limits(**({"size_min": 1} | limits)), "D1")
+        store = MySQLStore(place, Clock(0), group_weight_max=5000)
+        opened.append(store)
+        ends = [] if fatal is None else fatal
+        await store.open(Callbacks(ends.append, lambda _stats: None, lambda _full: None))
+        return store
+
+    yield open_one
+    for store in opened:
+        await store.close()
