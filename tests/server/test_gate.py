@@ -312,7 +312,13 @@ async def test_refusals_are_counted_by_status(server: Server) -> None:
     client = server.client()
     await refused(client.call(client.compliance.AddOptOut, compliance_pb2.AddOptOutRequest(recipient="1")))
     labels = {"method": contract.ADD_OPT_OUT.path, "code": "INVALID_ARGUMENT"}
-    assert server.corridor.metrics.registry.get_sample_value("longwave_grpc_requests_total", labels) == 1
+    # A call is counted when it ends, which may be a moment after its answer left.
+    async with asyncio.timeout(WAIT_S):
+        while (
+            found := server.corridor.metrics.registry.get_sample_value("longwave_grpc_requests_total", labels)
+        ) is None:
+            await asyncio.sleep(0.001)
+    assert found == 1
 
 
 async def test_refused_calls_leave_nothing_for_the_collector(server: Server) -> None:
