@@ -55,6 +55,7 @@ async def append(tx: Transaction, admission: _core.Admission, now_us: int) -> No
 
     A data error refuses the one message at fault, found by bisection, and stores the others.
     """
+    admission.take_back()  # the transaction may run again
     if admission.refused_lookups():
         # Something was refused for a reason that may have come after its first try was stored: ask first.
         await _resolve(tx, admission)
