@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,20 @@ import pytest
 from engine import _core
 from engine.append import BATCH
 from engine.errors import NotReady, Verdict
-from engine.stores.mysql import transactions
+from engine.stores.mysql import control, owner, sql, transactions
+from engine.stores.mysql import pool as pools
+from engine.stores.mysql.address import parse
+from engine.stores.mysql.prune import prune
+from engine.stores.store import Kept
 from longwave.v1 import messaging_pb2 as pb
 from tests.conformance.stores import House, some
 from tests.corridor.engine_fixture import submission
-from tests.servers.mariadb import MariaDB
+from tests.servers.mariadb import PASSWORD, MariaDB
+from tests.stores.conftest import OpenStore
 from tests.stores.relay import Relay
-from tests.stores.test_mysql_faults import through
+from tests.stores.test_mysql_faults import RECIPIENT, WAIT_S, kept, opt_out, own_server, relay, through
 
-
-@pytest.fixture
-async def relay(mariadb: MariaDB) -> AsyncIterator[Relay]:
-    found = Relay(mariadb.port)
-    await found.start()
-    yield found
-    await found.stop()
+__all__ = ["own_server", "relay"]
 
 
 @pytest.fixture
@@ -84,9 +84,7 @@ async def test_what_another_call_of_an_undone_group_had_is_never_answered(
     relay.refusing, relay.cut = False, lambda _statement: ""
 
 
-async def test_a_run_that_comes_again_asks_the_store_anew(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_run_that_comes_again_asks_the_store_anew(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the call before it would have stored is not there when that one is refused after all."""
     first, again = (house.admit(*some(1, request_id="same")) for _ in range(2))
     failing = iter([True, True])  # of both together, then of the first alone
@@ -108,3 +106,71 @@ async def test_a_run_that_comes_again_asks_the_store_anew(
     [identity] = again.ids()
     assert name == f"messages/{_core.short_id(identity)}"
     assert await house.state_of(identity) == 1
+
+
+# Much of everything.
+
+
+@pytest.mark.parametrize("kind", [Kept.WEBHOOK_EVENTS, Kept.UNKNOWN_WEBHOOKS, Kept.EARLY_RECEIPTS])
+async def test_pruning_looks_at_few_rows_when_none_is_old(
+    open_store: OpenStore, mariadb: MariaDB, new_database: Callable[[], str], kind: Kept
+) -> None:
+    url = new_database()
+    store = await open_store(url)
+    columns = [
+        (name, "1000" if "int" in kind_of else "seq")
+        for name, kind_of, *_ in mariadb.run(f"SHOW COLUMNS FROM {kind.value}", database=url.rpartition("/")[2])
+        if name != "position"
+    ]
+    names, values = ", ".join(name for name, _ in columns), ", ".join(value for _, value in columns)
+    fill = f"INSERT INTO {kind.value} ({names}) SELECT {values} FROM seq_1_to_2000"  # noqa: S608 - names of columns
+    mariadb.run(fill, database=url.rpartition("/")[2])
+    async with store.pool.link() as link:
+        await link.run("FLUSH STATUS")
+        assert not await prune(transactions.Transaction(link), kind, 1000, 50)
+        reads = await link.rows("SHOW SESSION STATUS LIKE 'Handler_read%'")
+        assert sum(int(count) for _, count in reads) < 300
+        assert await prune(transactions.Transaction(link), kind, 1001, 50)
+        assert await link.rows(f"SELECT COUNT(*), MIN(position) FROM {kind.value}") == [(1950, 51)]  # noqa: S608 - a name
+
+
+async def test_the_age_of_the_log_is_found_by_a_row_of_each_slot(
+    open_store: OpenStore, mariadb: MariaDB, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    store = await open_store(url)
+    assert await store.oldest_event_us() is None
+    fill = "INSERT INTO events SELECT seq % 16, seq, seq % 48, 5000 - seq % 7, x'00' FROM seq_1_to_5000"
+    mariadb.run(fill, "DELETE FROM events WHERE position < 100", database=url.rpartition("/")[2])
+    assert await store.oldest_event_us() == 5000 - 6
+    async with store.pool.link() as link:
+        await link.run("FLUSH STATUS")
+        await link.rows(sql.SELECT_OLDEST_EVENTS)
+        reads = await link.rows("SHOW SESSION STATUS LIKE 'Handler_read%'")
+    assert sum(int(count) for _, count in reads) < 200
+
+
+async def test_a_start_reads_as_long_as_it_takes(
+    open_store: OpenStore, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store(new_database(), statement_s=0.5)
+    await opt_out(store)
+    for name in ("SELECT_OPT_OUTS", "SELECT_BARRIERS_OPEN"):
+        monkeypatch.setattr(sql, name, f"{getattr(sql, name)} HAVING SLEEP(0.7) = 0")
+    assert await store.opt_outs() == [(7, RECIPIENT)]
+    assert await store.barriers_open() == [(7, RECIPIENT)]
+
+
+async def test_callers_who_read_leave_connections_to_the_work(
+    open_store: OpenStore, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store(new_database(), size_max=8)
+    monkeypatch.setattr(sql, "SELECT_OPT_OUTS_OF", "SELECT SLEEP(0.5), %s, %s, %s")
+    reading = [asyncio.ensure_future(store.opt_outs_of(7, 0, 1)) for _ in range(40)]
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(2):
+        assert (await opt_out(store))[2]
+    assert not all(read.done() for read in reading)
+    for read in reading:
+        read.cancel()
+    await asyncio.gather(*reading, return_exceptions=True)
