@@ -108,6 +108,98 @@ async def test_a_run_that_comes_again_asks_the_store_anew(house: House, monkeypa
     assert await house.state_of(identity) == 1
 
 
+# Owners.
+
+
+async def test_an_owner_that_lost_its_lock_stores_nothing_more(
+    open_store: OpenStore, mariadb: MariaDB, new_database: Callable[[], str]
+) -> None:
+    """The server forgot its connection; what it took in now, the next owner would never send."""
+    url = new_database()
+    ends: list[BaseException] = []
+    first = await open_store(url, fatal=ends)
+    assert (await opt_out(first))[2]
+    [(holder,)] = mariadb.run(f"SELECT IS_USED_LOCK('{owner.lock_name(url.rpartition('/')[2])}')")
+    mariadb.run(f"KILL {holder}")
+    second = await open_store(url)
+    with pytest.raises(NotReady, match="nothing was stored"):
+        await opt_out(first, RECIPIENT + 1)
+    with pytest.raises(NotReady):
+        await first.run_control(lambda _connection: None)
+    assert first.ended
+    assert len(ends) == 1
+    assert (await opt_out(second, RECIPIENT + 1))[2]
+    assert await kept(second) == (2, 2)
+
+
+# A server that hangs.
+
+
+async def test_a_control_transaction_is_given_up_with_a_server_that_hangs(
+    own_server: MariaDB, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "RETRY_S", 0.1)
+    store = await open_store(own_server.create_database("hangs"), connect_s=0.5, statement_s=0.5)
+    await store.run_control(lambda connection: connection.exec_driver_sql("SELECT 1").all())
+    own_server.freeze()
+    await asyncio.sleep(0.2)  # until its threads stand still
+    async with asyncio.timeout(WAIT_S):
+        with pytest.raises(NotReady):
+            await store.run_control(lambda connection: connection.exec_driver_sql("SELECT 1").all())
+    own_server.thaw()
+    assert (await opt_out(store))[2]
+
+
+async def test_a_server_that_hangs_is_not_asked_on_every_idle_connection(
+    own_server: MariaDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "PING_S", 0.3)
+    monkeypatch.setattr(pools, "PING_AFTER_S", 0)
+    pool = pools.Pool(parse(own_server.url("mysql"), PASSWORD, None), pools.Limits(8, 8, 0.3, 60.0))
+    await pool.open()
+    own_server.freeze()
+    await asyncio.sleep(0.2)
+    async with asyncio.timeout(2):
+        with pytest.raises(TimeoutError):
+            async with pool.link():
+                pass
+    assert pool.open_count == 0
+    own_server.thaw()
+    await pool.close()
+
+
+# A server that was set up for others.
+
+
+async def test_a_server_set_up_for_others_changes_nothing(own_server: MariaDB, open_store: OpenStore) -> None:
+    own_server.run(
+        "SET GLOBAL sql_safe_updates = 1",
+        "SET GLOBAL sql_select_limit = 1",
+        "SET GLOBAL completion_type = 1",
+        "SET GLOBAL sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH'",
+        "SET GLOBAL unique_checks = 0",
+        "SET GLOBAL time_zone = '+09:00'",
+        "SET GLOBAL character_set_server = 'latin1'",
+        "SET GLOBAL autocommit = 0",
+        "SET GLOBAL tx_isolation = 'SERIALIZABLE'",
+    )
+    store = await open_store(own_server.create_database("others"))
+    assert (await store.begin_run()).epoch == 1
+    for line in range(3):
+        assert (await opt_out(store, RECIPIENT + line))[2]
+    assert await kept(store) == (3, 3)
+
+
+async def test_a_primary_of_yesterday_is_left(own_server: MariaDB, open_store: OpenStore) -> None:
+    """Nothing is written while the gate is shut, so the gate's own look has to find the new one."""
+    store = await open_store(own_server.create_database("yesterday"))
+    own_server.run("SET GLOBAL read_only = 1")
+    assert not all(finding.ok for finding in await store.check())
+    assert store.pool.open_count == 0
+    own_server.run("SET GLOBAL read_only = 0")
+    assert all(finding.ok for finding in await store.check())
+
+
 # Much of everything.
 
 
@@ -174,3 +266,28 @@ async def test_callers_who_read_leave_connections_to_the_work(
     for read in reading:
         read.cancel()
     await asyncio.gather(*reading, return_exceptions=True)
+
+
+async def test_a_backup_that_holds_the_tables_keeps_no_start_out(
+    open_store: OpenStore, mariadb: MariaDB, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    database = url.rpartition("/")[2]
+    await (await open_store(url)).close()
+    # As after weeks without a start: days are missing.
+    days = mariadb.run(
+        "SELECT PARTITION_NAME FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() AND "
+        "TABLE_NAME = 'messages' AND PARTITION_NAME <> 'pmax'",
+        database=database,
+    )
+    mariadb.run(f"ALTER TABLE messages DROP PARTITION {', '.join(name for (name,) in days)}", database=database)
+    with closing(mariadb.connect(database)) as backup, backup.cursor() as cursor:
+        cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+        cursor.execute("SELECT COUNT(*) FROM messages")
+        async with asyncio.timeout(10):
+            store = await open_store(url)
+        assert (await opt_out(store))[2]
+        backup.rollback()
+    await store.close()
+    await open_store(url)
+    assert len(mariadb.run("SHOW CREATE TABLE messages", database=database)[0][1].split("PARTITION `p")) > 10
