@@ -132,6 +132,26 @@ async def test_an_owner_that_lost_its_lock_stores_nothing_more(
     assert await kept(second) == (2, 2)
 
 
+async def test_a_machine_that_is_gone_keeps_the_store_for_a_moment_only(
+    open_store: OpenStore, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server hears no end of its connections, and TCP gives up after two hours."""
+    monkeypatch.setattr(owner, "LOOK_EVERY_S", 1000)  # it looks no more
+    monkeypatch.setattr(owner, "LOCK_IDLE_S", 2)
+    monkeypatch.setattr(pools, "SETUP", (*pools.SETUP, "SET SESSION wait_timeout = 2"))
+    url = new_database()
+    first = await open_store(url)
+    # In the middle of a transaction.
+    gone = pools.Link(await pools.connect(first.place.primary, first.place.limits), 1)
+    await gone.run("BEGIN")
+    await gone.rows("SELECT * FROM lanes FOR UPDATE")
+    await gone.rows("SELECT * FROM leases LOCK IN SHARE MODE")
+    await asyncio.sleep(3)
+    second = await open_store(url)
+    assert (await second.begin_run()).epoch == 1
+    gone.close()
+
+
 # A server that hangs.
 
 

@@ -171,13 +171,19 @@ class MySQLStore(MySQLReads):
     async def _make_partitions_if_free(self) -> None:
         try:
             await self._make_partitions()
-        except Exception as error:  # noqa: BLE001 - the last partition takes what has no day yet
-            _log.warning("partitions not made", error=type(error).__name__, code=code_of(error))
+        except Exception as error:
+            if classify(error) is not Fault.AGAIN:
+                raise
+            # Days are left, and the last partition takes what has none.
+            _log.warning("partitions not made: the tables are held", code=code_of(error))
 
     async def _keep_making_partitions(self) -> None:
         while True:
             await asyncio.sleep(PARTITIONS_EVERY_S)
-            await self._make_partitions_if_free()
+            try:
+                await self._make_partitions_if_free()
+            except Exception as error:  # noqa: BLE001 - asked again; the start refuses what stays wrong
+                _log.warning("partitions not made", error=type(error).__name__, code=code_of(error))
 
     async def begin_run(self) -> Run:
         """See `Store`."""
