@@ -15,7 +15,7 @@ from engine.stores.mysql import control, owner, sql, transactions
 from engine.stores.mysql import pool as pools
 from engine.stores.mysql.address import parse
 from engine.stores.mysql.prune import prune
-from engine.stores.store import Kept
+from engine.stores.store import ID_MAX, Kept
 from longwave.v1 import messaging_pb2 as pb
 from tests.conformance.stores import House, some
 from tests.corridor.engine_fixture import submission
@@ -311,3 +311,29 @@ async def test_a_backup_that_holds_the_tables_keeps_no_start_out(
     await store.close()
     await open_store(url)
     assert len(mariadb.run("SHOW CREATE TABLE messages", database=database)[0][1].split("PARTITION `p")) > 10
+
+
+async def test_a_start_brings_look_ups_forward_in_few_statements(
+    open_store: OpenStore, mariadb: MariaDB, new_database: Callable[[], str]
+) -> None:
+    """Attempts are written down in the same lane, and a start after a night has tens of thousands."""
+    url = new_database()
+    database = url.rpartition("/")[2]
+    store = await open_store(url)
+    names = "id, tenant, campaign, sender, recipient, class, kind, encoding, segments, state, reason, seq, attempt, "
+    names += "generation, counted, flags, due_us, accept_us, expires_us, updated_us, history"
+    fill = f"INSERT INTO messages ({names}) SELECT seq, 1, 1, 1, seq, 1, 1, 1, 1, 3, 1, 3, 1, 1, 0, 0, seq, 1, 1, 1, ''"
+    mariadb.run(f"{fill} FROM seq_1_to_3000", "ANALYZE TABLE messages", database=database)
+    async with store.pool.link() as link:
+        await link.run("FLUSH STATUS")
+        asked = sql.SELECT_LATEST_DUE
+        assert len(await link.rows(asked, (3, ID_MAX, ID_MAX, ID_MAX, 100))) == 100
+        reads = await link.rows("SHOW SESSION STATUS LIKE 'Handler_read%'")
+    assert sum(int(count) for _, count in reads) < 300
+    [(before,)] = [(int(row[1]),) for row in mariadb.run("SHOW GLOBAL STATUS LIKE 'Com_update'")]
+    dues = [(identity - 1 if identity % 2 else identity + 1, identity) for identity in range(1, 3001)]
+    await store.hasten_lookups(dues)
+    [(after,)] = [(int(row[1]),) for row in mariadb.run("SHOW GLOBAL STATUS LIKE 'Com_update'")]
+    assert after - before < 10
+    moved = mariadb.run("SELECT SUM(due_us = id - 1), SUM(due_us = id) FROM messages", database=database)
+    assert moved == [(1500, 1500)]

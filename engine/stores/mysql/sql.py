@@ -80,7 +80,11 @@ SELECT_EARLY_BY_PROVIDER_ID: Final = (
 )
 DELETE_EARLY: Final = "DELETE FROM early_receipts WHERE message IN ({ids}) AND message <> 0"
 DELETE_EARLY_POSITIONS: Final = "DELETE FROM early_receipts WHERE position IN ({ids})"
-UPDATE_LOOKUP_DUE: Final = "UPDATE messages SET due_us = %s WHERE id = %s AND state IN (3, 4) AND due_us > %s"
+# `{turns}`: `WHEN id THEN time` for each id.
+UPDATE_LOOKUPS_DUE: Final = (
+    "UPDATE messages FORCE INDEX (PRIMARY) SET due_us = LEAST(due_us, CASE id {turns} END) "
+    "WHERE id IN ({ids}) AND state IN (3, 4)"
+)
 INSERT_WEBHOOK_EVENTS: Final = "INSERT INTO webhook_events (provider, event_id, received_us) VALUES "
 SELECT_WEBHOOK_EVENTS: Final = (
     "SELECT CONVERT(event_id USING utf8mb4) FROM webhook_events WHERE provider = {provider} AND event_id IN ({texts})"

@@ -244,9 +244,13 @@ async def cancel(
 
 
 async def hasten_lookups(tx: Transaction, dues: Sequence[tuple[int, int]]) -> None:
-    """Bring the look-ups of taken messages forward: (new timer, id) each, one after the other: a start's, and few."""
-    for due_us, identity in dues:
-        await tx.run(sql.UPDATE_LOOKUP_DUE, (due_us, identity, due_us))
+    """Bring the look-ups of taken messages forward: (new timer, id) each. No timer moves to a later time.
+
+    A start has thousands of them, and attempts are written down in the same lane: so it is a statement a piece.
+    """
+    for piece in pieces(dues):
+        turns = " ".join(f"WHEN {identity} THEN {due_us}" for due_us, identity in piece)
+        await tx.run(sql.UPDATE_LOOKUPS_DUE.format(turns=turns, ids=listed(identity for _, identity in piece)))
 
 
 async def write_ledgers(tx: Transaction, scheduler: _core.Scheduler) -> list[LedgerRow]:
