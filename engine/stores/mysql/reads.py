@@ -210,5 +210,6 @@ class MySQLReads:
 
     async def oldest_event_us(self) -> int | None:
         """See `Store`."""
-        at_us: int | None = await self._number(sql.SELECT_OLDEST_EVENTS)
+        slots = " UNION ALL ".join(sql.SELECT_OLDEST_OF_SLOT.format(slot=slot) for slot in range(EVENT_SLOTS))
+        at_us: int | None = await self._number(sql.SELECT_OLDEST_EVENTS.format(slots=slots))
         return at_us

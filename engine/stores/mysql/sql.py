@@ -221,8 +221,6 @@ SELECT_EVENT_BOUNDS: Final = (
     "CAST(COALESCE((SELECT MAX(position) FROM events WHERE slot = %s), 0) AS UNSIGNED)"
 )
 SELECT_NEWEST_EVENT: Final = "SELECT CAST(MAX(next_position) - 1 AS UNSIGNED) FROM event_slots"
-# One row of each slot: both servers read all positions for a MIN that depends on another row.
-SELECT_OLDEST_EVENTS: Final = (
-    "SELECT MIN(at_us) FROM (SELECT (SELECT e.at_us FROM events AS e WHERE e.slot = s.slot "
-    "ORDER BY e.position LIMIT 1) AS at_us FROM event_slots AS s) AS oldest"
-)
+# Of each slot one row by itself: servers read all positions for what depends on the slot of another table's row.
+SELECT_OLDEST_EVENTS: Final = "SELECT MIN(at_us) FROM ({slots}) AS oldest"
+SELECT_OLDEST_OF_SLOT: Final = "(SELECT at_us FROM events WHERE slot = {slot} ORDER BY position LIMIT 1)"
