@@ -24,6 +24,8 @@ from engine.stores.mysql.transactions import Transaction
 LOOK_EVERY_S: Final = 5.0
 # A process that just ended: its server takes a moment to notice.
 LOCK_WAIT_S: Final = 2
+# Without a look for so long, its machine is gone: the server gives the lock away.
+LOCK_IDLE_S: Final = 30
 OWNER_CHARACTERS_MAX: Final = 128
 
 _log = structlog.get_logger("longwave.store")
@@ -64,6 +66,7 @@ class Hold:
     async def _acquire(self) -> None:
         link = Link(await connect(self._address, self._limits), self._limits.statement_s)
         try:
+            await link.run(f"SET SESSION wait_timeout = {LOCK_IDLE_S}")
             await self._lock(link)
         except BaseException:
             link.close()
