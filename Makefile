@@ -46,6 +46,7 @@ export PYO3_PYTHON := $(CURDIR)/$(PY)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .PHONY: help setup docs generate verify-generated build run test test-rust test-python test-mysql9 torture cluster fuzz bench \
+	overload \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
 help: ## Print this list.

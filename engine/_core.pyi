@@ -207,6 +207,8 @@ class Admission:
         """Rows (tenant, request_id, id, content_hash, segments, encoding) that were stored before."""
     def refuse(self, position: int, verdict: int, detail: str) -> None:
         """Take the accepted message at this position out again."""
+    def take_back(self) -> None:
+        """The transaction that resolved or refused some was undone."""
     def refuse_all(self, verdict: int, detail: str, retry_delay_us: int) -> None:
         """Refuse every accepted message: nothing was stored."""
     def replies(self) -> list[tuple[int, bytes, str, str, int]]:

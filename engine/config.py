@@ -86,7 +86,8 @@ class Settings(BaseSettings):
         20,
         ge=4,
         le=1000,
-        description="Connections to the MySQL store at most, beside three: two write, the others read.",
+        description="Connections to the MySQL store at most, beside three: two write, four read for the engine itself, "
+        "callers who look up and watch share the others (one at least).",
     )
     store_connect_s: float = Field(
         3,

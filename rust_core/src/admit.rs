@@ -22,7 +22,7 @@ pub use admission::{Accepted, Admission, CONTENT_HASH_BYTES, Existing, Reply};
 pub use check::Refusal;
 pub use held::{RowError, held_from_row};
 
-use admission::{Answer, Item, JudgedCall, Outcome, RequestKey};
+use admission::{Answer, Found, Item, JudgedCall, Outcome, RequestKey};
 use ceiling::Ceilings;
 use check::{Checked, check};
 
@@ -210,6 +210,7 @@ pub fn admit(
             items: Vec::with_capacity(calls.len()),
             accepted: Vec::with_capacity(calls.len()),
             retry_delay_us: limits.retry_delay_us,
+            found: Found::default(),
         },
     };
     for call in calls {

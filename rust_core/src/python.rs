@@ -639,6 +639,10 @@ impl Admission {
         Ok(())
     }
 
+    fn take_back(&self) {
+        lock(&self.inner).take_back();
+    }
+
     fn refuse_all(&self, verdict: u8, detail: &str, retry_delay_us: i64) -> PyResult<()> {
         lock(&self.inner).refuse_all_open(known_verdict(verdict)?, detail, retry_delay_us);
         Ok(())

@@ -1280,6 +1280,17 @@ fn a_stored_request_id_answers_as_the_first_time() {
         "a known answer is not counted again"
     );
 
+    again.take_back();
+    assert_eq!(
+        again.accepted().len(),
+        2,
+        "nobody knows what an undone transaction saw"
+    );
+    assert_ne!(results(&again)[0].message, results(&before)[0].message);
+    again.resolve(&existing);
+    again.refuse_all_open(Verdict::NotReady, "nothing was stored", 0);
+    assert_eq!(verdicts(&again), [Verdict::NotReady; 3]);
+
     let mut reused = group(&[other.clone(), fresh]);
     reused.resolve(&existing);
     assert_eq!(

@@ -1535,12 +1535,14 @@ proptest! {
         push(&mut scheduler, vec![held(waiting + 1, 10)]);
         let left_us = leaves_us(&mut scheduler, waiting + 1);
         prop_assert!(left_us >= least_us, "left after {left_us} us, at least {least_us} said");
-        // What may be missing: the buckets start empty, and each may keep a token of the other's waiting.
+        // What may be missing: the buckets start empty, each may keep a token of the other's waiting, and where one at a
+        // time passes, each waits for the next pop.
         let tokens_us = [(amount, burst.min(amount)), (number_amount, 1)].map(|(amount, burst)| {
             let (burst, rate) = (burst.min(amount - 1).max(1), amount.saturating_sub(burst).max(1));
             i64::try_from((burst + 1) * 10_000_000 / rate).unwrap_or(0)
         });
-        let most_us = least_us + tokens_us[0] + tokens_us[1] + 20_000;
+        let pops_us = 10_000 * (i64::try_from(waiting).unwrap_or(0) + 2);
+        let most_us = least_us + tokens_us[0] + tokens_us[1] + pops_us;
         prop_assert!(left_us <= most_us, "left after {left_us} us, {least_us} said");
     }
 }

@@ -22,6 +22,10 @@ from tests.servers.mariadb import PASSWORD, MariaDB
     [
         (errors.OperationalError(1213, "Deadlock found"), Fault.AGAIN),
         (errors.OperationalError(1205, "Lock wait timeout exceeded"), Fault.AGAIN),
+        (errors.OperationalError(1020, "Record has changed since last read"), Fault.AGAIN),
+        (errors.OperationalError(1412, "Table definition has changed"), Fault.AGAIN),
+        (errors.OperationalError(1969, "max_statement_time exceeded"), Fault.LOST),
+        (errors.OperationalError(1226, "max_user_connections"), Fault.LOST),
         (errors.OperationalError(2013, "Lost connection"), Fault.LOST),
         (errors.OperationalError(2006, "gone away"), Fault.LOST),
         (errors.OperationalError(1040, "Too many connections"), Fault.LOST),
@@ -35,6 +39,7 @@ from tests.servers.mariadb import PASSWORD, MariaDB
         (errors.OperationalError(1021, "Disk full"), Fault.FULL),
         (errors.InternalError(1114, "The table is full"), Fault.FULL),
         (errors.InternalError(1030, "Got error 28 'No space left on device' from storage engine"), Fault.FULL),
+        (errors.InternalError(1180, "Got error 28 'No space left on device' during COMMIT"), Fault.FULL),
         (errors.InternalError(1030, "Got error 168 from storage engine"), Fault.PROGRAM),
         (errors.IntegrityError(1062, "Duplicate entry"), Fault.DATA),
         (errors.DataError(1406, "Data too long"), Fault.DATA),

@@ -173,7 +173,12 @@ async def test_partitions_are_made_ahead_and_hold_their_day(
 
 @pytest.mark.parametrize(
     ("setting", "bad", "good"),
-    [("innodb_flush_log_at_trx_commit", "2", "1"), ("sync_binlog", "0", "1"), ("read_only", "1", "0")],
+    [
+        ("innodb_flush_log_at_trx_commit", "2", "1"),
+        ("sync_binlog", "0", "1"),
+        ("binlog_format", "'STATEMENT'", "'MIXED'"),
+        ("read_only", "1", "0"),
+    ],
 )
 async def test_a_server_below_the_promise_is_seen_and_refused(
     open_store: OpenStore, mariadb: MariaDB, new_database: Callable[[], str], setting: str, bad: str, good: str

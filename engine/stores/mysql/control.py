@@ -1,6 +1,7 @@
 """The control plane's transactions: functions of a SQLAlchemy connection, one at a time, serializable.
 
-It knows no table but its lane. A transaction that met a deadlock or lost its connection before COMMIT is undone and run
+It knows no table but its lane. One that takes too long is given up with its connection: the lane behind which it runs
+waits for it. A transaction that met a deadlock or lost its connection before COMMIT is undone and run
 again; when the answer to COMMIT is lost, its lane's row says what became of it, as in `transactions.py`.
 """
 
@@ -23,6 +24,8 @@ from engine.stores.mysql.transactions import RETRY_S, pause_s
 T = TypeVar("T")
 
 ISOLATION: Final = "SERIALIZABLE"
+# A transaction is given as long as so many of the slowest statements.
+STATEMENTS: Final = 3
 
 
 def engine_to(address: Address, limits: Limits) -> AsyncEngine:
@@ -40,6 +43,8 @@ def engine_to(address: Address, limits: Limits) -> AsyncEngine:
         max_overflow=0,
         pool_pre_ping=True,
         pool_recycle=int(MAX_AGE_S),
+        # What a statement was given is nobody's to read in an error.
+        hide_parameters=True,
     )
 
 
@@ -49,6 +54,7 @@ class Control:
     def __init__(self, address: Address, limits: Limits, pool: Pool, *, node: int) -> None:
         """Open nothing yet; `pool` is for reading back."""
         self._engine = engine_to(address, limits)
+        self._transaction_s = limits.connect_s + STATEMENTS * limits.statement_s
         self._pool = pool
         self._marker = Marker(node, Lane.CONTROL, pool)
 
@@ -70,7 +76,7 @@ class Control:
         while True:
             done: list[T] = []
             try:
-                async with self._engine.connect() as connection:
+                async with asyncio.timeout(self._transaction_s), self._engine.connect() as connection:
                     result = await connection.run_sync(function)
                     statement, values = self._marker.next()
                     if (await connection.exec_driver_sql(statement, values)).rowcount != 1:

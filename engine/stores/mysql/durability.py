@@ -18,7 +18,7 @@ PACKET_BYTES_MIN: Final = 16 * 1024 * 1024
 
 _VARIABLES: Final = (
     "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('innodb_flush_log_at_trx_commit', 'sync_binlog', 'log_bin', "
-    "'innodb_doublewrite', 'innodb_flush_method', 'read_only', 'max_allowed_packet', "
+    "'binlog_format', 'innodb_doublewrite', 'innodb_flush_method', 'read_only', 'max_allowed_packet', "
     "'rpl_semi_sync_master_wait_point', 'rpl_semi_sync_source_wait_point')"
 )
 _STATUS: Final = "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync%'"
@@ -86,6 +86,9 @@ def _flushing(values: dict[str, str]) -> list[Finding]:
     if values.get("log_bin", "OFF").upper() in {"ON", "1"}:
         sync = values.get("sync_binlog", "")
         findings.append(Finding("sync_binlog", sync, "1", sync == "1"))
+        # Statements of READ COMMITTED transactions cannot be logged as such: the server refuses them.
+        form = values.get("binlog_format", "ROW").upper()
+        findings.append(Finding("binlog_format", form, "ROW or MIXED", form != "STATEMENT"))
     twice = values.get("innodb_doublewrite", "").upper()
     findings.append(Finding("innodb_doublewrite", twice, "ON", twice in {"ON", "1", "DETECT_AND_RECOVER", "FAST"}))
     method = values.get("innodb_flush_method", "")

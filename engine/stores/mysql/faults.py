@@ -32,11 +32,12 @@ class Fault(Enum):
 
 
 _CODES: Final = {
-    Fault.AGAIN: (1205, 1213, 1614, 3058, 3572),
-    # 1040 and 1203 are too many connections: others end theirs.
+    # 1020: the row changed since it was read (MariaDB's snapshots); 1412: the table was altered meanwhile.
+    Fault.AGAIN: (1020, 1205, 1213, 1412, 1614, 3058, 3572),
+    # 1040, 1203 and 1226 are too many connections: others end theirs. 1969 and 3024 are the server's own time limit.
     Fault.LOST: (
-        1040, 1042, 1043, 1053, 1077, 1078, 1079, 1080, 1081, 1129, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1317,
-        1927, 2002, 2003, 2005, 2006, 2013, 2014, 2055, 3024, 3032, 3168, 4031,
+        1040, 1042, 1043, 1053, 1077, 1078, 1079, 1080, 1081, 1129, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1226,
+        1317, 1927, 1969, 2002, 2003, 2005, 2006, 2013, 2014, 2055, 3024, 3032, 3168, 4031,
     ),
     Fault.READ_ONLY: (1209, 1223, 1290, 1792, 1836, 3100),
     Fault.FULL: (1021, 1114, 3019),
@@ -48,7 +49,7 @@ _CODES: Final = {
 }  # fmt: skip
 _FAULTS: Final = {code: fault for fault, codes in _CODES.items() for code in codes}
 # These carry the operating system's number in their words.
-_WITH_ERRNO: Final = {1026, 1030, 1004, 3}
+_WITH_ERRNO: Final = {1026, 1030, 1004, 1180, 3}
 _NO_SPACE: Final = ("errno: 28", "error 28", "No space left", "errno: 122")
 DUPLICATE: Final = 1062
 

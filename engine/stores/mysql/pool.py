@@ -24,20 +24,28 @@ from engine.stores.mysql.faults import Fault, classify
 # Looked at before it is lent when nobody used it for so long: a balancer drops idle ones without a word after 60 s or
 # more, other nodes end them sooner (`sleepers.py`).
 PING_AFTER_S: Final = 2.0
+PING_S: Final = 2.0
+# Connections that callers who read leave to the engine: two lanes, the sweeper, refill, rights, the gate. However many
+# calls wait for an answer, a message is stored and sent meanwhile.
+OWN_WORK: Final = 6
 # Connections end their days spread over a quarter of this, so that a name that moved is followed within an hour.
 MAX_AGE_S: Final = 3600.0
 # Waiting for a row: longer than any transaction of ours takes, shorter than callers wait.
 LOCK_WAIT_S: Final = 5
 # Waiting for a table that is being altered.
 METADATA_WAIT_S: Final = 30
-# The server ends what its client forgot.
-IDLE_S: Final = 28_800
+# The server ends what its client forgot and what a machine that is gone left open: nobody waits for its locks until TCP
+# gives up after two hours.
+IDLE_S: Final = 60
 
 SETUP: Final = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
     f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}, lock_wait_timeout = {METADATA_WAIT_S}",
     f"SET SESSION wait_timeout = {IDLE_S}",
+    # Whatever the server was told for others: nothing cut short, nothing unchecked, COMMIT ends a transaction.
+    "SET SESSION sql_safe_updates = 0, sql_select_limit = 18446744073709551615",
+    "SET SESSION unique_checks = 1, foreign_key_checks = 1, completion_type = 'NO_CHAIN'",
 )
 
 # A warning of the server costs a line each; what matters is an error under the strict mode.
@@ -95,18 +103,25 @@ class Link:
         """Run one statement; the rows it changed. Raises the driver's errors and TimeoutError."""
         return (await self._execute(statement, values))[0]
 
-    async def rows(self, statement: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
-        """Run one statement; its rows. Raises the driver's errors and TimeoutError."""
-        return (await self._execute(statement, values))[1]
+    async def rows(
+        self, statement: str, values: tuple[Any, ...] | None = None, *, within_s: float | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement, within another time than others if one is given; its rows.
+
+        Raises the driver's errors and TimeoutError.
+        """
+        return (await self._execute(statement, values, within_s))[1]
 
     async def insert(self, statement: str, values: tuple[Any, ...]) -> int:
         """Run one INSERT; the number that the server gave the row. Raises the driver's errors and TimeoutError."""
         return (await self._execute(statement, values))[2]
 
-    async def _execute(self, statement: str, values: tuple[Any, ...] | None) -> tuple[int, list[tuple[Any, ...]], int]:
+    async def _execute(
+        self, statement: str, values: tuple[Any, ...] | None, within_s: float | None = None
+    ) -> tuple[int, list[tuple[Any, ...]], int]:
         cursor = self._connection.cursor()
         try:
-            async with asyncio.timeout(self._statement_s):
+            async with asyncio.timeout(within_s or self._statement_s):
                 await cursor.execute(statement, values)
         except BaseException as error:
             # The server undid the statement alone after an error of its data; after any other nothing is certain.
@@ -117,9 +132,10 @@ class Link:
         return cursor.rowcount, list(rows), cursor.lastrowid or 0
 
     async def ping(self) -> bool:
-        """Whether it still answers."""
+        """Whether it still answers, and soon."""
         try:
-            await self.run("DO 0")
+            async with asyncio.timeout(PING_S):
+                await self.run("DO 0")
         except Exception:  # noqa: BLE001 - it is thrown away
             self.sound = False
         return self.sound
@@ -176,6 +192,7 @@ class Pool:
         self._on_lent = on_lent
         self._idle: deque[Link] = deque()
         self._room = asyncio.Semaphore(limits.size_max)
+        self._room_for_callers = asyncio.Semaphore(max(1, limits.size_max - OWN_WORK))
         self._generation = 0
         self._closed = False
         self.open_count = 0
@@ -206,42 +223,45 @@ class Pool:
     def drop(self) -> None:
         """The server is not the right one any more: no connection that is open now is lent again."""
         self._generation += 1
+        self._forget_idle()
+
+    def _forget_idle(self) -> None:
         while self._idle:
             self.open_count -= 1
             self._idle.pop().close()
 
     @contextlib.asynccontextmanager
-    async def link(self) -> AsyncIterator[Link]:
-        """Borrow a connection. Raises what connecting raises."""
+    async def link(self, *, for_caller: bool = False) -> AsyncIterator[Link]:
+        """Borrow a connection; for a caller who reads, one that the engine's own work can spare.
+
+        Raises what connecting raises.
+        """
         began_s = time.monotonic()
-        self.waiting += 1
-        try:
-            await self._room.acquire()
-        finally:
-            self.waiting -= 1
-        try:
+        async with contextlib.AsyncExitStack() as places:
+            self.waiting += 1
+            try:
+                for room in [self._room_for_callers, self._room] if for_caller else [self._room]:
+                    await places.enter_async_context(room)
+            finally:
+                self.waiting -= 1
             link = await self._take()
-        except BaseException:
-            self._room.release()
-            raise
-        generation = self._generation
-        self.in_use += 1
-        self._on_lent(Loan(time.monotonic() - began_s, self.in_use, self.waiting))
-        try:
-            yield link
-        except BaseException as error:
-            if classify(error) is Fault.LOST:
-                link.sound = False
-            raise
-        finally:
-            self.in_use -= 1
-            link.used_s = time.monotonic()
-            if link.sound and not link.in_transaction and generation == self._generation and not self._closed:
-                self._idle.append(link)
-            else:
-                self.open_count -= 1
-                link.close()
-            self._room.release()
+            generation = self._generation
+            self.in_use += 1
+            self._on_lent(Loan(time.monotonic() - began_s, self.in_use, self.waiting))
+            try:
+                yield link
+            except BaseException as error:
+                if classify(error) is Fault.LOST:
+                    link.sound = False
+                raise
+            finally:
+                self.in_use -= 1
+                link.used_s = time.monotonic()
+                if link.sound and not link.in_transaction and generation == self._generation and not self._closed:
+                    self._idle.append(link)
+                else:
+                    self.open_count -= 1
+                    link.close()
 
     async def _take(self) -> Link:
         while self._idle:
@@ -249,8 +269,11 @@ class Pool:
             now_s = time.monotonic()
             old = now_s - link.opened_s > MAX_AGE_S * random.uniform(0.75, 1)  # noqa: S311 - spreads, hides nothing
             try:
-                if not old and (now_s - link.used_s < PING_AFTER_S or await link.ping()):
-                    return link
+                if not old:
+                    if now_s - link.used_s < PING_AFTER_S or await link.ping():
+                        return link
+                    # Those beneath it were used longer ago: a server that hangs is not asked on each of them.
+                    self._forget_idle()
             except BaseException:
                 self.open_count -= 1
                 link.close()

@@ -22,7 +22,11 @@ async def prune(tx: Transaction, kind: Kept, before_us: int, rows_max: int) -> b
         return await _prune_request_ids(tx, _core.first_id_at(before_us), rows_max)
     if kind is Kept.EVENTS:
         return await _prune_events(tx, before_us, rows_max)
-    return await tx.run(sql.DELETE_OLD[kind.value], (before_us, rows_max)) == rows_max
+    # The names of the kinds left are those of their tables.
+    old = [row[0] for row in await tx.rows(sql.SELECT_OLD.format(table=kind.value), (rows_max, before_us))]
+    for piece in pieces(old):
+        await tx.run(sql.DELETE_OLD.format(table=kind.value, ids=listed(piece)))
+    return len(old) == rows_max
 
 
 async def _prune_events(tx: Transaction, before_us: int, rows_max: int) -> bool:

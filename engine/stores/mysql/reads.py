@@ -6,7 +6,7 @@ primary, so nothing that was accepted is ever not found. All else comes from the
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from engine.stores.mysql import sql
 from engine.stores.mysql.pool import Link, Pool
@@ -14,6 +14,9 @@ from engine.stores.mysql.replica import Replica
 from engine.stores.mysql.stages import listed, quoted
 from engine.stores.mysql.transactions import EVENT_SLOTS
 from engine.stores.store import ID_MAX, LedgerRow, Row, Stretch
+
+# What a start reads grows with the store: millions of opt-outs take longer than any statement of the work may.
+START_S: Final = 600.0
 
 
 class MySQLReads:
@@ -28,6 +31,14 @@ class MySQLReads:
         async with self._pool.link() as link:
             return await link.rows(statement, values or None)
 
+    async def _rows_at_start(self, statement: str, *values: Any) -> list[Any]:
+        async with self._pool.link() as link:
+            return await link.rows(statement, values or None, within_s=START_S)
+
+    async def _rows_for_caller(self, statement: str, *values: Any) -> list[Any]:
+        async with self._pool.link(for_caller=True) as link:
+            return await link.rows(statement, values)
+
     async def _number(self, statement: str) -> Any:
         """The first column of the first row, None without one."""
         rows = await self._rows(statement)
@@ -37,15 +48,15 @@ class MySQLReads:
 
     async def opt_outs(self) -> list[tuple[int, int]]:
         """See `Store`."""
-        return await self._rows(sql.SELECT_OPT_OUTS)
+        return await self._rows_at_start(sql.SELECT_OPT_OUTS)
 
     async def barriers_open(self) -> list[tuple[int, int]]:
         """See `Store`."""
-        return await self._rows(sql.SELECT_BARRIERS_OPEN)
+        return await self._rows_at_start(sql.SELECT_BARRIERS_OPEN)
 
     async def carriers(self, rows_max: int) -> list[tuple[int, int]]:
         """See `Store`."""
-        return await self._rows(sql.SELECT_CARRIERS, rows_max)
+        return await self._rows_at_start(sql.SELECT_CARRIERS, rows_max)
 
     async def early_count(self) -> int:
         """See `Store`."""
@@ -54,25 +65,25 @@ class MySQLReads:
 
     async def in_state(self, state: int) -> list[int]:
         """See `Store`."""
-        return [row[0] for row in await self._rows(sql.SELECT_IN_STATE, state)]
+        return [row[0] for row in await self._rows_at_start(sql.SELECT_IN_STATE, state)]
 
     async def key_holders(self) -> list[Row]:
         """See `Store`."""
-        return await self._rows(sql.SELECT_KEY_HOLDERS)
+        return await self._rows_at_start(sql.SELECT_KEY_HOLDERS)
 
     async def ledgers(self) -> list[LedgerRow]:
         """See `Store`."""
-        return await self._rows(sql.SELECT_LEDGERS)
+        return await self._rows_at_start(sql.SELECT_LEDGERS)
 
     async def recipes(self, provider: int, renderer: int) -> list[tuple[int, str, str]]:
         """See `Store`."""
-        return await self._rows(sql.SELECT_RECIPES, provider, renderer)
+        return await self._rows_at_start(sql.SELECT_RECIPES, provider, renderer)
 
     # What work reads.
 
     async def waiting_bounds(self, streams: Sequence[int]) -> list[tuple[int, int, int, int]]:
         """See `Store`."""
-        return [row for row in await self._rows(sql.SELECT_WAITING_BOUNDS) if row[1] in streams]
+        return [row for row in await self._rows_at_start(sql.SELECT_WAITING_BOUNDS) if row[1] in streams]
 
     async def waiting_piece(self, campaign: int, stream: int, from_id: int, upto_id: int, rows_max: int) -> list[Row]:
         """See `Store`."""
@@ -129,7 +140,7 @@ class MySQLReads:
 
     async def opt_outs_of(self, tenant: int, after: int, rows_max: int) -> list[tuple[int, int, int]]:
         """See `Store`."""
-        return await self._rows(sql.SELECT_OPT_OUTS_OF, tenant, after, rows_max)
+        return await self._rows_for_caller(sql.SELECT_OPT_OUTS_OF, tenant, after, rows_max)
 
     async def view(self, tenant: int, identity: int) -> Row | None:
         """See `Store`."""
@@ -139,7 +150,7 @@ class MySQLReads:
 
         rows = await self._replica.ask(read) if self._replica is not None else None
         if not rows:
-            async with self._pool.link() as link:
+            async with self._pool.link(for_caller=True) as link:
                 rows = await read(link)
         return rows[0] if rows else None
 
@@ -166,7 +177,7 @@ class MySQLReads:
 
         found = await self._replica.ask(read) if self._replica is not None else None
         if found is None:
-            async with self._pool.link() as link:
+            async with self._pool.link(for_caller=True) as link:
                 found = await read(link)
         return found
 
@@ -178,7 +189,7 @@ class MySQLReads:
 
     async def events(self, tenant: int, after_position: int, rows_max: int) -> tuple[list[bytes], int]:
         """See `Store`."""
-        async with self._pool.link() as link:
+        async with self._pool.link(for_caller=True) as link:
             # Newest first: rows committed between the two reads are left for the next call, never skipped.
             slot = self.slot_of(tenant)
             [(_, newest)] = await link.rows(sql.SELECT_EVENT_BOUNDS, (slot, slot))
@@ -189,7 +200,7 @@ class MySQLReads:
     async def event_bounds(self, tenant: int) -> tuple[int, int]:
         """See `Store`."""
         slot = self.slot_of(tenant)
-        [(oldest, newest)] = await self._rows(sql.SELECT_EVENT_BOUNDS, slot, slot)
+        [(oldest, newest)] = await self._rows_for_caller(sql.SELECT_EVENT_BOUNDS, slot, slot)
         return oldest, newest
 
     async def newest_event(self) -> int:
@@ -199,5 +210,6 @@ class MySQLReads:
 
     async def oldest_event_us(self) -> int | None:
         """See `Store`."""
-        at_us: int | None = await self._number(sql.SELECT_OLDEST_EVENTS)
+        slots = " UNION ALL ".join(sql.SELECT_OLDEST_OF_SLOT.format(slot=slot) for slot in range(EVENT_SLOTS))
+        at_us: int | None = await self._number(sql.SELECT_OLDEST_EVENTS.format(slots=slots))
         return at_us

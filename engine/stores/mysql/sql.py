@@ -98,15 +98,17 @@ REPLACE_LEDGERS: Final = "REPLACE INTO ledgers (quota, day, spent, reserved) VAL
 _HELD: Final = (
     "SELECT m.id, m.tenant, m.campaign, m.sender, m.recipient, m.class, m.kind, m.encoding, m.segments, m.seq, "
     "m.attempt, m.generation, m.counted, m.flags, m.due_us, m.expires_us, m.recipe, b.record "
-    "FROM messages AS m JOIN bodies AS b ON b.id = m.id WHERE "
+    "FROM messages AS m FORCE INDEX ({index}) JOIN bodies AS b ON b.id = m.id WHERE "
 )
-SELECT_HELD: Final = _HELD + "m.id IN ({ids}) AND m.state = 1 ORDER BY m.id"
+# Statistics lag behind a backlog that comes and goes in minutes, so they choose no index here.
+SELECT_HELD: Final = _HELD.replace("{index}", "PRIMARY") + "m.id IN ({ids}) AND m.state = 1 ORDER BY m.id"
 
 # -- settle and receive
 
 INSERT_EARLY: Final = "INSERT INTO early_receipts (message, provider, provider_id, received_us, fact) VALUES "
 SELECT_EARLY: Final = (
-    "SELECT message, fact FROM early_receipts WHERE message IN ({ids}) AND message <> 0 ORDER BY position"
+    "SELECT message, fact FROM early_receipts FORCE INDEX (early_receipts_message) "
+    "WHERE message IN ({ids}) AND message <> 0 ORDER BY position"
 )
 # `{texts}` is a list of texts.
 SELECT_EARLY_BY_PROVIDER_ID: Final = (
@@ -115,7 +117,11 @@ SELECT_EARLY_BY_PROVIDER_ID: Final = (
 )
 DELETE_EARLY: Final = "DELETE FROM early_receipts WHERE message IN ({ids}) AND message <> 0"
 DELETE_EARLY_POSITIONS: Final = "DELETE FROM early_receipts WHERE position IN ({ids})"
-UPDATE_LOOKUP_DUE: Final = "UPDATE messages SET due_us = %s WHERE id = %s AND state IN (3, 4) AND due_us > %s"
+# `{turns}`: `WHEN id THEN time` for each id.
+UPDATE_LOOKUPS_DUE: Final = (
+    "UPDATE messages FORCE INDEX (PRIMARY) SET due_us = LEAST(due_us, CASE id {turns} END) "
+    "WHERE id IN ({ids}) AND state IN (3, 4)"
+)
 INSERT_WEBHOOK_EVENTS: Final = "INSERT INTO webhook_events (provider, event_id, received_us) VALUES "
 SELECT_WEBHOOK_EVENTS: Final = (
     "SELECT CONVERT(event_id USING utf8mb4) FROM webhook_events WHERE provider = {provider} AND event_id IN ({texts})"
@@ -176,12 +182,13 @@ SELECT_REGISTRY_VERSION: Final = "SELECT value FROM facts WHERE name = 'registry
 
 # -- retention
 
-DELETE_OLD: Final = {
-    "webhook_events": "DELETE FROM webhook_events WHERE received_us < %s ORDER BY position LIMIT %s",
-    "unknown_webhooks": "DELETE FROM unknown_webhooks WHERE received_us < %s ORDER BY position LIMIT %s",
-    "early_receipts": "DELETE FROM early_receipts WHERE received_us < %s ORDER BY position LIMIT %s",
-}
-# Rows come in by time, so only the oldest few are looked at. The newest row always stays.
+# Rows come in by time, so only the oldest few are looked at: none has an index by time.
+SELECT_OLD: Final = (
+    "SELECT position FROM (SELECT position, received_us FROM {table} ORDER BY position LIMIT %s) AS oldest "
+    "WHERE received_us < %s"
+)
+DELETE_OLD: Final = "DELETE FROM {table} WHERE position IN ({ids})"
+# The newest row always stays.
 SELECT_OLD_EVENTS: Final = (
     "SELECT position FROM (SELECT position, at_us FROM events WHERE slot = %s ORDER BY position LIMIT %s) AS oldest "
     "WHERE at_us < %s AND position < (SELECT next_position - 1 FROM event_slots WHERE slot = %s)"
@@ -208,7 +215,8 @@ SELECT_WAITING_BOUNDS: Final = (
     "SELECT campaign, stream, MIN(id), MAX(id) FROM messages WHERE state = 1 GROUP BY campaign, stream"
 )
 SELECT_WAITING_PIECE: Final = (
-    _HELD + "m.state = 1 AND m.campaign = %s AND m.stream = %s AND m.id >= %s AND m.id <= %s ORDER BY m.id LIMIT %s"
+    _HELD.replace("{index}", "messages_waiting")
+    + "m.state = 1 AND m.campaign = %s AND m.stream = %s AND m.id >= %s AND m.id <= %s ORDER BY m.id LIMIT %s"
 )
 SELECT_WAITING_EXPIRY: Final = (
     "SELECT id, expires_us FROM messages WHERE state = 1 AND campaign = %s AND stream = %s AND id > %s "
@@ -250,7 +258,6 @@ SELECT_EVENT_BOUNDS: Final = (
     "CAST(COALESCE((SELECT MAX(position) FROM events WHERE slot = %s), 0) AS UNSIGNED)"
 )
 SELECT_NEWEST_EVENT: Final = "SELECT CAST(MAX(next_position) - 1 AS UNSIGNED) FROM event_slots"
-SELECT_OLDEST_EVENTS: Final = (
-    "SELECT MIN(e.at_us) FROM event_slots AS s JOIN events AS e ON e.slot = s.slot AND e.position = "
-    "(SELECT MIN(f.position) FROM events AS f WHERE f.slot = s.slot)"
-)
+# Of each slot one row by itself: servers read all positions for what depends on the slot of another table's row.
+SELECT_OLDEST_EVENTS: Final = "SELECT MIN(at_us) FROM ({slots}) AS oldest"
+SELECT_OLDEST_OF_SLOT: Final = "(SELECT at_us FROM events WHERE slot = {slot} ORDER BY position LIMIT 1)"

@@ -56,6 +56,7 @@ async def append(tx: Transaction, admission: _core.Admission, now_us: int, epoch
     A data error refuses the one message at fault, found by bisection, and stores the others. Who is not the owner under
     this epoch tells the owner.
     """
+    admission.take_back()  # the transaction may run again
     # An ordering key is one line for all nodes: it goes by the inbox's order.
     owner = await tx.owns(epoch) and not admission.ordered
     if admission.refused_lookups():
@@ -253,9 +254,13 @@ async def cancel(
 
 
 async def hasten_lookups(tx: Transaction, dues: Sequence[tuple[int, int]]) -> None:
-    """Bring the look-ups of taken messages forward: (new timer, id) each, one after the other: a start's, and few."""
-    for due_us, identity in dues:
-        await tx.run(sql.UPDATE_LOOKUP_DUE, (due_us, identity, due_us))
+    """Bring the look-ups of taken messages forward: (new timer, id) each. No timer moves to a later time.
+
+    A start has thousands of them, and attempts are written down in the same lane: so it is a statement a piece.
+    """
+    for piece in pieces(dues):
+        turns = " ".join(f"WHEN {identity} THEN {due_us}" for due_us, identity in piece)
+        await tx.run(sql.UPDATE_LOOKUPS_DUE.format(turns=turns, ids=listed(identity for _, identity in piece)))
 
 
 async def write_ledgers(tx: Transaction, scheduler: _core.Scheduler) -> list[LedgerRow]:

@@ -24,7 +24,7 @@ from engine.errors import ConfigError, Refused
 from engine.stores.mysql import consent, durability, owner, sql, stages
 from engine.stores.mysql.address import Address
 from engine.stores.mysql.control import Control
-from engine.stores.mysql.faults import Fault, classify
+from engine.stores.mysql.faults import Fault, classify, code_of
 from engine.stores.mysql.lanes import Lane
 from engine.stores.mysql.migrate import migrate, missing
 from engine.stores.mysql.partitions import make_ahead
@@ -40,6 +40,7 @@ T = TypeVar("T")
 
 PARTITIONS_EVERY_S: Final = 3600.0
 PARTITIONS_S: Final = 3600.0
+PARTITIONS_WAIT_S: Final = 2
 # What was handed in by the end is given so long; then its callers are told that nobody knows.
 CLOSE_S: Final = 20.0
 # Connections beside the pool's: the control plane's, the lease's.
@@ -133,7 +134,7 @@ class MySQLStore(MySQLReads):
         await self._migrate()
         await owner.take_number(self.pool, self._me, place.node)
         self._closing.push_async_callback(self._give_back)
-        await self._make_partitions()
+        await self._make_partitions_if_free()
         self._full = Full(callbacks.on_full)
         self._control = Control(place.primary, place.limits, self.pool, node=self._me.node)
         self._closing.push_async_callback(self._control.close)
@@ -184,19 +185,30 @@ class MySQLStore(MySQLReads):
             # Not one of the pool's: moving rows of the last partition takes longer than any other statement may.
             link = Link(await connect(self.place.primary, self.place.limits), PARTITIONS_S)
             try:
+                # While it waits for a long read or a backup to let go of the table, everybody else waits behind it.
+                await link.run(f"SET SESSION lock_wait_timeout = {PARTITIONS_WAIT_S}")
                 made = await make_ahead(link, self._clock.now_us())
             finally:
                 await link.end()
         if made:
             self._progress(f"made {made} partitions ahead")
 
+    async def _make_partitions_if_free(self) -> None:
+        try:
+            await self._make_partitions()
+        except Exception as error:
+            if classify(error) is not Fault.AGAIN:
+                raise
+            # Days are left, and the last partition takes what has none.
+            _log.warning("partitions not made: the tables are held", code=code_of(error))
+
     async def _keep_making_partitions(self) -> None:
         while True:
             await asyncio.sleep(PARTITIONS_EVERY_S)
             try:
-                await self._make_partitions()
-            except Exception as error:  # noqa: BLE001 - the last partition takes what has no day yet
-                _log.warning("partitions not made", error=type(error).__name__)
+                await self._make_partitions_if_free()
+            except Exception as error:  # noqa: BLE001 - asked again; the start refuses what stays wrong
+                _log.warning("partitions not made", error=type(error).__name__, code=code_of(error))
 
     async def begin_run(self) -> Run | None:
         """See `Store`."""
@@ -245,7 +257,11 @@ class MySQLStore(MySQLReads):
 
         async def look() -> list[Finding]:
             async with self.pool.link() as link:
-                return await self._watch.check(link)
+                findings = await self._watch.check(link)
+            if not all(finding.ok for finding in findings):
+                # It may be the primary of yesterday: the next look is at whoever has the name now.
+                self.pool.drop()
+            return findings
 
         return asyncio.ensure_future(look())
 

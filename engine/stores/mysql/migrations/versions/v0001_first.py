@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS messages (
   stream TINYINT UNSIGNED GENERATED ALWAYS AS
     (CASE WHEN flags & 1 <> 0 THEN 0 WHEN flags & 32 <> 0 THEN 4 ELSE class END) VIRTUAL,
   PRIMARY KEY (id),
-  KEY messages_due (state, due_us),            -- recovery, the sweeper, reconciliation
+  KEY messages_due (state, due_us, id),        -- recovery, the sweeper; over partitions only a named `id` gives order
   KEY messages_waiting (state, campaign, stream, id),
   KEY messages_tenant (tenant, id),            -- ListMessages
   KEY messages_provider_id (provider_id)       -- receipts that carry no MAC
