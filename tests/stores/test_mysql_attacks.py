@@ -11,7 +11,7 @@ import pytest
 from engine import _core
 from engine.append import BATCH
 from engine.errors import NotReady, Verdict
-from engine.stores.mysql import control, owner, sql, transactions
+from engine.stores.mysql import control, sql, transactions
 from engine.stores.mysql import pool as pools
 from engine.stores.mysql.address import parse
 from engine.stores.mysql.prune import prune
@@ -124,7 +124,7 @@ async def test_a_node_that_lost_its_number_stores_nothing_more(
     ends: list[BaseException] = []
     first = await open_store(url, fatal=ends, node=5)
     assert (await opt_out(first))[2]
-    mariadb.run(f"UPDATE {url.rpartition('/')[2]}.nodes SET expires_us = 0 WHERE node = 5")
+    mariadb.run(f"UPDATE {url.rpartition('/')[2]}.nodes SET expires_us = 0 WHERE node = 5")  # noqa: S608 - our own
     second = await open_store(url, node=5)
     with pytest.raises(NotReady, match="nothing was stored"):
         await opt_out(first, RECIPIENT + 1)
