@@ -163,7 +163,7 @@ def test_what_was_committed_when_is_remembered(monkeypatch: pytest.MonkeyPatch) 
     now_s = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
     marker = Marker(1, Lane.ACCEPT, Pool(parse("mysql://u@h/d", "", None), Limits()))
-    _, (_, _, run, _) = marker.next()
+    _, (_, _, _, run, _) = marker.next()
     assert marker.is_reached(run, 0, now_s)
     for step in range(1, 101):
         now_s = 1000.0 + step * HISTORY_STEP_S / 2
