@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from asyncmy import errors
@@ -11,7 +12,7 @@ from engine import _core
 from engine.errors import ConfigError
 from engine.stores.mysql import pool as pools
 from engine.stores.mysql.address import parse, tls_context
-from engine.stores.mysql.durability import name_of, version_of
+from engine.stores.mysql.durability import Watch, name_of, version_of
 from engine.stores.mysql.faults import Fault, classify
 from engine.stores.mysql.pool import Limits, Loan, Pool
 from tests.servers.mariadb import PASSWORD, MariaDB
@@ -103,6 +104,45 @@ def test_a_missing_authority_file_is_named() -> None:
 def test_a_version_is_read(text: str, mariadb: bool, numbers: tuple[int, ...], name: str) -> None:  # noqa: FBT001
     assert version_of(text) == (mariadb, numbers)
     assert name_of(text) == name
+
+
+class Answers:
+    """A server that answers the look at its durability, in the words of one kind."""
+
+    def __init__(self, role: str) -> None:
+        self.variables = {
+            "innodb_flush_log_at_trx_commit": "1", "sync_binlog": "1", "log_bin": "ON", "innodb_doublewrite": "ON",
+            "innodb_flush_method": "O_DIRECT", "read_only": "OFF", "max_allowed_packet": "67108864",
+            f"rpl_semi_sync_{role}_wait_point": "AFTER_SYNC",
+        }  # fmt: skip
+        self.role = role
+        self.status = {"status": "ON", "clients": "1", "no_tx": "3"}
+
+    async def rows(self, statement: str, _values: object = None) -> list[tuple[str, ...]]:
+        if "VERSION" in statement:
+            return [("8.4.3",)]
+        if "VARIABLES" in statement:
+            return list(self.variables.items())
+        return [(f"Rpl_semi_sync_{self.role}_{name}", value) for name, value in self.status.items()]
+
+
+@pytest.mark.parametrize("role", ["master", "source"])
+async def test_semi_sync_is_known_by_its_old_and_new_names(role: str) -> None:
+    server: Any = Answers(role)
+    watch = Watch("D2")
+
+    async def bad() -> list[str]:
+        return [finding.name for finding in await watch.check(server) if not finding.ok]
+
+    assert await bad() == []
+    server.status["no_tx"] = "5"
+    assert await bad() == ["commits without a replica since the last look"]
+    server.status["no_tx"] = "0"  # the server began anew
+    assert await bad() == []
+    server.status["clients"] = "0"
+    assert await bad() == ["rpl_semi_sync_clients"]
+    server.status = {}
+    assert set(await bad()) == {"rpl_semi_sync_status", "rpl_semi_sync_clients"}
 
 
 def test_recipients_spread_over_the_slots_that_stand_for_them() -> None:
