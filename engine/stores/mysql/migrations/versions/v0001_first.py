@@ -12,6 +12,7 @@ from alembic import context, op
 
 revision = "0001"
 down_revision = None
+compatible_from = "0001"
 branch_labels = None
 depends_on = None
 
