@@ -95,8 +95,8 @@ class Settings(BaseSettings):
     )
     migrate_backup_folder: Path | None = Field(
         None,
-        description="Folder for the dump that `longwave migrate` takes and verifies before it changes a MySQL store that "
-        "holds data; dumps of more than 7 days ago are removed from it.",
+        description="Folder for the dump that `longwave migrate` takes and verifies before it changes a MySQL store "
+        "that holds data; dumps of more than 7 days ago are removed from it.",
     )
     migrate_backup_command: str = Field(
         "",

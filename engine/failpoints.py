@@ -51,11 +51,12 @@ _armed: dict[str, _Armed] = {}
 def arm(specification: str) -> None:
     """Arm the points of `name:action[@n]`, comma-separated; an empty string disarms all. Raises ConfigError."""
     _armed.clear()
+    known = (*POINTS, *MIGRATION_POINTS)
     for part in filter(None, (piece.strip() for piece in specification.split(","))):
         name, _, rest = part.partition(":")
         action, _, count = rest.partition("@")
-        if name not in (*POINTS, *MIGRATION_POINTS) or action not in {"kill", "raise"} or (count and not count.isdigit()):
-            message = f"LONGWAVE_FAILPOINT: {part!r} is not NAME:kill|raise[@N] with NAME one of {', '.join((*POINTS, *MIGRATION_POINTS))}"
+        if name not in known or action not in {"kill", "raise"} or (count and not count.isdigit()):
+            message = f"LONGWAVE_FAILPOINT: {part!r} is not NAME:kill|raise[@N] with NAME one of {', '.join(known)}"
             raise ConfigError([message])
         _armed[name] = _Armed(action, int(count or 1))
 

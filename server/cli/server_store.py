@@ -107,7 +107,7 @@ def migrate_store(settings: Settings, *, contract: bool, has_backup: bool, wait_
     failpoints.arm(settings.failpoint)
     try:
         return run(Migration(place.primary, place.limits, place.level, wish, output.say).run())
-    except (MigrationFailed, BackupFailed) as error:
+    except (MigrationFailed, BackupFailed, migrate.NotExpanding) as error:
         raise CliFailure(str(error)) from None
 
 

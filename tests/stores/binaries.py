@@ -30,29 +30,30 @@ branch_labels = depends_on = None
 def upgrade() -> None:
 '''
 # A nullable column with an index, one with a default, a table, and rows.
+_TAGS: Final = "message BIGINT UNSIGNED NOT NULL, tag VARBINARY(64) NOT NULL, PRIMARY KEY (message, tag)"
 _EXPANDING: Final = (
-    'steps.add_table("tags", "message BIGINT UNSIGNED NOT NULL, tag VARBINARY(64) NOT NULL, PRIMARY KEY (message, tag)")',
-    'steps.add_column("messages", "priority", "TINYINT UNSIGNED NULL DEFAULT 3")',
+    f'steps.add_table("tags", "{_TAGS}")',
+    'steps.add_column("bodies", "priority", "TINYINT UNSIGNED NULL DEFAULT 3")',
     'steps.add_column("early_receipts", "region", "VARCHAR(32) NOT NULL DEFAULT \'us-east-1\'")',
-    'steps.add_index("messages", "messages_priority", "tenant, priority, id")',
-    'op.execute("INSERT INTO tags (message, tag) VALUES (0, \'none\') ON DUPLICATE KEY UPDATE tag = tag")',
+    'steps.add_index("bodies", "bodies_priority", "priority, id")',
+    "op.execute(\"INSERT INTO tags (message, tag) VALUES (0, 'none') ON DUPLICATE KEY UPDATE tag = tag\")",
 )
 EXPANDING_STEPS: Final = len(_EXPANDING)
 _EXPANDED: Final = (
     "column\tearly_receipts\tregion\tvarchar(32) NOT NULL",
-    "column\tmessages\tpriority\ttinyint unsigned NULL",
+    "column\tbodies\tpriority\ttinyint unsigned NULL",
     "column\ttags\tmessage\tbigint unsigned NOT NULL",
     "column\ttags\ttag\tvarbinary(64) NOT NULL",
-    "index\tmessages\tmessages_priority\tINDEX (tenant, priority, id)",
+    "index\tbodies\tbodies_priority\tINDEX (priority, id)",
     "index\ttags\tPRIMARY\tUNIQUE (message, tag)",
     "table\ttags",
 )
 _CONTRACTING: Final = (
-    'steps.drop_index("messages", "messages_priority")',
-    'steps.drop_column("messages", "code")',
-    'steps.drop_table("unknown_webhooks")',
+    'steps.drop_index("bodies", "bodies_priority")',
+    'steps.drop_column("early_receipts", "region")',
+    'steps.drop_table("tags")',
 )
-_GONE: Final = re.compile("(index\tmessages\tmessages_priority|column\tmessages\tcode|\\w+\tunknown_webhooks)(\t|$)")
+_GONE: Final = re.compile("(index\tbodies\tbodies_priority|column\tearly_receipts\tregion|\\w+\ttags)(\t|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def newer(folder: Path, *, contract: bool = False, breaks: str = "") -> Binary:
     lines = set(promises.read(HEAD.promises)) | set(_EXPANDED)
     _write(folder, EXPAND, HEAD.name, HEAD.compatible_from, (*_EXPANDING, *filter(None, [breaks])), lines)
     if contract:
-        kept = {line for line in lines if not _GONE.match(line.partition("\t")[0] + "\t" + line.partition("\t")[2])}
+        kept = {line for line in lines if not _GONE.match(line)}
         _write(folder, CONTRACT, EXPAND, CONTRACT, _CONTRACTING, kept)
     return Binary(folder)
 

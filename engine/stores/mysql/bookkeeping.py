@@ -18,17 +18,21 @@ TEXT_CHARACTERS_MAX: Final = 1000
 _NO_SUCH_TABLE: Final = 1146
 _NOW_US: Final = "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
 _TABLE: Final = "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"
-_MAKE: Final = (
-    # Begun and not ended: a run that was cut short. `compatible_from` counts from its beginning.
+# Begun and not ended: a run that was cut short. `compatible_from` counts from its beginning.
+_REVISIONS: Final = (
     "CREATE TABLE IF NOT EXISTS schema_revisions (revision VARCHAR(32) NOT NULL, compatible_from VARCHAR(32) NOT NULL, "
-    f"began_us BIGINT NOT NULL, ended_us BIGINT NULL, PRIMARY KEY (revision)) {_TABLE}",
-    # Processes that opened the store, and the newest revision that each knows.
+    f"began_us BIGINT NOT NULL, ended_us BIGINT NULL, PRIMARY KEY (revision)) {_TABLE}"
+)
+# Processes that opened the store, and the newest revision that each knows.
+_BINARIES: Final = (
     "CREATE TABLE IF NOT EXISTS schema_binaries (owner VARCHAR(128) NOT NULL, revision VARCHAR(32) NOT NULL, "
-    f"opened_us BIGINT NOT NULL, PRIMARY KEY (owner)) {_TABLE}",
+    f"opened_us BIGINT NOT NULL, PRIMARY KEY (owner)) {_TABLE}"
+)
+_RUNS: Final = (
     "CREATE TABLE IF NOT EXISTS schema_runs (number BIGINT UNSIGNED NOT NULL AUTO_INCREMENT, runner VARCHAR(128) NOT "
     "NULL, from_revision VARCHAR(32) NOT NULL, to_revision VARCHAR(32) NOT NULL, began_us BIGINT NOT NULL, "
     f"ended_us BIGINT NULL, backup VARCHAR({TEXT_CHARACTERS_MAX}) NOT NULL, result VARCHAR({TEXT_CHARACTERS_MAX}) "
-    f"NOT NULL, PRIMARY KEY (number)) {_TABLE}",
+    f"NOT NULL, PRIMARY KEY (number)) {_TABLE}"
 )
 # Most of these are gone: pods have a new name at each start.
 _BINARIES_KEPT_US: Final = 30 * 86_400 * 1_000_000
@@ -44,7 +48,7 @@ class Binary(NamedTuple):
 
 def make(connection: sa.Connection) -> None:
     """Make the tables that are missing."""
-    for statement in _MAKE:
+    for statement in (_REVISIONS, _BINARIES, _RUNS):
         connection.exec_driver_sql(statement)
     connection.commit()
 
@@ -113,8 +117,8 @@ def begin_run(connection: sa.Connection, runner: str, at: str, to: str) -> int:
         f"DELETE FROM schema_binaries WHERE opened_us < {_NOW_US} - {_BINARIES_KEPT_US}"  # noqa: S608 - constants
     )
     made = connection.exec_driver_sql(
-        "INSERT INTO schema_runs (runner, from_revision, to_revision, began_us, backup, result) "
-        f"VALUES (%s, %s, %s, {_NOW_US}, '', '')",  # noqa: S608 - a constant
+        "INSERT INTO schema_runs (runner, from_revision, to_revision, began_us, backup, result) "  # noqa: S608 - a constant
+        f"VALUES (%s, %s, %s, {_NOW_US}, '', '')",
         (runner, at, to),
     )
     connection.commit()

@@ -51,11 +51,12 @@ def _summed(column: str) -> str:
 
 
 async def _sums_of(link: Link, database: str, table: str, key: list[str], columns: list[str]) -> Buckets:
+    bucket, row = f"CRC32(CONCAT_WS(',', {', '.join(key)})) % {BUCKETS}", f"CRC32(CONCAT_WS(',', {', '.join(columns)}))"
     rows = await link.rows(
-        f"SELECT CRC32(CONCAT_WS(',', {', '.join(key)})) % {BUCKETS} AS bucket, COUNT(*), "  # noqa: S608 - names of tables
-        f"CAST(SUM(CRC32(CONCAT_WS(',', {', '.join(columns)}))) AS UNSIGNED) FROM `{database}`.`{table}` GROUP BY bucket"
+        f"SELECT {bucket} AS bucket, COUNT(*), CAST(SUM({row}) AS UNSIGNED) "  # noqa: S608 - names of a schema
+        f"FROM `{database}`.`{table}` GROUP BY bucket"
     )
-    return {int(bucket): (int(count), int(total)) for bucket, count, total in rows}
+    return {int(number): (int(count), int(total)) for number, count, total in rows}
 
 
 def compare(before: Sums, behind: Sums, loaded: Sums) -> Comparison:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import IO, Final, Literal, cast
 
 from engine.errors import LongwaveError
 from engine.stores.mysql.address import Address
@@ -62,7 +62,8 @@ class Tools:
         for dump, load in _TOOLS:
             paths = shutil.which(dump), shutil.which(load)
             if paths[0] and paths[1]:
-                said = subprocess.run([paths[0], "--version"], capture_output=True, text=True, check=False).stdout
+                asked = [paths[0], "--version"]
+                said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout  # noqa: S603 - found on the path
                 return cls(paths[0], paths[1], "mariadb" in said.lower(), tls, ca_file)
         raise BackupFailed(
             "neither mariadb-dump nor mysqldump is installed here, with its client: install one (Debian: "
@@ -105,13 +106,15 @@ def _compress(command: list[str], path: Path) -> None:
     with (
         tempfile.TemporaryFile() as said,
         os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, stdin=subprocess.DEVNULL) as tool,
+        subprocess.Popen(  # noqa: S603 - a tool that was found, and options of ours
+            command, stdout=subprocess.PIPE, stderr=said, stdin=subprocess.DEVNULL
+        ) as tool,
     ):
-        assert tool.stdout is not None
+        rows = cast("IO[bytes]", tool.stdout)
         try:
             # Level 1: a dump of hex shrinks to half either way, and the snapshot is held open meanwhile.
             with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as packed:
-                shutil.copyfileobj(tool.stdout, packed, _PIECE_BYTES)
+                shutil.copyfileobj(rows, packed, _PIECE_BYTES)
             file.flush()
             os.fsync(file.fileno())
         except BaseException:
@@ -159,16 +162,16 @@ def load(address: Address, tools: Tools, path: Path, database: str) -> None:
     with (
         tempfile.TemporaryFile() as said,
         _option_file(address, tools) as options,
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: S603 - as above
             [tools.load, f"--defaults-file={options}", "--binary-mode", database],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said,
         ) as client,
     ):  # fmt: skip
-        assert client.stdin is not None
+        statements = cast("IO[bytes]", client.stdin)
         with suppress(BrokenPipeError):  # its exit code says more
             with gzip.open(path) as packed:
-                shutil.copyfileobj(packed, client.stdin, _PIECE_BYTES)
-            client.stdin.close()
+                shutil.copyfileobj(packed, statements, _PIECE_BYTES)
+            statements.close()
         code = client.wait()
         if code != 0:
             raise BackupFailed(f"the dump could not be loaded: {_said(said)}")
@@ -218,7 +221,9 @@ def remove_old(folder: Path, database: str) -> list[str]:
 def by_command(command: str) -> str:
     """Run an operator's own command (a snapshot, say), without a shell; its line. Raises BackupFailed."""
     try:
-        ran = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, check=False, stdin=subprocess.DEVNULL)
+        ran = subprocess.run(  # noqa: S603 - the operator's own setting
+            shlex.split(command), stdout=subprocess.PIPE, check=False, stdin=subprocess.DEVNULL
+        )
     except OSError as error:
         raise BackupFailed(f"LONGWAVE_MIGRATE_BACKUP_COMMAND: {error.strerror or error}") from None
     line = one_line(ran.stdout.decode("utf-8", "replace"))

@@ -1,5 +1,4 @@
-"""Which revisions this binary knows, whether it may run on a store as it is, and how one revision after the other is
-applied.
+"""Which revisions this binary knows, whether it may run on a store as it is, and how a revision is applied.
 
 It makes no backup and checks no server: `migration.py` does, for `longwave migrate`. Opening a store only makes the
 schema of an empty database.
@@ -24,7 +23,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from engine import failpoints
-from engine.errors import StoreBehind, StoreLocked, StoreTooNew
+from engine.errors import LongwaveError, StoreBehind, StoreLocked, StoreTooNew
 from engine.stores.mysql import bookkeeping, owner
 from engine.stores.mysql.address import Address
 from engine.stores.mysql.control import engine_to
@@ -37,9 +36,11 @@ MAKE_S: Final = 60
 
 # What every binary before this revision goes on working beside: new tables, new columns that a row may leave out, new
 # indexes that refuse no row, rows.
-_EXPANDS: Final = re.compile(r"(CREATE\s+TABLE|CREATE\s+INDEX|ALTER\s+TABLE\s+\S+\s+ADD|INSERT|UPDATE)\b", re.IGNORECASE)
+_EXPANDS: Final = re.compile(
+    r"(CREATE\s+TABLE|CREATE\s+INDEX|ALTER\s+TABLE\s+\S+\s+ADD|INSERT|UPDATE)\b", re.IGNORECASE
+)
 _TAKES_AWAY: Final = re.compile(
-    r"\b(DROP|MODIFY|CHANGE|RENAME|TRUNCATE)\b|\bADD\s+(UNIQUE|CONSTRAINT|FOREIGN|PRIMARY|CHECK)\b", re.IGNORECASE
+    r"\b(DROP|MODIFY|CHANGE|RENAME)\b|\bADD\s+(UNIQUE|CONSTRAINT|FOREIGN|PRIMARY|CHECK)\b", re.IGNORECASE
 )
 _TEXTS: Final = re.compile(r"'(?:[^'\\]|\\.|'')*'|`[^`]*`")
 _ASKS: Final = re.compile(r"\s*(SELECT|SHOW|DESCRIBE|EXPLAIN)\b", re.IGNORECASE)
@@ -85,7 +86,7 @@ class Stand:
         return known if self.at is None else known[known.index(self.at) + 1 :]
 
 
-class NotExpandingError(Exception):
+class NotExpanding(LongwaveError):  # noqa: N818 - it says what it is
     """A revision that says older binaries may run has a statement that breaks them: a bug of the revision."""
 
 
@@ -140,7 +141,7 @@ def _too_new(revision: str) -> str:
 
 
 def apply(connection: sa.Connection, revision: Revision, progress: Callable[[str], None]) -> None:
-    """Apply one revision, or what of it is missing. Raises NotExpandingError, the driver's errors and SQLAlchemy's."""
+    """Apply one revision, or what of it is missing. Raises NotExpanding, the driver's errors and SQLAlchemy's."""
     bookkeeping.begin(connection, revision.name, revision.compatible_from)
     steps = _Steps(revision, progress)
     configuration = _configuration()
@@ -184,7 +185,7 @@ class _Steps:
 
 
 def refuse_unless_expanding(revision: str, statement: str) -> None:
-    """Raises NotExpandingError for a statement beside which an older binary may not go on working."""
+    """Raises NotExpanding for a statement beside which an older binary may not go on working."""
     bare = _TEXTS.sub("x", statement).strip()
     kind = _EXPANDS.match(bare)
     wrong = kind is None
@@ -194,7 +195,7 @@ def refuse_unless_expanding(revision: str, statement: str) -> None:
         wrong = needs_a_value or _TAKES_AWAY.search(bare) is not None
     if wrong:
         words = " ".join(statement.split()[:5])
-        raise NotExpandingError(
+        raise NotExpanding(
             f"revision {revision} says that older binaries may run beside it, and they may not beside: {words} …"
         )
 

@@ -14,10 +14,9 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.exc import DBAPIError
 
 from engine import failpoints
 from engine.errors import ConfigError, LongwaveError
@@ -39,6 +38,9 @@ from engine.stores.mysql.migrate import Revision, Stand
 from engine.stores.mysql.pool import Limits, Link, connect
 from engine.stores.store import Finding
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
 # For statements that read whole tables.
 LONG_S: Final = 24 * 3600.0
 # A step waits so long for a table in use, while others wait behind it; then it lets them by and tries again.
@@ -47,8 +49,11 @@ STEP_TRIES: Final = 20
 PAUSE_S: Final = 1.0
 # An idle connection is dropped by balancers after 60 s and more, and the lock with it.
 KEEP_ALIVE_S: Final = 10.0
-
-_log = structlog.get_logger("longwave.store")
+NO_BACKUP: Final = (
+    "nothing says where to back up: set LONGWAVE_MIGRATE_BACKUP_FOLDER or LONGWAVE_MIGRATE_BACKUP_COMMAND, or say "
+    "--without-backup when you have one"
+)
+LOCK_LOST: Final = "the connection to the server was lost, and the lock with it: run `longwave migrate` again"
 
 
 class MigrationFailed(LongwaveError):  # noqa: N818 - it says what happened
@@ -177,6 +182,11 @@ class Migration:
             with contextlib.suppress(Exception):  # the server may be what failed
                 await self._connection.rollback()
                 await self._connection.run_sync(bookkeeping.end_run, run, f"failed: {type(error).__name__}: {error}")
+            if isinstance(error, DBAPIError) and classify(error) is not Fault.LOST:
+                raise MigrationFailed(
+                    f"the server refused a step: {error.orig}. Binaries that ran go on working; when the cause is "
+                    "mended, `longwave migrate` goes on from here"
+                ) from error
             raise
         await self._connection.run_sync(bookkeeping.end_run, run, "done")
         self._progress(f"store is at revision {absent[-1].name}")
@@ -192,7 +202,7 @@ class Migration:
         )
         if older:
             raise MigrationFailed(
-                f"revision {revision.name} is not applied while an older binary may run: {older}; nothing of it was done"
+                f"revision {revision.name} is not applied while an older binary may run: {older}; nothing of it is done"
             )
 
     async def _begin_contract(self, revision: Revision) -> None:
@@ -218,10 +228,7 @@ class Migration:
                 self._progress(f"backup: {line}")
                 return f"command, exit code 0: {line}"
             if wish.backup_folder is None:
-                raise ConfigError([
-                    "nothing says where to back up: set LONGWAVE_MIGRATE_BACKUP_FOLDER or "
-                    "LONGWAVE_MIGRATE_BACKUP_COMMAND, or say --without-backup when you have one"
-                ])  # fmt: skip
+                raise ConfigError([NO_BACKUP])
             return await self._dump(wish.backup_folder, label)
 
     async def _dump(self, folder: Path, label: str) -> str:
@@ -242,9 +249,7 @@ class Migration:
             self._progress(f"backup: removed {name}, older than {dump.KEEP_DAYS} days")
         return f"{path}: {words}"
 
-    async def _verify(
-        self, tools: dump.Tools, part: Path, before: comparison.Sums, behind: comparison.Sums
-    ) -> str:
+    async def _verify(self, tools: dump.Tools, part: Path, before: comparison.Sums, behind: comparison.Sums) -> str:
         scratch = "longwave_verify_" + hashlib.sha256(self._address.database.encode()).hexdigest()[:32]
         try:
             # Left there by a run that was killed: nobody else has this name, and we have the lock.
@@ -262,8 +267,8 @@ class Migration:
             await self._link.run(f"DROP DATABASE IF EXISTS `{scratch}`")
         if compared.wrong:
             raise dump.BackupFailed(
-                f"the dump is not what the store holds: {'; '.join(compared.wrong)}. Nothing was changed; run it again, "
-                "at a quieter time if an engine writes to the store"
+                f"the dump is not what the store holds: {'; '.join(compared.wrong)}. Nothing was changed; run it "
+                "again, at a quieter time if an engine writes to the store"
             )
         if compared.compared == compared.rows:
             return f"verified by loading it: all {compared.rows} rows compared by checksum"
@@ -275,7 +280,7 @@ class Migration:
         if absent:
             raise dump.BackupFailed(f"the dump lacks {', '.join(sorted(absent))}; nothing was changed")
         return (
-            f"verified weakly, since this user may not make a scratch database: it unpacks, ends as a dump does and has "
+            "verified weakly, since this user may not make a scratch database: it unpacks, ends as a dump does and has "
             f"all {len(before)} tables; rows were not compared"
         )
 
@@ -304,7 +309,7 @@ class Migration:
 
     async def _apply(self, revision: Revision) -> None:
         if not await self._connection.run_sync(migrate.has_lock, self._address):
-            raise MigrationFailed("the connection to the server was lost, and the lock with it: run `longwave migrate` again")
+            raise MigrationFailed(LOCK_LOST)
         if not revision.expands:
             await self._begin_contract(revision)
         await self._connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {STEP_WAIT_S}")
@@ -330,7 +335,6 @@ class Migration:
             served = await owner.is_held(self._link, self._address.database)
             wrong += validation.changed(before, await validation.counts(self._link), served=served)
         if wrong:
-            _log.warning("schema not valid", problems=len(wrong))
             raise MigrationFailed(
                 f"the schema is not what revision {head.name} promises: {'; '.join(wrong)}. Keep the binary that runs; "
                 "docs/operations/UPGRADE.md says what to do"

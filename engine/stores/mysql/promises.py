@@ -31,9 +31,9 @@ _TABLES: Final = (
 async def found(link: Link) -> set[str]:
     """A line for each table, column and index that is there. Raises the driver's errors."""
     lines = {f"table\t{table}" for (table,) in await link.rows(_TABLES)}
-    for table, column, kind, nullable in await link.rows(_COLUMNS):
+    for table, column, shown, nullable in await link.rows(_COLUMNS):
         null = "NULL" if nullable == "YES" else "NOT NULL"
-        kind = _WIDTH.sub(r"\1", _text(kind))
+        kind = _WIDTH.sub(r"\1", _text(shown))
         lines.add(f"column\t{table}\t{column}\t{kind} {null}")
     columns: dict[tuple[str, str, str], list[str]] = {}
     for table, index, non_unique, column in await link.rows(_INDEXES):

@@ -59,7 +59,9 @@ def statements() -> Iterator[tuple[str, str]]:
 
 
 def _with_examples(text: str) -> str:
-    filled = text.replace("%s", "1").format(**_EXAMPLES)
+    # Both tables of a join have a tenant.
+    pairs = ("r." if " AS r " in text else "") + _EXAMPLES["pairs"]
+    filled = text.replace("%s", "1").format(**_EXAMPLES | {"pairs": pairs})
     if filled.endswith("VALUES "):  # a head that rows follow
         columns = filled[filled.index("(") + 1 : filled.index(")")].count(",") + 1
         filled += f"({', '.join('1' for _ in range(columns))})"

@@ -1,0 +1,114 @@
+"""A store with rows in it, and what is looked at after a migration. It asserts nothing by itself."""
+
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.servers.mariadb import PASSWORD, MariaDB
+from tests.stores.binaries import EXPAND, HEAD, OLD, Binary
+
+WAIT_S = 30
+ROWS = 3000
+
+
+@dataclass(frozen=True)
+class Place:
+    """A database of a server and how commands reach it."""
+
+    server: MariaDB
+    database: str
+    folder: Path
+
+    @property
+    def backups(self) -> Path:
+        """Where dumps go."""
+        return self.folder / "backups"
+
+    def settings(self, **more: str) -> dict[str, str]:
+        """Of a command."""
+        return {
+            "store_url": self.server.url(self.database),
+            "store_password": PASSWORD,
+            "secret_file": str(self.folder / "longwave.secrets"),
+            "migrate_backup_folder": str(self.backups),
+        } | more
+
+    def rows(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Rows of the last."""
+        return self.server.run(*statements, database=self.database)
+
+    @property
+    def revision(self) -> str:
+        """Where it is."""
+        return str(self.rows("SELECT version_num FROM schema_version")[0][0])
+
+    @property
+    def dumps(self) -> list[str]:
+        """All that lies in the folder of backups."""
+        return sorted(path.name for path in self.backups.iterdir())
+
+    def last_run(self) -> tuple[str, str, str, bool]:
+        """(from, to, result, whether it ended) of the last run that was written down."""
+        [(at, to, result, ended)] = self.rows(
+            "SELECT from_revision, to_revision, result, ended_us >= began_us FROM schema_runs ORDER BY number DESC "
+            "LIMIT 1"
+        )
+        return str(at), str(to), str(result), bool(ended)
+
+    def schema(self) -> dict[str, str]:
+        """Each table as the server shows it, but for the numbers it goes on counting from."""
+        shown = {}
+        for (table,) in self.rows("SHOW TABLES"):
+            [(_, text)] = self.rows(f"SHOW CREATE TABLE `{table}`")
+            shown[table] = re.sub(r" AUTO_INCREMENT=\d+", "", text)
+        return shown
+
+    def data(self) -> dict[str, int]:
+        """A checksum of each table that a store has from its first revision."""
+        tables = [table for (table,) in self.rows("SHOW TABLES") if not table.startswith("schema_")]
+        return {table: self.rows(f"CHECKSUM TABLE `{table}`")[0][1] for table in tables}
+
+    def until_waiting(self, words: str) -> None:
+        """Wait until the server shows a statement in this state."""
+        until_s = time.monotonic() + WAIT_S
+        while not any(words in str(row) for row in self.rows("SHOW FULL PROCESSLIST")):
+            assert time.monotonic() < until_s, "it never came to that"
+            time.sleep(0.02)
+
+
+def make(server: MariaDB, database: str, folder: Path, binary: Binary = OLD) -> Place:
+    """An empty database whose schema this binary made, with rows."""
+    server.create_database(database)
+    place = Place(server, database, folder)
+    place.backups.mkdir(exist_ok=True)
+    code, said = binary.run(place.settings(), "migrate")
+    assert code == 0, said
+    fill(place)
+    return place
+
+
+def fill(place: Place) -> None:
+    """Rows of every kind of column: numbers, texts, bytes with every value, NULL."""
+    every_byte = "UNHEX('" + bytes(range(256)).hex() + "')"
+    columns = (
+        "id, tenant, campaign, sender, recipient, class, kind, encoding, segments, state, reason, code, seq, attempt, "
+        "generation, counted, flags, due_us, accept_us, expires_us, updated_us, provider_id, history"
+    )
+    values = (
+        "seq, 1, 1, 12025550100, 12025550000 + seq, 1, 1, 1, 1, 16, 0, 'ü', 1, 1, 1, 1, 0, seq, seq, seq, seq, "
+        f"IF(seq % 3, NULL, CONCAT('p-', seq)), {every_byte}"
+    )
+    evidence = "1, 12025550000 + seq, 1, seq, CONCAT('STOP \\'', seq, '\\'\\n')"
+    place.rows(
+        f"INSERT INTO messages ({columns}) SELECT {values} FROM seq_1_to_{ROWS}",  # noqa: S608 - our own
+        f"INSERT INTO bodies (id, record) SELECT seq, {every_byte} FROM seq_1_to_{ROWS}",  # noqa: S608 - our own
+        f"INSERT INTO opt_outs (tenant, recipient, source, create_us, evidence) SELECT {evidence} "  # noqa: S608 - our own
+        f"FROM seq_1_to_{ROWS}",
+    )
+
+
+def expanded(place: Place) -> bool:
+    """Whether the expansion was applied and written down."""
+    return place.revision == EXPAND and place.last_run()[:3] == (HEAD.name, EXPAND, "done")
