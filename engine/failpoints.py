@@ -32,7 +32,7 @@ POINTS: Final = (
     "render.message",
 )
 # Those of a command that migrates; an engine passes none of them.
-MIGRATION_POINTS: Final = ("migrate.after_backup", "migrate.before_step", "migrate.after_step", "migrate.after_steps")
+MIGRATION_POINTS: Final = ("migrate.after_backup", "migrate.after_step", "migrate.after_steps")
 
 
 class Injected(Exception):  # noqa: N818 - it is what happens, not an error of ours

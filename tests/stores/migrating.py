@@ -1,13 +1,21 @@
 """A store with rows in it, and what is looked at after a migration. It asserts nothing by itself."""
 
+import asyncio
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.clock import Clock
+from engine.stores.mysql.address import parse
+from engine.stores.mysql.migrate import migrate
+from engine.stores.mysql.pool import Limits
+from engine.stores.mysql.store import MySQLStore
+from engine.stores.mysql.store import Place as EnginePlace
+from engine.stores.store import OPT_OUT_API, Callbacks
 from tests.servers.mariadb import PASSWORD, MariaDB
-from tests.stores.binaries import EXPAND, HEAD, OLD, Binary
+from tests.stores.binaries import EXPAND, HEAD
 
 WAIT_S = 30
 ROWS = 3000
@@ -57,12 +65,14 @@ class Place:
         )
         return str(at), str(to), str(result), bool(ended)
 
-    def schema(self) -> dict[str, str]:
-        """Each table as the server shows it, but for the numbers it goes on counting from."""
+    def schema(self) -> dict[str, list[str]]:
+        """Each table's lines, but for the numbers it goes on counting from, days made ahead, and their order."""
         shown = {}
         for (table,) in self.rows("SHOW TABLES"):
             [(_, text)] = self.rows(f"SHOW CREATE TABLE `{table}`")
-            shown[table] = re.sub(r" AUTO_INCREMENT=\d+", "", text)
+            # Keys come in any order: they are a set to whoever makes the table.
+            text = re.sub(r" AUTO_INCREMENT=\d+|\n PARTITION BY .*", "", text, flags=re.DOTALL)
+            shown[table] = sorted(line.rstrip(",") for line in text.splitlines())
         return shown
 
     def data(self) -> dict[str, int]:
@@ -78,15 +88,31 @@ class Place:
             time.sleep(0.02)
 
 
-def make(server: MariaDB, database: str, folder: Path, binary: Binary = OLD) -> Place:
-    """An empty database whose schema this binary made, with rows."""
-    server.create_database(database)
+def make(server: MariaDB, database: str, folder: Path) -> Place:
+    """A database with this checkout's schema, and with rows."""
+    url = server.create_database(database)
     place = Place(server, database, folder)
     place.backups.mkdir(exist_ok=True)
-    code, said = binary.run(place.settings(), "migrate")
-    assert code == 0, said
+    asyncio.run(migrate(parse(url, PASSWORD, None), Limits()))
     fill(place)
     return place
+
+
+def works(place: Place, recipient: int = 12025550199) -> None:
+    """This checkout opens the store, writes into it and reads that."""
+
+    async def write_and_read() -> None:
+        at = EnginePlace(parse(place.settings()["store_url"], PASSWORD, None), None, Limits(size_min=1), "D1")
+        store = MySQLStore(at, Clock(0), group_weight_max=5000)
+        try:
+            await store.open(Callbacks(lambda _error: None, lambda _stats: None, lambda _full: None))
+            await store.begin_run()
+            await store.add_opt_out(9, recipient, OPT_OUT_API, 1, "asked")
+            assert (9, recipient) in await store.opt_outs()
+        finally:
+            await store.close()
+
+    asyncio.run(write_and_read())
 
 
 def fill(place: Place) -> None:

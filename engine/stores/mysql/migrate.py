@@ -66,6 +66,8 @@ class Revision:
     """Whether every binary that could run before may run behind it."""
     promises: Path
     """What it promises to be there (`promises.py`)."""
+    changes_rows_of: tuple[str, ...]
+    """Tables of earlier revisions that it gives rows, or takes some from; of all others it leaves them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,8 @@ def revisions() -> tuple[Revision, ...]:
     for script in reversed(list(ScriptDirectory.from_config(_configuration()).walk_revisions())):
         since = str(script.module.compatible_from)
         expands = not found or since == found[-1].compatible_from
-        found.append(Revision(script.revision, since, expands, Path(script.path).with_suffix(".tsv")))
+        rows = tuple(getattr(script.module, "changes_rows_of", ()))
+        found.append(Revision(script.revision, since, expands, Path(script.path).with_suffix(".tsv"), rows))
     return tuple(found)
 
 
@@ -169,11 +172,8 @@ class _Steps:
         return _ASKS.match(statement) is None and VERSION_TABLE not in statement
 
     def before(self, _connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
-        if not self._is_step(statement):
-            return
-        if self._revision.expands:
+        if self._revision.expands and self._is_step(statement):
             refuse_unless_expanding(self._revision.name, statement)
-        failpoints.passing("migrate.before_step")
 
     def after(self, _connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
         if not self._is_step(statement):

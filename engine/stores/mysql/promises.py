@@ -52,6 +52,11 @@ def read(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
+def tables(path: Path) -> set[str]:
+    """The tables among the promises of a file. Raises OSError."""
+    return {line.partition("\t")[2] for line in read(path) if line.startswith("table\t")}
+
+
 def text_of(lines: Iterable[str]) -> str:
     """As the file holds them."""
     return "".join(f"{line}\n" for line in sorted(lines))

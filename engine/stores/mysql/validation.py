@@ -3,10 +3,10 @@
 It changes nothing: statements are explained, not run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-from engine.stores.mysql import bookkeeping, sql
+from engine.stores.mysql import sql
 from engine.stores.mysql.faults import Fault, classify
 from engine.stores.mysql.pool import Link
 
@@ -27,18 +27,16 @@ _EXAMPLES: Final = {
 _TRIES: Final = 5
 
 
-async def counts(link: Link) -> dict[str, int]:
-    """Table to rows, of all but the migrations' own. Raises the driver's errors."""
-    tables = [str(row[0]) for row in await link.rows("SHOW TABLES")]
+async def counts(link: Link, tables: Iterable[str]) -> dict[str, int]:
+    """Table to rows. Raises the driver's errors."""
     found = {}
-    for table in tables:
-        if table not in bookkeeping.TABLES and table != "schema_version":
-            [(found[table],)] = await link.rows(f"SELECT COUNT(*) FROM `{table}`")  # noqa: S608 - a table's name
+    for table in sorted(tables):
+        [(found[table],)] = await link.rows(f"SELECT COUNT(*) FROM `{table}`")  # noqa: S608 - a table's name
     return found
 
 
 def changed(before: dict[str, int], after: dict[str, int], *, served: bool) -> list[str]:
-    """Tables whose rows became more or fewer, and were not to; while an engine writes, only the fixed ones tell."""
+    """Tables whose rows became more or fewer; while an engine writes, only those tell that it does not change."""
     tables = [table for table in before if not served or table in FIXED]
     return [
         f"{table} had {before[table]} rows and has {after.get(table, 0)}"

@@ -46,8 +46,8 @@ CREATE TABLE IF NOT EXISTS messages (
   crashes TINYINT UNSIGNED NOT NULL DEFAULT 0, -- times that processing it took the process down
   history MEDIUMBLOB NOT NULL,                 -- the timeline, encoded
   shard SMALLINT UNSIGNED GENERATED ALWAYS AS (campaign % {SHARDS}) VIRTUAL,
-  -- The stream of a waiting message (rust_core/src/spill.rs). Stored, since it is in an index: MariaDB adds no column to
-  -- a table with an indexed virtual one unless writers are kept out while all rows are copied.
+  -- The stream of a waiting message (rust_core/src/spill.rs). Stored, since it is in an index: to a table with an
+  -- indexed virtual column MariaDB adds no other unless writers are kept out while all rows are copied.
   stream TINYINT UNSIGNED GENERATED ALWAYS AS
     (CASE WHEN flags & 1 <> 0 THEN 0 WHEN flags & 32 <> 0 THEN 4 ELSE class END) STORED,
   PRIMARY KEY (id),
