@@ -20,6 +20,8 @@ from typing import Any, Final
 
 import pymysql
 
+from tests.servers.certificates import Certificates
+
 USER: Final = "longwave"
 PASSWORD: Final = "spoken-softly"
 START_S: Final = 60
@@ -63,10 +65,17 @@ def free_port() -> int:
 class MariaDB:
     """One server. `start` it; whoever made it calls `remove` at the end."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        """Keep the data in `folder`, which is made; `options` go to the server behind its own, and win."""
+    def __init__(
+        self, folder: Path, *options: str, server_id: int = 1, certificates: Certificates | None = None
+    ) -> None:
+        """Keep the data in `folder`, which is made; `options` go to the server behind its own, and win.
+
+        With `certificates` it takes TLS, and nothing else from a network.
+        """
         self.folder = folder
         self.port = free_port()
+        self.server_id = server_id
+        self._certificates = certificates
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -99,13 +108,23 @@ class MariaDB:
         command = [
             program("mariadbd"), "--no-defaults", *_as_root(), f"--datadir={data}", f"--port={self.port}",
             f"--socket={self.folder / 's'}", f"--pid-file={self.folder / 'pid'}", f"--init-file={grants}",
-            "--bind-address=127.0.0.1", "--skip-name-resolve", "--log-bin=binlog", "--server-id=1",
+            "--bind-address=127.0.0.1", "--skip-name-resolve", "--log-bin=binlog", f"--server-id={self.server_id}",
             "--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1", "--innodb-buffer-pool-size=64M",
-            "--innodb-log-file-size=64M", "--performance-schema=OFF", *self._options, *options,
+            "--innodb-log-file-size=64M", "--performance-schema=OFF", *self._tls_options(),
+            *self._options, *options,
         ]  # fmt: skip
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         self._wait_until_it_answers()
+
+    def _tls_options(self) -> list[str]:
+        if self._certificates is None:
+            return []
+        files = self._certificates
+        return [
+            f"--ssl-ca={files.authority}", f"--ssl-cert={files.certificate}", f"--ssl-key={files.key}",
+            "--require-secure-transport=ON",
+        ]  # fmt: skip
 
     def _install(self, data: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -132,9 +151,11 @@ class MariaDB:
 
     def connect(self, database: str | None = None) -> "pymysql.connections.Connection[Any]":
         """A connection that commits each statement; close it."""
+        files = self._certificates
         return pymysql.connect(
-            host="127.0.0.1", port=self.port, user=USER, password=PASSWORD, database=database, autocommit=True
-        )
+            host="127.0.0.1", port=self.port, user=USER, password=PASSWORD, database=database, autocommit=True,
+            ssl_ca=None if files is None else str(files.authority), ssl_verify_identity=False,
+        )  # fmt: skip
 
     def run(self, *statements: str, database: str | None = None) -> list[tuple[Any, ...]]:
         """Run statements one by one; rows of the last."""

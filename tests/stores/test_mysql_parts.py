@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from asyncmy import errors
 
+from engine import _core
 from engine.errors import ConfigError
 from engine.stores.mysql import pool as pools
 from engine.stores.mysql.address import parse, tls_context
@@ -97,6 +98,14 @@ def test_a_missing_authority_file_is_named() -> None:
 def test_a_version_is_read(text: str, mariadb: bool, numbers: tuple[int, ...], name: str) -> None:  # noqa: FBT001
     assert version_of(text) == (mariadb, numbers)
     assert name_of(text) == name
+
+
+def test_recipients_spread_over_the_slots_that_stand_for_them() -> None:
+    slots = {_core.opt_out_slot(tenant, 12025550100 + line) for tenant in range(1, 9) for line in range(500)}
+    assert max(slots) < 4096
+    assert len(slots) > 500
+    assert _core.opt_out_slot(1, 12025550100) == _core.opt_out_slot(1, 12025550100)
+    assert _core.opt_out_slot(1, 12025550100) != _core.opt_out_slot(2, 12025550100)
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ class Control:
                 if done and await self._took_place():
                     return done[0]
                 fault = classify(error)
-                if fault not in {Fault.AGAIN, Fault.LOST, Fault.READ_ONLY}:
+                if fault not in {Fault.AGAIN, Fault.LOST, Fault.READ_ONLY, Fault.REFUSED}:
                     raise
                 if fault is Fault.READ_ONLY:
                     await self._engine.dispose()

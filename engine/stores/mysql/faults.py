@@ -4,6 +4,7 @@ It decides nothing: `transactions.py` does. Codes are those of MySQL 8, 9 and Ma
 """
 
 import asyncio
+import ssl
 from enum import Enum
 from typing import Final
 
@@ -43,7 +44,7 @@ _CODES: Final = {
         1048, 1062, 1169, 1264, 1265, 1292, 1300, 1364, 1366, 1367, 1369, 1406, 1416, 1425, 1439, 1451, 1452, 1557,
         1586, 1644, 1690, 3140, 3819, 4025,
     ),
-    Fault.REFUSED: (1044, 1045, 1049, 1130, 1142, 1227, 1251, 1524, 1698, 2061),
+    Fault.REFUSED: (1044, 1045, 1049, 1130, 1142, 1227, 1251, 1524, 1698, 2061, 3159),
 }  # fmt: skip
 _FAULTS: Final = {code: fault for fault, codes in _CODES.items() for code in codes}
 # These carry the operating system's number in their words.
@@ -60,10 +61,23 @@ def code_of(error: BaseException) -> int:
     return number if isinstance(number, int) else 0
 
 
+def _is_refused_tls(error: BaseException | None) -> bool:
+    """Whether a certificate was not believed, or the server speaks no TLS; the driver wraps what TLS raises."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def classify(error: BaseException) -> Fault:
     """What an exception means; anything that is not known is a bug of ours."""
     if isinstance(error, sa.exc.DBAPIError) and error.orig is not None:
         error = error.orig
+    if _is_refused_tls(error):
+        return Fault.REFUSED
     # The driver closes a connection whose statement was cut short; EOFError is its word for a peer that left.
     if isinstance(error, asyncio.CancelledError | TimeoutError | OSError | EOFError):
         return Fault.LOST

@@ -6,6 +6,7 @@ written down under a shared lock of the leases, and a new owner's first write wa
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
@@ -17,10 +18,12 @@ import structlog
 from engine.errors import StoreBroken, StoreLocked
 from engine.stores.mysql import sql
 from engine.stores.mysql.address import Address
-from engine.stores.mysql.pool import Limits, Link, Pool, connect
-from engine.stores.store import Run
+from engine.stores.mysql.pool import Limits, Link, connect
+from engine.stores.mysql.transactions import Transaction
 
 LOOK_EVERY_S: Final = 5.0
+# A process that just ended: its server takes a moment to notice.
+LOCK_WAIT_S: Final = 2
 OWNER_CHARACTERS_MAX: Final = 128
 
 _log = structlog.get_logger("longwave.store")
@@ -69,7 +72,7 @@ class Hold:
 
     async def _lock(self, link: Link) -> None:
         name = lock_name(self._address.database)
-        [(got,)] = await link.rows("SELECT GET_LOCK(%s, 0)", (name,))
+        [(got,)] = await link.rows("SELECT GET_LOCK(%s, %s)", (name, LOCK_WAIT_S))
         if got != 1:
             [(holder,)] = await link.rows("SELECT IS_USED_LOCK(%s)", (name,))
             raise StoreLocked(
@@ -99,23 +102,25 @@ class Hold:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         if self._link is not None:
+            with contextlib.suppress(Exception):  # the end of its connection frees it as well
+                await self._link.rows("SELECT RELEASE_LOCK(%s)", (lock_name(self._address.database),))
             await self._link.end()
             self._link = None
 
 
-async def begin_run(pool: Pool) -> Run:
-    """Raise the epoch; it waits for attempts that are being written down. Raises the driver's errors."""
-    async with pool.link() as link:
-        await link.run("BEGIN")
-        link.in_transaction = True
-        await link.run(sql.RAISE_EPOCH)
-        [(epoch,)] = await link.rows(sql.SELECT_EPOCH)
-        await link.run(sql.UPDATE_LEASES, (own_name(), epoch))
-        await link.run(sql.SETTLE_LEDGERS)
-        [(last_id,)] = await link.rows(sql.SELECT_LAST_ID)
-        await link.run("COMMIT")
-        link.in_transaction = False
-    return Run(epoch, last_id)
+async def raise_epoch(tx: Transaction) -> int:
+    """The epoch of this owner, higher than any before; waits for attempts that are being written down."""
+    await tx.run(sql.RAISE_EPOCH)
+    [(epoch,)] = await tx.rows(sql.SELECT_EPOCH)
+    await tx.run(sql.UPDATE_LEASES, (own_name(), epoch))
+    await tx.run(sql.SETTLE_LEDGERS)
+    return int(epoch)
+
+
+async def last_id(tx: Transaction) -> int:
+    """The highest id in use; 0 in an empty store."""
+    [(identity,)] = await tx.rows(sql.SELECT_LAST_ID)
+    return int(identity)
 
 
 class EpochReader:

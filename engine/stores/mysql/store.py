@@ -167,7 +167,9 @@ class MySQLStore(MySQLReads):
 
     async def begin_run(self) -> Run:
         """See `Store`."""
-        return await owner.begin_run(self.pool)
+        epoch: int = await self._record.submit("recover", owner.raise_epoch)
+        last_id: int = await self._record.submit("recover", owner.last_id)
+        return Run(epoch, last_id)
 
     async def close(self) -> None:
         """See `Store`."""
