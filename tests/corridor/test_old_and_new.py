@@ -40,7 +40,6 @@ async def test_no_promise_breaks_while_the_schema_expands_and_binaries_take_turn
     tmp_path: Path, mariadb: MariaDB
 ) -> None:
     """F31, F32 (I23): old; expanded beneath it, killed at a step and completed; new; old again on the new schema."""
-    assert new_database()
     url = mariadb.create_database("turns")
     new = newer(tmp_path / "new")
     options = Options(seed=23, messages=ENDLESS, batch=10, database_url=url)

@@ -27,7 +27,7 @@ BROKEN: Final = {
     ),
     "rows lost": ("grep -v 'INSERT INTO `opt_outs`'", "opt_outs differs in"),
     "a table lost": ("sed '/CREATE TABLE `inbound`/,/;$/d; /`inbound`/d'", "inbound is only in the database"),
-    "a text spoiled": ("sed \"s/STOP /STOQ /\"", "opt_outs differs in 1 of"),
+    "a text spoiled": ('sed "s/STOP /STOQ /"', "opt_outs differs in 1 of"),
     "nothing": ("cat > /dev/null", "its last line is missing"),
 }
 
@@ -61,9 +61,7 @@ def nothing_happened(place: Place) -> None:
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_dump_that_is_not_whole_is_no_backup(place: Place, new: Binary, tmp_path: Path, what: str) -> None:
     damage, words = BROKEN[what]
-    code, said = new.run(
-        place.settings(), "migrate", prelude=tool(tmp_path / "bin", f'{DUMP} "$@" | {damage}')
-    )
+    code, said = new.run(place.settings(), "migrate", prelude=tool(tmp_path / "bin", f'{DUMP} "$@" | {damage}'))
     assert code == 1, said
     assert words in said
     nothing_happened(place)
@@ -149,7 +147,7 @@ def test_a_weak_check_still_finds_a_table_that_is_not_there(
         "GRANT ALL ON backed_up.* TO one_database@'%'",
     )
     url = place.settings()["store_url"].replace(f"{USER}@", "one_database@")
-    lost = tool(tmp_path / "bin", f"{DUMP} \"$@\" | {BROKEN['a table lost'][0]}")
+    lost = tool(tmp_path / "bin", f'{DUMP} "$@" | {BROKEN["a table lost"][0]}')
     code, said = new.run(place.settings(store_url=url), "migrate", prelude=lost)
     assert code == 1, said
     assert "the dump lacks inbound" in said
@@ -184,7 +182,15 @@ def test_a_backup_is_restored_as_the_page_says(place: Place, new: Binary) -> Non
     [name] = place.dumps
     place.server.create_database("restored")
     restored = Place(place.server, "restored", place.folder)
-    client = ["mariadb", "-h127.0.0.1", f"-P{place.server.port}", f"-u{USER}", f"-p{PASSWORD}", "--skip-ssl", "restored"]
+    client = [
+        "mariadb",
+        "-h127.0.0.1",
+        f"-P{place.server.port}",
+        f"-u{USER}",
+        f"-p{PASSWORD}",
+        "--skip-ssl",
+        "restored",
+    ]
     with gzip.open(place.backups / name) as packed:
         subprocess.run(client, input=packed.read(), check=True)
     assert restored.revision == HEAD.name
@@ -209,7 +215,9 @@ def test_what_was_the_same_before_and_behind_must_be_the_same_in_the_dump() -> N
 
 def test_the_end_of_a_dump_is_looked_for(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
-    whole.write_bytes(gzip.compress(b"CREATE TABLE `a` (\n);\nCREATE TABLE `b` (\n);\n-- Dump completed on 2026-11-26\n"))
+    whole.write_bytes(
+        gzip.compress(b"CREATE TABLE `a` (\n);\nCREATE TABLE `b` (\n);\n-- Dump completed on 2026-11-26\n")
+    )
     dump.refuse_if_cut(whole)
     assert dump.tables_in(whole) == {"a", "b"}
     cut = tmp_path / "cut"
