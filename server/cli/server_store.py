@@ -133,7 +133,9 @@ def check_store(settings: Settings) -> Generator[Finding, None, bool]:
         else:
             yield Finding(Level.FAIL, promise.name, f"is {promise.found}", f"set it to {promise.wanted} on the server")
     yield Finding(Level.OK, "lock", "held by an engine" if held else "free: no engine runs on this store")
-    if absent:
+    if len(absent) == len(migrate.known_revisions()):
+        yield Finding(Level.WARN, "schema", "the database is empty", "make it with: longwave bootstrap")
+    elif absent:
         advice = "bring it up to date with: longwave migrate"
         yield Finding(Level.FAIL, "schema", f"lacks {', '.join(absent)}", advice)
     else:

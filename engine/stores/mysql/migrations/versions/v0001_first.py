@@ -284,4 +284,9 @@ def _control_plane() -> None:
     for table in tables.tables.values():
         # As the tables above: byte by byte, whatever the database was made with.
         table.dialect_options["mysql"].update(engine="InnoDB", charset="utf8mb4", collate="utf8mb4_bin")
-    tables.create_all(context.get_bind(), checkfirst=True)
+    connection = context.get_bind()
+    for table in tables.sorted_tables:
+        table.create(connection, checkfirst=True)
+        # Each is a statement of its own, which a run may have ended before; the table is there then.
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            index.create(connection, checkfirst=True)
