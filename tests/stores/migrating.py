@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.stores.binaries import EXPAND, HEAD
 
 WAIT_S = 30
 ROWS = 3000
+RECIPIENT = 12025550199
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ def make(server: MariaDB, database: str, folder: Path) -> Place:
     return place
 
 
-def works(place: Place, recipient: int = 12025550199) -> None:
-    """This checkout opens the store, writes into it and reads that."""
+def works(place: Place, beside: Callable[[], None] = lambda: None) -> None:
+    """This checkout opens the store, writes into it and reads that; `beside` is called while it is open."""
 
     async def write_and_read() -> None:
         at = EnginePlace(parse(place.settings()["store_url"], PASSWORD, None), None, Limits(size_min=1), "D1")
@@ -107,8 +109,9 @@ def works(place: Place, recipient: int = 12025550199) -> None:
         try:
             await store.open(Callbacks(lambda _error: None, lambda _stats: None, lambda _full: None))
             await store.begin_run()
-            await store.add_opt_out(9, recipient, OPT_OUT_API, 1, "asked")
-            assert (9, recipient) in await store.opt_outs()
+            await asyncio.to_thread(beside)
+            await store.add_opt_out(9, RECIPIENT, OPT_OUT_API, 1, "asked")
+            assert (9, RECIPIENT) in await store.opt_outs()
         finally:
             await store.close()
 

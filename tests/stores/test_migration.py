@@ -236,6 +236,30 @@ def test_an_older_binary_runs_on_an_expanded_store_and_not_on_a_contracted_one(
             assert f"the store is at revision {CONTRACT}" in said
 
 
+def test_a_contract_is_refused_while_an_older_engine_runs_and_leaves_it_working(
+    place: Place, new: Binary, newest: Binary
+) -> None:
+    assert new.run(place.settings(), "migrate", "--without-backup")[0] == 0
+
+    def contract() -> None:
+        code, said = newest.run(place.settings(), "migrate", "--without-backup", "--contract")
+        assert code == 1, said
+        assert f"knows revisions up to {HEAD.name}" in said
+
+    works(place, beside=contract)
+    # Refused later, when it looked again behind its own word: that word is taken back.
+    prelude = (
+        "from engine.stores.mysql import prerequisites as p\nlook = p.older_binary\nseen = iter((True,))\n"
+        "p.older_binary = lambda *a: '' if next(seen, False) else 'one that came in between'"
+    )
+    code, said = newest.run(place.settings(), "migrate", "--without-backup", "--contract", prelude=prelude)
+    assert code == 1, said
+    assert "one that came in between" in said
+    assert place.revision == EXPAND
+    works(place)
+    assert newest.run(place.settings(), "migrate", "--without-backup", "--contract")[0] == 0
+
+
 def test_a_contract_that_was_cut_short_keeps_older_binaries_out(place: Place, new: Binary, newest: Binary) -> None:
     assert new.run(place.settings(), "migrate", "--without-backup")[0] == 0
     cut = place.settings(failpoint="migrate.after_step:kill@1")

@@ -52,7 +52,7 @@ def tool(folder: Path, body: str) -> str:
 def nothing_happened(place: Place) -> None:
     assert (place.revision, place.dumps) == (HEAD.name, [])
     assert place.rows("SELECT 1 FROM schema_revisions WHERE revision > %s" % HEAD.name) == []  # noqa: S608, UP031 - our own
-    assert [name for (name,) in place.server.run("SHOW DATABASES") if name.startswith("longwave_verify")] == []
+    assert [name for (name,) in place.server.run("SHOW DATABASES") if name.startswith("verify_longwave")] == []
 
 
 @pytest.mark.parametrize("what", BROKEN)

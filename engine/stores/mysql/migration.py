@@ -260,7 +260,7 @@ class Migration:
         return f"{path}: {words}"
 
     async def _verify(self, tools: dump.Tools, part: Path, before: comparison.Sums, behind: comparison.Sums) -> str:
-        scratch = "longwave_verify_" + hashlib.sha256(self._address.database.encode()).hexdigest()[:32]
+        scratch = "verify_longwave_" + hashlib.sha256(self._address.database.encode()).hexdigest()[:32]
         try:
             # Left there by a run that was killed: nobody else has this name, and we have the lock.
             await self._link.run(f"DROP DATABASE IF EXISTS `{scratch}`")
