@@ -69,7 +69,14 @@ class Settings(BaseSettings):
     store_replica_url: str = Field(
         "",
         description="mysql://user@host:port/database of a replica that answers GetMessage and ListMessages, with the "
-        "same password; they are behind by what it lags. Unset: the primary answers.",
+        "same password, while it is there and fresh. Unset: the primary answers.",
+    )
+    store_replica_lag_s: float = Field(
+        5,
+        gt=0,
+        le=60,
+        description="Seconds that the replica may be behind; beyond, the primary answers. A message that the replica "
+        "does not know yet is looked for on the primary.",
     )
     store_connections_min: int = Field(
         5, ge=1, le=1000, description="Connections to the MySQL store that are opened at the start."

@@ -195,7 +195,7 @@ class Corridor:
             heartbeat_s=settings.heartbeat_s,
             send_s=settings.send_s,
             margin_s=settings.margin_s,
-            on_lost=self._lost_from_thread(),
+            on_lost=self._lost_from_thread(epoch),
         )
         self.lease.start()
         self._closing.callback(self.lease.stop)
@@ -436,16 +436,24 @@ class Corridor:
         if not self.broken.done():
             self.broken.set_result(error if isinstance(error, StoreBroken) else StoreBroken(str(error)))
 
-    def _lost_from_thread(self) -> Callable[[], None]:
+    def _lost_from_thread(self, epoch: int) -> Callable[[int | None], None]:
         loop = asyncio.get_running_loop()
 
-        def lost() -> None:
-            loop.call_soon_threadsafe(self._on_lost)
+        def lost(found: int | None) -> None:
+            loop.call_soon_threadsafe(self._on_lost, epoch, found)
 
         return lost
 
-    def _on_lost(self) -> None:
-        self._on_fatal(StoreBroken("the store has another owner: this process stops"))
+    def _on_lost(self, epoch: int, found: int | None) -> None:
+        if found is None or found > epoch:
+            self._on_fatal(StoreBroken("the store has another owner: this process stops"))
+            return
+        self._on_fatal(
+            StoreBroken(
+                f"the store lacks run {epoch}, which it had confirmed, and has run {found} as its last: a replica that "
+                "lagged was promoted, or an older copy was put in its place; what was accepted lately may be missing"
+            )
+        )
 
     def _on_full(self, full: bool) -> None:  # noqa: FBT001 - the store's callback
         self.metrics.store_full.set(int(full))

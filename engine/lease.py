@@ -33,9 +33,12 @@ class Lease:
         heartbeat_s: float,
         send_s: float,
         margin_s: float,
-        on_lost: Callable[[], None],
+        on_lost: Callable[[int | None], None],
     ) -> None:
-        """Bounds as in the settings; `on_lost` is called once, on the heartbeat's thread, which owns `reader`."""
+        """Bounds as in the settings.
+
+        `on_lost` is called once with the epoch that was found, on the heartbeat's thread, which owns `reader`.
+        """
         self._reader = reader
         self._epoch = epoch
         self._clock = clock
@@ -80,8 +83,8 @@ class Lease:
                     continue
                 if found != self._epoch:
                     self._until_us = 0
-                    _log.error("lease lost: the store has another owner", epoch=self._epoch)
-                    self._on_lost()
+                    _log.error("lease lost: the store has another epoch", epoch=self._epoch, found=found)
+                    self._on_lost(found)
                     return
                 self._until_us = asked_us + self._lease_us
         finally:

@@ -60,6 +60,7 @@ def mysql_store(
         _address(settings, replica, "LONGWAVE_STORE_REPLICA_URL") if replica else None,
         limits,
         settings.store_durability,
+        settings.store_replica_lag_s,
     )
 
     def lent(loan: Loan) -> None:

@@ -5,22 +5,27 @@ The store by itself is tested in `tests/stores`; here all stages hand in at once
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.errors import Refused
+from engine.errors import NotReady, Refused
 from loadtest.carrier.signing import key_seed_from
+from longwave.v1 import admin_pb2
+from server.info import ServerService
 from tests.corridor.carrier_process import Carrier
 from tests.corridor.engine_fixture import Engine, Signing, recipient, submission
 from tests.servers.mariadb import MariaDB, quick_folder
+from tests.servers.replication import Replication, replication
 from tests.stores.relay import Relay
 
 BATCHES = 12
 BATCH = 10
 WAIT_S = 60
+NO_CONTEXT: Any = None
 
 
 @pytest.fixture
@@ -101,6 +106,37 @@ async def test_a_server_frozen_under_load(own_server: MariaDB, carrier: Carrier,
         await nothing_lost_nothing_twice(engine, carrier, ids)
     finally:
         await engine.stop()
+
+
+async def test_an_engine_at_d2_takes_nothing_while_no_replica_confirms(carrier: Carrier, tmp_path: Path) -> None:
+    def pair_of(stack: ExitStack) -> Replication:
+        return stack.enter_context(replication(semi_sync=True))
+
+    with ExitStack() as stack:
+        pair = await asyncio.to_thread(pair_of, stack)
+        url = pair.source.create_database("d2")
+        engine = await started(tmp_path, url, carrier, store_durability="D2", durability_check_s=0.2)
+        try:
+            info = await ServerService(engine.corridor).GetServerInfo(admin_pb2.GetServerInfoRequest(), NO_CONTEXT)
+            assert info.durability_level == admin_pb2.DURABILITY_LEVEL_D2
+            ids = set(await hand_in(engine, 0))
+            await asyncio.to_thread(pair.unfollow)
+            await until_ready(engine, ready=False)
+            with pytest.raises(NotReady, match="durability"):
+                await engine.call([submission(0, request_id="refused")])
+            await asyncio.to_thread(pair.follow)
+            await until_ready(engine, ready=True)
+            ids |= set(await hand_in(engine, 1))
+            await engine.until_states({"DELIVERED": len(ids)})
+        finally:
+            await engine.stop()
+
+
+async def until_ready(engine: Engine, *, ready: bool) -> None:
+    """Until the engine takes work, or none."""
+    async with asyncio.timeout(WAIT_S):
+        while (engine.corridor.not_ready() is None) != ready:  # noqa: ASYNC110 - the check's own pace
+            await asyncio.sleep(0.02)
 
 
 async def test_every_third_commit_loses_its_answer(own_server: MariaDB, carrier: Carrier, tmp_path: Path) -> None:

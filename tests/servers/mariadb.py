@@ -101,6 +101,8 @@ class MariaDB:
             self._install(data)
         grants = self.folder / "grants.sql"
         grants.write_text(
+            # Each server has its own: what it replicates is the source's alone.
+            "SET sql_log_bin = 0;\n"
             f"CREATE USER IF NOT EXISTS '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n"
             f"GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n",
             encoding="ascii",

@@ -7,6 +7,7 @@ import pytest
 
 from engine.clock import Clock
 from engine.stores.mysql.address import parse
+from engine.stores.mysql.durability import Level
 from engine.stores.mysql.pool import Limits
 from engine.stores.mysql.store import MySQLStore, Place
 from engine.stores.store import Callbacks
@@ -20,8 +21,10 @@ async def open_store() -> AsyncIterator[OpenStore]:
     """Opens stores that are closed at the end."""
     opened: list[MySQLStore] = []
 
-    async def open_one(url: str, *, fatal: list[BaseException] | None = None, **limits: Any) -> MySQLStore:
-        place = Place(parse(url, PASSWORD, None), None, Limits(**({"size_min": 1} | limits)), "D1")
+    async def open_one(
+        url: str, *, fatal: list[BaseException] | None = None, level: Level = "D1", **limits: Any
+    ) -> MySQLStore:
+        place = Place(parse(url, PASSWORD, None), None, Limits(**({"size_min": 1} | limits)), level)
         store = MySQLStore(place, Clock(0), group_weight_max=5000)
         opened.append(store)
         ends = [] if fatal is None else fatal

@@ -20,7 +20,8 @@ class Relay:
 
     def __init__(self, port: int) -> None:
         """Relay to a server on `port` of this machine."""
-        self._server_port = port
+        self.server_port = port
+        """Where new connections go."""
         self._listener: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -59,7 +60,11 @@ class Relay:
         if self.refusing:
             writer.transport.abort()
             return
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.server_port)
+        except OSError:
+            writer.transport.abort()
+            return
         self._writers |= {writer, server_writer}
         deaf = asyncio.Event()
         try:

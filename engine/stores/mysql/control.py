@@ -16,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from engine.errors import NotReady, StoreUnavailable
 from engine.stores.mysql.address import Address
 from engine.stores.mysql.faults import Fault, classify
+from engine.stores.mysql.lanes import STRANGE, Lane, Marker
 from engine.stores.mysql.pool import MAX_AGE_S, Limits, Pool, connect
-from engine.stores.mysql.transactions import RETRY_S, Lane, Marker, OtherOwnerError, pause_s
+from engine.stores.mysql.transactions import RETRY_S, pause_s
 
 T = TypeVar("T")
 
@@ -72,7 +73,9 @@ class Control:
                 async with self._engine.connect() as connection:
                     result = await connection.run_sync(function)
                     statement, values = self._marker.next()
-                    await connection.exec_driver_sql(statement, values)
+                    if (await connection.exec_driver_sql(statement, values)).rowcount != 1:
+                        row: Any = (await connection.exec_driver_sql(*self._marker.select())).one()
+                        self._refuse(self._marker.strange(*row))
                     done.append(result)
                     await connection.commit()
             except Exception as error:
@@ -88,7 +91,12 @@ class Control:
                     raise NotReady("the store cannot be reached or is too busy; nothing was stored") from error
                 await asyncio.sleep(pause_s(tries))
             else:
+                self._marker.committed()
                 return result
+
+    @staticmethod
+    def _refuse(strange: RuntimeError | None) -> None:
+        raise NotReady(f"{strange or 'the row of the lane did not change'}; nothing was stored")
 
     async def _took_place(self) -> bool:
         """Whether the last COMMIT was one; asks for as long as callers wait."""
@@ -97,7 +105,7 @@ class Control:
         while time.monotonic() < until_s:
             try:
                 return await self._marker.read_back()
-            except OtherOwnerError:
+            except STRANGE:
                 break
             except Exception:  # noqa: BLE001 - asked again
                 tries += 1

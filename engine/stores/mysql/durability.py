@@ -36,15 +36,42 @@ def name_of(text: str) -> str:
     return f"{'mariadb' if mariadb else 'mysql'} {'.'.join(map(str, numbers))}"
 
 
+class Watch:
+    """Looks again and again, and so finds what passed between two looks, too."""
+
+    def __init__(self, level: Level) -> None:
+        """Know nothing yet."""
+        self._level = level
+        self._unconfirmed: int | None = None
+
+    async def check(self, link: Link) -> list[Finding]:
+        """As `check`; of level D2 also what was committed since the last look and no replica has confirmed."""
+        findings = await check(link, self._level)
+        if self._level == "D2":
+            now = _unconfirmed(await _status(link))
+            # The count begins anew with the server.
+            passed = 0 if self._unconfirmed is None else max(0, now - self._unconfirmed)
+            self._unconfirmed = now
+            findings.append(Finding("commits without a replica since the last look", str(passed), "0", passed == 0))
+        return findings
+
+
 async def check(link: Link, level: Level) -> list[Finding]:
     """Everything the level needs; all of it must be ok. Raises the driver's errors."""
     [(text,)] = await link.rows("SELECT VERSION()")
     values = {str(name).lower(): str(value) for name, value in await link.rows(_VARIABLES)}
     findings = [_version(text), *_flushing(values), *_writing(values)]
     if level == "D2":
-        status = {str(name).lower(): str(value) for name, value in await link.rows(_STATUS)}
-        findings += _replicas(values, status)
+        findings += _replicas(values, await _status(link))
     return findings
+
+
+async def _status(link: Link) -> dict[str, str]:
+    return {str(name).lower(): str(value) for name, value in await link.rows(_STATUS)}
+
+
+def _unconfirmed(status: dict[str, str]) -> int:
+    return int(status.get("rpl_semi_sync_master_no_tx") or status.get("rpl_semi_sync_source_no_tx") or 0)
 
 
 def _version(text: str) -> Finding:

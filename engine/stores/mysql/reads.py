@@ -1,14 +1,16 @@
 """The MySQL store's reading half: statements that commit themselves, on connections of the pool.
 
-It changes nothing. With a replica, `view` and `views` alone are read there, and may be behind by what it lags: what
-was just accepted may not be found yet, and a state may be the one before. All else comes from the primary.
+It changes nothing. With a replica, `view` and `views` alone are read there while it is fresh enough: a state may be the
+one before, a page may lack what was just accepted. A message that the replica does not know is looked for on the
+primary, so nothing that was accepted is ever not found. All else comes from the primary.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 from engine.stores.mysql import sql
-from engine.stores.mysql.pool import Pool
+from engine.stores.mysql.pool import Link, Pool
+from engine.stores.mysql.replica import Replica
 from engine.stores.mysql.stages import listed, quoted
 from engine.stores.mysql.transactions import EVENT_SLOTS
 from engine.stores.store import ID_MAX, LedgerRow, Row, Stretch
@@ -17,10 +19,10 @@ from engine.stores.store import ID_MAX, LedgerRow, Row, Stretch
 class MySQLReads:
     """The verbs of `Store` that read."""
 
-    def __init__(self, pool: Pool, replica: Pool | None) -> None:
+    def __init__(self, pool: Pool, replica: Replica | None) -> None:
         """Read from `pool`, and what callers look up from the replica if there is one."""
         self._pool = pool
-        self._replica = replica or pool
+        self._replica = replica
 
     async def _rows(self, statement: str, *values: Any) -> list[Any]:
         async with self._pool.link() as link:
@@ -131,8 +133,14 @@ class MySQLReads:
 
     async def view(self, tenant: int, identity: int) -> Row | None:
         """See `Store`."""
-        async with self._replica.link() as link:
-            rows = await link.rows(sql.SELECT_VIEW, (identity, tenant))
+
+        async def read(link: Link) -> list[Row]:
+            return await link.rows(sql.SELECT_VIEW, (identity, tenant))
+
+        rows = await self._replica.ask(read) if self._replica is not None else None
+        if not rows:
+            async with self._pool.link() as link:
+                rows = await read(link)
         return rows[0] if rows else None
 
     async def views(self, tenant: int, stretch: Stretch) -> tuple[list[Row], int]:
@@ -146,14 +154,21 @@ class MySQLReads:
         if stretch.recipient:
             filters += " AND m.recipient = %s"
             values.append(stretch.recipient)
-        async with self._replica.link() as link:
+
+        async def read(link: Link) -> tuple[list[Row], int]:
             # The stretch first: its lowest id bounds the page, whatever the filters leave of it.
             scanned = (tenant, stretch.before_id, stretch.lowest_id, stretch.scanned_max)
             [(lowest, count)] = await link.rows(sql.SELECT_STRETCH, scanned)
             floor = lowest or stretch.lowest_id
             statement = sql.SELECT_VIEWS.format(filters=filters)
             rows = await link.rows(statement, (tenant, stretch.before_id, floor, *values, stretch.rows_max))
-        return rows, floor if count == stretch.scanned_max else 0
+            return rows, floor if count == stretch.scanned_max else 0
+
+        found = await self._replica.ask(read) if self._replica is not None else None
+        if found is None:
+            async with self._pool.link() as link:
+                found = await read(link)
+        return found
 
     # The event log.
 

@@ -14,9 +14,12 @@ BYTES_MAX: Final = 1 << 20
 
 # -- transactions
 
-UPDATE_LANE: Final = "UPDATE lanes SET run = %s, number = %s WHERE lane = %s"
+BEGIN_LANE: Final = "UPDATE lanes SET run = %s, number = 0 WHERE lane = %s"
+# Its guard is the last transaction of ours that was committed: a server that lacks it is found here.
+NUMBER_LANE: Final = "UPDATE lanes SET number = %s WHERE lane = %s AND run = %s AND number = %s"
 # Waits until whoever wrote it last has committed or is undone.
 SELECT_LANE: Final = "SELECT run, number FROM lanes WHERE lane = %s FOR UPDATE"
+SELECT_LANES: Final = "SELECT run, number FROM lanes WHERE lane IN (1, 2) ORDER BY lane"
 
 SELECT_EVENT_SLOTS: Final = "SELECT slot, next_position FROM event_slots WHERE slot IN ({ids}) ORDER BY slot FOR UPDATE"
 UPDATE_EVENT_SLOT: Final = "UPDATE event_slots SET next_position = %s WHERE slot = %s"

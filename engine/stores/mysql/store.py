@@ -24,12 +24,14 @@ from engine.stores.mysql import consent, durability, owner, sql, stages
 from engine.stores.mysql.address import Address
 from engine.stores.mysql.control import Control
 from engine.stores.mysql.faults import Fault, classify
+from engine.stores.mysql.lanes import Lane
 from engine.stores.mysql.migrate import migrate
 from engine.stores.mysql.partitions import make_ahead
 from engine.stores.mysql.pool import Limits, Link, OnLent, Pool, connect, nobody
 from engine.stores.mysql.prune import prune
 from engine.stores.mysql.reads import MySQLReads
-from engine.stores.mysql.transactions import Full, Lane, LaneWriter, Transaction
+from engine.stores.mysql.replica import Replica
+from engine.stores.mysql.transactions import Full, LaneWriter, Transaction
 from engine.stores.store import Callbacks, EpochReader, Finding, Intent, Kept, LedgerRow, Received, Row, Run, Written
 
 T = TypeVar("T")
@@ -56,6 +58,8 @@ class Place:
     replica: Address | None
     limits: Limits
     level: durability.Level
+    replica_lag_s: float = 5.0
+    """How far behind the replica may be before the primary answers instead."""
 
 
 class MySQLStore(MySQLReads):
@@ -75,9 +79,10 @@ class MySQLStore(MySQLReads):
         `progress` is told in words what becomes of the schema.
         """
         self.pool = Pool(place.primary, place.limits, on_lent=on_lent)
-        replica = None if place.replica is None else Pool(place.replica, place.limits)
+        replica = None if place.replica is None else Replica(place.replica, place.limits, place.replica_lag_s)
         super().__init__(self.pool, replica)
         self.place = place
+        self._watch = durability.Watch(place.level)
         self._clock = clock
         self._group_weight_max = group_weight_max
         self._progress = progress
@@ -109,7 +114,7 @@ class MySQLStore(MySQLReads):
                 raise ConfigError([f"{place.primary.shown}: {error}"]) from None
             raise
         async with self.pool.link() as link:
-            findings = await durability.check(link, place.level)
+            findings = await self._watch.check(link)
         if not all(finding.ok for finding in findings):
             shown = place.primary.shown
             raise ConfigError([f"{shown}: {f.name} is {f.found}, needs {f.wanted}" for f in findings if not f.ok])
@@ -139,13 +144,16 @@ class MySQLStore(MySQLReads):
         for lane in (self._accept, self._record):
             self._closing.push_async_callback(lane.close, CLOSE_S)
             await lane.start()
+        if self._replica is not None:
+            self._replica.follow(self._accept.marker, self._record.marker)
         making = asyncio.get_running_loop().create_task(self._keep_making_partitions(), name="store-partitions")
         self._closing.callback(making.cancel)
 
     async def _open_pools(self) -> None:
-        for pool in {self.pool, self._replica}:
-            self._closing.push_async_callback(pool.close)
-            await pool.open()
+        if self._replica is not None:
+            self._closing.push_async_callback(self._replica.pool.close)
+        self._closing.push_async_callback(self.pool.close)
+        await self.pool.open()
 
     async def _make_partitions(self) -> None:
         # Not one of the pool's: moving rows of the last partition takes longer than any other statement may.
@@ -189,7 +197,7 @@ class MySQLStore(MySQLReads):
     @property
     def connections(self) -> int:
         """See `Store`."""
-        replica = self._replica.open_count if self._replica is not self.pool else 0
+        replica = self._replica.pool.open_count if self._replica is not None else 0
         return self.pool.open_count + replica + OTHER_CONNECTIONS
 
     def check(self) -> asyncio.Future[list[Finding]]:
@@ -197,7 +205,7 @@ class MySQLStore(MySQLReads):
 
         async def look() -> list[Finding]:
             async with self.pool.link() as link:
-                return await durability.check(link, self.place.level)
+                return await self._watch.check(link)
 
         return asyncio.ensure_future(look())
 

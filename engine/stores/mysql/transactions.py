@@ -16,6 +16,8 @@ Invariants:
 - each transaction writes its number, and who counts, into its lane's row. When the answer to COMMIT is lost, that row
   is read under a lock, which waits for the one who may still hold it, until the server tells. Only the end of the
   process, or another one that has counted on meanwhile, leave the outcome unknown;
+- the row must hold the last number of ours that was committed: a server that lacks it (a replica was promoted that did
+  not have it yet, a backup was put back) ends the process, and nothing is stored in what is left;
 - positions of events are taken under the rows of their slots, in ascending order, as the last thing before COMMIT: so
   they become visible in their order.
 """
@@ -23,12 +25,10 @@ Invariants:
 import asyncio
 import contextlib
 import random
-import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -37,6 +37,7 @@ from engine import _core, failpoints
 from engine.errors import NotReady, Refused, StoreBroken, StoreFull, StoreUnavailable
 from engine.stores.mysql import sql
 from engine.stores.mysql.faults import Fault, classify, code_of
+from engine.stores.mysql.lanes import STRANGE, Lane, Marker
 from engine.stores.mysql.pool import Link, Pool
 from engine.stores.store import GroupStats
 
@@ -53,18 +54,6 @@ _log = structlog.get_logger("longwave.store")
 def pause_s(tries: int) -> float:
     """How long to wait before the next try: full jitter, doubling."""
     return random.uniform(0, min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2.0 ** min(tries, 16)))  # noqa: S311 - spreads
-
-
-class OtherOwnerError(RuntimeError):
-    """Another process wrote into this lane: what became of our transaction, nobody knows."""
-
-
-class Lane(IntEnum):
-    """Numbers of the table `lanes`."""
-
-    ACCEPT = 1
-    RECORD = 2
-    CONTROL = 3
 
 
 class Event(NamedTuple):
@@ -151,38 +140,6 @@ class _Group:
         return sum(job.weight for job in self.jobs)
 
 
-class Marker:
-    """Numbers the transactions of a lane in its row, and reads back whether the last of them took place."""
-
-    def __init__(self, lane: Lane, pool: Pool) -> None:
-        """Count from 1, under a name that no other process has."""
-        self._lane = int(lane)
-        self._pool = pool
-        self._run = secrets.randbits(63)
-        self._number = 0
-
-    async def begin(self) -> None:
-        """Put the name into the row: another one there is another process from now on. Raises what connecting does."""
-        async with self._pool.link() as link:
-            await link.run(sql.UPDATE_LANE, (self._run, 0, self._lane))
-
-    def next(self) -> tuple[str, tuple[int, ...]]:
-        """The statement that numbers a transaction; one that was undone leaves a gap."""
-        self._number += 1
-        return sql.UPDATE_LANE, (self._run, self._number, self._lane)
-
-    async def read_back(self) -> bool:
-        """Whether the transaction numbered last was committed.
-
-        Raises OtherOwnerError, what connecting raises, and the driver's errors.
-        """
-        async with self._pool.link() as link:
-            run, number = (await link.rows(sql.SELECT_LANE, (self._lane,)))[0]
-        if run != self._run:
-            raise OtherOwnerError("another process writes to the store")
-        return bool(number == self._number)
-
-
 class Full:
     """Whether the server's disk has room, as the last write knew; shared by the lanes."""
 
@@ -224,11 +181,12 @@ class LaneWriter:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._closing = asyncio.Event()
-        self._marker = Marker(lane, pool)
+        self.marker = Marker(lane, pool)
+        """What it has committed."""
 
     async def start(self) -> None:
         """Begin; raises what connecting raises."""
-        await self._marker.begin()
+        await self.marker.begin()
         self._task = asyncio.get_running_loop().create_task(self._main(), name=f"store-{self._lane.name.lower()}")
 
     @property
@@ -345,6 +303,10 @@ class LaneWriter:
                     committing_s = time.monotonic()
                     await link.run("COMMIT")
                     link.in_transaction = False
+            except STRANGE as error:
+                self._end(error)
+                self._fail(group.jobs, NotReady("the store is not the one it was; nothing was stored"))
+                return
             except Exception as error:  # noqa: BLE001 - classified right here
                 if committing_s:
                     stored = await self._read_back(error)
@@ -358,6 +320,7 @@ class LaneWriter:
                 if not await self._may_try_again(group, error, tries):
                     return
             else:
+                self.marker.committed()
                 for stage in stages:
                     failpoints.passing(f"{stage}.after_commit")
                 self._committed(group, committing_s)
@@ -375,7 +338,9 @@ class LaneWriter:
             await link.run("ROLLBACK")
             link.in_transaction = False
             return None
-        await link.run(*self._marker.next())
+        if await link.run(*self.marker.next()) != 1:
+            [(run, number)] = await link.rows(*self.marker.select())
+            raise self.marker.strange(run, number) or RuntimeError("the row of a lane did not change")
         await transaction.write_events()
         stages = {job.stage for job in jobs if job.error is None}
         for stage in stages:
@@ -450,10 +415,9 @@ class LaneWriter:
         tries = 0
         while not self._closing.is_set():
             try:
-                return await self._marker.read_back()
-            except OtherOwnerError as error:
-                self._closed = True
-                self._on_fatal(StoreBroken(str(error)))
+                return await self.marker.read_back()
+            except STRANGE as error:
+                self._end(error)
                 return None
             except Exception as error:  # noqa: BLE001 - asked again
                 if classify(error) is Fault.READ_ONLY:
@@ -461,6 +425,11 @@ class LaneWriter:
                 tries += 1
                 await self._pause(tries)
         return None
+
+    def _end(self, error: Exception) -> None:
+        """Take no work any more: the row of the lane is not as this process left it."""
+        self._closed = True
+        self._on_fatal(StoreBroken(str(error)))
 
     # Answers.
 
