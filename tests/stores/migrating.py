@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,16 @@ class Place:
     def schema(self) -> dict[str, list[str]]:
         """Each table's lines, but for the numbers it goes on counting from, days made ahead, and their order."""
         shown = {}
-        for (table,) in self.rows("SHOW TABLES"):
-            [(_, text)] = self.rows(f"SHOW CREATE TABLE `{table}`")
+        with closing(self.server.connect(self.database)) as connection, connection.cursor() as cursor:
+            cursor.execute("SHOW TABLES")
+            texts = {}
+            for (table,) in cursor.fetchall():
+                cursor.execute(f"SHOW CREATE TABLE `{table}`")
+                [(_, texts[table])] = cursor.fetchall()
+        for table, text in texts.items():
             # Keys come in any order: they are a set to whoever makes the table.
-            text = re.sub(r" AUTO_INCREMENT=\d+|\n PARTITION BY .*", "", text, flags=re.DOTALL)
-            shown[table] = sorted(line.rstrip(",") for line in text.splitlines())
+            bare = re.sub(r" AUTO_INCREMENT=\d+|\n PARTITION BY .*", "", text, flags=re.DOTALL)
+            shown[table] = sorted(line.rstrip(",") for line in bare.splitlines())
         return shown
 
     def data(self) -> dict[str, int]:
