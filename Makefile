@@ -44,7 +44,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help setup docs promises generate verify-generated build run test test-rust test-python torture fuzz bench \
+.PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 torture fuzz bench \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
@@ -179,6 +179,11 @@ test-rust: $(STAMPS)/crates
 
 test-python: setup servers
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+# The store's tests against a real MySQL 9, fetched once into .tools (58 MB); optional, no other target wants it.
+test-mysql9: setup servers ## The store against MySQL 9, unpacked into .tools at the first run (Debian's archive).
+	@tests/servers/fetch_mysql9.sh $(TOOLS)/mysql9
+	@$(PY) -m pytest --mysql=9 $(or $(PYTEST_ARGS),tests/stores tests/conformance tests/corridor/test_server_faults.py)
 
 # Nothing to do, and no network, when they are there.
 .PHONY: servers

@@ -7,6 +7,7 @@ import pytest
 
 from tests.servers.databases import Databases
 from tests.servers.mariadb import MariaDB, quick_folder
+from tests.servers.mysql9 import MySQL9
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,11 +17,22 @@ def interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which server the store is tested on."""
+    parser.addoption("--mysql", choices=["9"], help="a MySQL of this version instead of MariaDB: make test-mysql9")
+
+
 @pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariaDB]:
+def server_kind(request: pytest.FixtureRequest) -> type[MariaDB]:
+    """Makes servers of the kind that the run asks for."""
+    return MySQL9 if request.config.getoption("--mysql") else MariaDB
+
+
+@pytest.fixture(scope="session")
+def mariadb(server_kind: type[MariaDB]) -> Iterator[MariaDB]:
     """A server for the whole run; a test that stops or kills one starts its own."""
     with quick_folder() as folder:
-        server = MariaDB(folder / "server")
+        server = server_kind(folder / "server")
         server.start()
         yield server
         server.remove()

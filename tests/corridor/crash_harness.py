@@ -41,7 +41,7 @@ from tests.corridor.crash_checker import Promises, Violation, check, state_name
 from tests.corridor.crash_client import CAREFUL, METERED, RESEND, SENDERS, ClientLog, Handsets, Sender, now_us, plan
 from tests.corridor.crash_relay import Relay
 from tests.corridor.server_copy import copy_to_file
-from tests.servers.mariadb import PASSWORD
+from tests.servers.mariadb import PASSWORD, MariaDB
 
 WAIT_S: Final = 60.0
 LOOK_S: Final = 0.02
@@ -353,6 +353,22 @@ class CrashRun:
             tasks.create_task(self.work())
             assert not await self._ends_within(self.draw.uniform(0, KILL_AFTER_S)), "the engine ended by itself"
             await self.kill()
+
+    async def kill_server_while_working(self, server: MariaDB, at_accepted: int, *, engine_too: bool) -> None:
+        """SIGKILL for the store's server at a moment drawn from the seed, while more comes in, and start it again.
+
+        The engine lives through it, and goes on accepting; or dies at the same moment.
+        """
+        await self.work(until_accepted=at_accepted)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.work(until_accepted=at_accepted + 4 * self.options.batch))
+            assert not await self._ends_within(self.draw.uniform(0, KILL_AFTER_S)), "the engine ended by itself"
+            await asyncio.to_thread(server.kill)
+            if engine_too:
+                await self.kill()
+            await asyncio.to_thread(server.start)
+        if not engine_too:
+            assert not await self._ends_within(0), "the engine ended with its server"
 
     async def freeze_while_working(self, seconds: float) -> None:
         """SIGSTOP, wait, SIGCONT: the engine runs out of time and must notice."""

@@ -29,10 +29,10 @@ NO_CONTEXT: Any = None
 
 
 @pytest.fixture
-async def own_server() -> AsyncIterator[MariaDB]:
+async def own_server(server_kind: type[MariaDB]) -> AsyncIterator[MariaDB]:
     """A server that a test may kill."""
     with quick_folder() as folder:
-        server = MariaDB(folder / "server")
+        server = server_kind(folder / "server")
         await asyncio.to_thread(server.start)
         yield server
         server.remove()

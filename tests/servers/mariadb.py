@@ -107,17 +107,19 @@ class MariaDB:
             f"GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n",
             encoding="ascii",
         )
-        command = [
-            program("mariadbd"), "--no-defaults", *_as_root(), f"--datadir={data}", f"--port={self.port}",
-            f"--socket={self.folder / 's'}", f"--pid-file={self.folder / 'pid'}", f"--init-file={grants}",
-            "--bind-address=127.0.0.1", "--skip-name-resolve", "--log-bin=binlog", f"--server-id={self.server_id}",
-            "--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1", "--innodb-buffer-pool-size=64M",
-            "--innodb-log-file-size=64M", "--performance-schema=OFF", *self._tls_options(),
-            *self._options, *options,
-        ]  # fmt: skip
+        command = [*self._program(data), f"--init-file={grants}", *self._tls_options(), *self._options, *options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         self._wait_until_it_answers()
+
+    def _program(self, data: Path) -> list[str]:
+        return [
+            program("mariadbd"), "--no-defaults", *as_root(), f"--datadir={data}", f"--port={self.port}",
+            f"--socket={self.folder / 's'}", f"--pid-file={self.folder / 'pid'}", "--bind-address=127.0.0.1",
+            "--skip-name-resolve", "--log-bin=binlog", f"--server-id={self.server_id}",
+            "--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1", "--innodb-buffer-pool-size=64M",
+            "--innodb-log-file-size=64M", "--performance-schema=OFF",
+        ]  # fmt: skip
 
     def _tls_options(self) -> list[str]:
         if self._certificates is None:
@@ -131,7 +133,7 @@ class MariaDB:
     def _install(self, data: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(
-            [program("mariadb-install-db"), "--no-defaults", *_as_root(), f"--datadir={data}",
+            [program("mariadb-install-db"), "--no-defaults", *as_root(), f"--datadir={data}",
              "--auth-root-authentication-method=normal", "--skip-test-db"],
             check=True, capture_output=True,
         )  # fmt: skip
@@ -141,7 +143,9 @@ class MariaDB:
         while True:
             assert self._process is not None
             if self._process.poll() is not None:
-                raise RuntimeError(f"mariadbd ended: {self.log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
+                raise RuntimeError(
+                    f"the server ended: {self.log.read_text(encoding='utf-8', errors='replace')[-2000:]}"
+                )
             try:
                 self.connect().close()
             except pymysql.err.OperationalError:
@@ -214,5 +218,6 @@ class MariaDB:
             process.wait()
 
 
-def _as_root() -> list[str]:
+def as_root() -> list[str]:
+    """The option without which a server refuses to be root's."""
     return ["--user=root"] if os.geteuid() == 0 else []

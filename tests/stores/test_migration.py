@@ -40,10 +40,10 @@ def place(mariadb: MariaDB, tmp_path: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
-def own_server() -> Iterator[MariaDB]:
+def own_server(server_kind: type[MariaDB]) -> Iterator[MariaDB]:
     """A server that a test may kill or set."""
     with quick_folder() as folder:
-        server = MariaDB(folder / "server")
+        server = server_kind(folder / "server")
         server.start()
         yield server
         server.remove()

@@ -156,7 +156,8 @@ class EpochReader:
         if self._loop is None:
             return
         if self._link is not None:
-            self._link.close()
+            # In words: with TLS a connection takes a few turns to end, and this loop has none left afterwards.
+            self._loop.run_until_complete(self._link.end())
             self._link = None
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
