@@ -20,7 +20,10 @@ DUMP: Final = "/usr/bin/mariadb-dump"
 # Each is what a broken tool or pipe leaves: (what the real one says → what comes out, the words of the refusal).
 BROKEN: Final = {
     "cut in the middle": ("head -c 300000", "its last line is missing"),
-    "cut, and an end put on it": ("{ head -c 300000 | sed '$d'; echo '-- Dump completed'; }", "could not be loaded"),
+    "cut, and an end put on it": (
+        "{ head -c 300000 | sed '$d'; echo '-- Dump completed'; }",
+        "could not be loaded: ERROR 1064 (42000) at line",
+    ),
     "a row lost": ("sed '/^(2,1,1,12025550100,12025550002,/d'", "messages differs in 1 of"),
     "rows lost": ("sed '/^(1,1202555010/d'", "opt_outs differs in"),
     "a table lost": ("sed '/CREATE TABLE `inbound`/,/;$/d; /`inbound`/d'", "inbound is only in the database"),
@@ -61,6 +64,7 @@ def test_a_dump_that_is_not_whole_is_no_backup(place: Place, new: Binary, tmp_pa
     code, said = new.run(place.settings(), "migrate", prelude=tool(tmp_path / "bin", f'{DUMP} "$@" | {damage}'))
     assert code == 1, said
     assert words in said
+    assert "12025550" not in said + place.last_run()[2]
     nothing_happened(place)
     assert place.last_run()[2].startswith("failed: BackupFailed")
     migrating.works(place)

@@ -8,6 +8,7 @@ what this module named is ever removed.
 
 import gzip
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ LINE_CHARACTERS_MAX: Final = 500
 # What the tools write last; a dump that was cut short has none.
 _LAST: Final = b"-- Dump completed"
 _TAIL_BYTES: Final = 4096
+_CLIENT_ERROR: Final = re.compile(r"^ERROR \d+ \(\w+\) at line \d+", re.MULTILINE)
 _PIECE_BYTES: Final = 1 << 20
 _DAY_S: Final = 86_400
 # Tool, and what loads its dumps.
@@ -57,18 +59,20 @@ class Tools:
     ca_file: Path | None
 
     @classmethod
-    def found(cls, tls: TlsMode, ca_file: Path | None) -> "Tools":
-        """Those that are installed. Raises BackupFailed when none are."""
+    def found(cls, tls: TlsMode, ca_file: Path | None, *, mariadb: bool) -> "Tools":
+        """Those that are installed and of the server's kind. Raises BackupFailed when none are.
+
+        MariaDB's write values of generated columns, which MySQL does not take back.
+        """
         for dump, load in _TOOLS:
             paths = shutil.which(dump), shutil.which(load)
             if paths[0] and paths[1]:
                 asked = [paths[0], "--version"]
                 said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout  # noqa: S603 - found on the path
-                return cls(paths[0], paths[1], "mariadb" in said.lower(), tls, ca_file)
-        raise BackupFailed(
-            "neither mariadb-dump nor mysqldump is installed here, with its client: install one (Debian: "
-            "mariadb-client), or set LONGWAVE_MIGRATE_BACKUP_COMMAND"
-        )
+                if ("mariadb" in said.lower()) == mariadb:
+                    return cls(paths[0], paths[1], mariadb, tls, ca_file)
+        needed = "mariadb-dump and mariadb (Debian: mariadb-client)" if mariadb else "MySQL's own mysqldump and mysql"
+        raise BackupFailed(f"{needed} are not installed here: install them, or set LONGWAVE_MIGRATE_BACKUP_COMMAND")
 
     def options(self) -> list[str]:
         """How the server is spoken to, as lines of an option file, in the words of the family."""
@@ -122,12 +126,12 @@ def _compress(command: list[str], path: Path) -> None:
             raise
         code = tool.wait()
         if code != 0:
-            raise BackupFailed(f"{Path(command[0]).name} ended with {code}: {_said(said)}")
+            raise BackupFailed(f"{Path(command[0]).name} ended with {code}: {one_line(_said(said))}")
 
 
 def _said(file: IO[bytes]) -> str:
-    file.seek(0)
-    return one_line(file.read(_TAIL_BYTES).decode("utf-8", "replace"))
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+    return file.read(_TAIL_BYTES).decode("utf-8", "replace")
 
 
 def one_line(text: str) -> str:
@@ -174,7 +178,9 @@ def load(address: Address, tools: Tools, path: Path, database: str) -> None:
             statements.close()
         code = client.wait()
         if code != 0:
-            raise BackupFailed(f"the dump could not be loaded: {_said(said)}")
+            # Before and behind its number the client shows the statement: rows.
+            found = _CLIENT_ERROR.search(_said(said))
+            raise BackupFailed(f"the dump could not be loaded: {found[0] if found else f'exit code {code}'}")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,7 +34,7 @@ from engine.stores.mysql import (
 )
 from engine.stores.mysql.address import Address
 from engine.stores.mysql.control import engine_to
-from engine.stores.mysql.faults import Fault, classify
+from engine.stores.mysql.faults import Fault, classify, code_of
 from engine.stores.mysql.migrate import Revision, Stand
 from engine.stores.mysql.pool import Limits, Link, connect
 from engine.stores.store import Finding
@@ -86,6 +87,13 @@ class Report:
 
 
 Progress = Callable[[str], None]
+
+
+def words_of(error: Exception) -> str:
+    """An error in words, without the statement, and without its text where that may show a row."""
+    if not isinstance(error, DBAPIError):
+        return f"{type(error).__name__}: {error}"
+    return f"error {code_of(error)}" if classify(error) is Fault.DATA else str(error.orig)
 
 
 class Migration:
@@ -181,10 +189,10 @@ class Migration:
         except Exception as error:
             with contextlib.suppress(Exception):  # the server may be what failed
                 await self._connection.rollback()
-                await self._connection.run_sync(bookkeeping.end_run, run, f"failed: {type(error).__name__}: {error}")
+                await self._connection.run_sync(bookkeeping.end_run, run, f"failed: {words_of(error)}")
             if isinstance(error, DBAPIError) and classify(error) is not Fault.LOST:
                 raise MigrationFailed(
-                    f"the server refused a step: {error.orig}. Binaries that ran go on working; when the cause is "
+                    f"the server refused a step: {words_of(error)}. Binaries that ran go on working; when the cause is "
                     "mended, `longwave migrate` goes on from here"
                 ) from error
             raise
@@ -243,7 +251,10 @@ class Migration:
 
     async def _dump(self, folder: Path, label: str) -> str:
         address = self._address
-        tools = await asyncio.to_thread(dump.Tools.found, self._wish.tls, self._wish.tls_ca_file)
+        [(version,)] = await self._link.rows("SELECT VERSION()")
+        mariadb, _ = durability.version_of(version)
+        found = partial(dump.Tools.found, self._wish.tls, self._wish.tls_ca_file, mariadb=mariadb)
+        tools = await asyncio.to_thread(found)
         before = await comparison.sums(self._link, address.database)
         self._progress(f"backup: dumping with {Path(tools.dump).name} into {folder}")
         part = await asyncio.to_thread(dump.take, address, tools, folder, label)
