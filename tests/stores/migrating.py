@@ -79,7 +79,7 @@ class Place:
                 [(_, texts[table])] = cursor.fetchall()
         for table, text in texts.items():
             # Keys come in any order: they are a set to whoever makes the table.
-            bare = re.sub(r" AUTO_INCREMENT=\d+|\n PARTITION BY .*", "", text, flags=re.DOTALL)
+            bare = re.sub(r" AUTO_INCREMENT=\d+|\n\s*(/\*!50100 )?PARTITION BY .*", "", text, flags=re.DOTALL)
             shown[table] = sorted(line.rstrip(",") for line in bare.splitlines())
         return shown
 

@@ -11,9 +11,9 @@ from typing import Final
 import pytest
 
 from engine.stores.mysql import comparison, dump
-from tests.servers.mariadb import PASSWORD, USER, MariaDB
+from tests.servers.mariadb import PASSWORD, USER, MariaDB, quick_folder
 from tests.stores import migrating
-from tests.stores.binaries import HEAD, Binary, newer
+from tests.stores.binaries import EXPAND, EXPANDING_STEPS, HEAD, Binary, newer
 from tests.stores.migrating import Place, expanded
 
 DUMP: Final = "/usr/bin/mariadb-dump"
@@ -37,6 +37,16 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Binary:
     return newer(tmp_path_factory.mktemp("new"))
 
 
+@pytest.fixture(scope="module")
+def mariadb() -> Iterator[MariaDB]:
+    """Always one: a dump is taken with the tools of the server's kind, and these are installed."""
+    with quick_folder() as folder:
+        server = MariaDB(folder / "server")
+        server.start()
+        yield server
+        server.remove()
+
+
 @pytest.fixture
 def place(mariadb: MariaDB, tmp_path: Path) -> Iterator[Place]:
     yield migrating.make(mariadb, "backed_up", tmp_path)
@@ -56,6 +66,60 @@ def nothing_happened(place: Place) -> None:
     assert (place.revision, place.dumps) == (HEAD.name, [])
     assert place.rows("SELECT 1 FROM schema_revisions WHERE revision > %s" % HEAD.name) == []  # noqa: S608, UP031 - our own
     assert [name for (name,) in place.server.run("SHOW DATABASES") if name.startswith("verify_longwave")] == []
+
+
+def test_it_backs_up_expands_looks_again_and_writes_itself_down(place: Place, new: Binary) -> None:
+    before = place.data()
+    code, said = new.run(place.settings(), "migrate")
+    assert code == 0, said
+    for words in (
+        "mariadb", "innodb_flush_log_at_trx_commit: 1", "rights: ", "room for the backup: ", "compared by checksum",
+        f"revision {EXPAND}, step {EXPANDING_STEPS} done", "validated", f"applied: {EXPAND}",
+    ):  # fmt: skip
+        assert words in said
+    assert expanded(place)
+    after = place.data()
+    assert {table: after[table] for table in before if table not in {"bodies", "early_receipts"}} == {
+        table: before[table] for table in before if table not in {"bodies", "early_receipts"}
+    }
+    assert place.rows("SELECT COUNT(*), SUM(priority = 3) FROM bodies") == [(migrating.ROWS, migrating.ROWS)]
+    [(backup,)] = place.rows("SELECT backup FROM schema_runs ORDER BY number DESC LIMIT 1")
+    [dump] = place.dumps
+    assert dump in backup
+    assert "all" in backup
+    again, said = new.run(place.settings(), "migrate")
+    assert (again, place.dumps) == (0, [dump])
+    assert "nothing to apply" in said
+    assert PASSWORD not in said
+
+
+def test_a_server_killed_while_a_dump_is_taken_leaves_no_backup_and_no_change(tmp_path: Path, new: Binary) -> None:
+    with quick_folder() as folder:
+        server = MariaDB(folder / "server")
+        server.start()
+        try:
+            killed_while_dumping(migrating.make(server, "killed", tmp_path), new, tmp_path)
+        finally:
+            server.remove()
+
+
+def killed_while_dumping(place: Place, new: Binary, tmp_path: Path) -> None:
+    own_server = place.server
+    slow = tmp_path / "bin"
+    slow.mkdir()
+    (slow / "mariadb-dump").write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && exec /usr/bin/mariadb-dump --version\nkill -9 {own_server.pid}\n'
+        'exec /usr/bin/mariadb-dump "$@"\n'
+    )
+    (slow / "mariadb-dump").chmod(0o755)
+    prelude = f"import os; os.environ['PATH'] = {str(slow)!r} + ':' + os.environ['PATH']"
+    code, said = new.run(place.settings(), "migrate", prelude=prelude)
+    assert code == 1, said
+    assert place.dumps == []
+    own_server.kill()
+    own_server.start()
+    assert place.revision == HEAD.name
+    assert new.run(place.settings(), "migrate")[0] == 0
 
 
 @pytest.mark.parametrize("what", BROKEN)
