@@ -4,7 +4,7 @@ The store by itself is tested in `tests/stores`; here all stages hand in at once
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,21 @@ async def test_an_engine_at_d2_takes_nothing_while_no_replica_confirms(carrier: 
             await engine.until_states({"DELIVERED": len(ids)})
         finally:
             await engine.stop()
+
+
+async def test_an_idle_engine_whose_run_the_server_lacks_ends_in_words(
+    mariadb: MariaDB, new_database: Callable[[], str], carrier: Carrier, tmp_path: Path
+) -> None:
+    """F14: its lease finds an epoch before its own, as a promoted replica has it."""
+    url = new_database()
+    engine = await started(tmp_path, url, carrier, heartbeat_s=0.2)
+    try:
+        mariadb.run("UPDATE leases SET epoch = epoch - 1", database=url.rpartition("/")[2])
+        async with asyncio.timeout(WAIT_S):
+            error = await engine.corridor.broken
+        assert "the store lacks run 1, which it had confirmed, and has run 0" in str(error)
+    finally:
+        await engine.stop()
 
 
 async def until_ready(engine: Engine, *, ready: bool) -> None:

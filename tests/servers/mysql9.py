@@ -33,7 +33,7 @@ class MySQL9(MariaDB):
         self.folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             [*mysqld(), "--initialize-insecure", f"--datadir={data}", "--innodb-redo-log-capacity=64M"],
-            check=True, capture_output=True,
+            check=True, capture_output=True, env=self._environment(),
         )  # fmt: skip
 
     def _program(self, data: Path) -> list[str]:
