@@ -12,6 +12,7 @@ from alembic import context, op
 
 revision = "0001"
 down_revision = None
+compatible_from = "0001"
 branch_labels = None
 depends_on = None
 
@@ -45,9 +46,10 @@ CREATE TABLE IF NOT EXISTS messages (
   crashes TINYINT UNSIGNED NOT NULL DEFAULT 0, -- times that processing it took the process down
   history MEDIUMBLOB NOT NULL,                 -- the timeline, encoded
   shard SMALLINT UNSIGNED GENERATED ALWAYS AS (campaign % {SHARDS}) VIRTUAL,
-  -- The stream of a waiting message (rust_core/src/spill.rs).
+  -- The stream of a waiting message (rust_core/src/spill.rs). Stored, since it is in an index: to a table with an
+  -- indexed virtual column MariaDB adds no other unless writers are kept out while all rows are copied.
   stream TINYINT UNSIGNED GENERATED ALWAYS AS
-    (CASE WHEN flags & 1 <> 0 THEN 0 WHEN flags & 32 <> 0 THEN 4 ELSE class END) VIRTUAL,
+    (CASE WHEN flags & 1 <> 0 THEN 0 WHEN flags & 32 <> 0 THEN 4 ELSE class END) STORED,
   PRIMARY KEY (id),
   KEY messages_due (state, due_us, id),        -- recovery, the sweeper; over partitions only a named `id` gives order
   KEY messages_waiting (state, campaign, stream, id),
@@ -282,4 +284,9 @@ def _control_plane() -> None:
     for table in tables.tables.values():
         # As the tables above: byte by byte, whatever the database was made with.
         table.dialect_options["mysql"].update(engine="InnoDB", charset="utf8mb4", collate="utf8mb4_bin")
-    tables.create_all(context.get_bind(), checkfirst=True)
+    connection = context.get_bind()
+    for table in tables.sorted_tables:
+        table.create(connection, checkfirst=True)
+        # Each is a statement of its own, which a run may have ended before; the table is there then.
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            index.create(connection, checkfirst=True)
