@@ -12,7 +12,7 @@ from engine.stores.mysql.pool import Link
 
 # Rows that are always there, however busy the store is.
 FIXED: Final = ("event_slots", "opt_out_slots", "leases", "lanes")
-_VERBS: Final = ("SELECT", "INSERT", "REPLACE", "UPDATE", "DELETE")
+_VERBS: Final = ("SELECT", "INSERT", "REPLACE", "UPDATE", "DELETE", "(SELECT")
 _EXAMPLES: Final = {
     "ids": "1",
     "texts": "'x'",
@@ -22,6 +22,9 @@ _EXAMPLES: Final = {
     "provider": "1",
     "since_us": "1",
     "slot": "1",
+    "slots": "SELECT at_us FROM events",
+    "table": "webhook_events",
+    "turns": "WHEN 1 THEN 1",
     "upto": "1",
 }
 _TRIES: Final = 5
@@ -47,13 +50,9 @@ def changed(before: dict[str, int], after: dict[str, int], *, served: bool) -> l
 
 def statements() -> Iterator[tuple[str, str]]:
     """Name and text of each statement of `sql.py`, with examples in place of values."""
-    for name, value in vars(sql).items():
-        texts = {name: value} if isinstance(value, str) else value if name.isupper() else {}
-        if not name.isupper() or name.startswith("_") or not isinstance(texts, dict):
-            continue
-        for part, text in texts.items():
-            if text.startswith(_VERBS):
-                yield (name if part == name else f"{name} {part}"), _with_examples(text)
+    for name, text in vars(sql).items():
+        if name.isupper() and not name.startswith("_") and isinstance(text, str) and text.startswith(_VERBS):
+            yield name, _with_examples(text)
 
 
 def _with_examples(text: str) -> str:
