@@ -45,7 +45,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help setup docs generate verify-generated build run test test-rust test-python test-mysql9 torture cluster fuzz bench \
+.PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 torture cluster \
+	fuzz bench overload \
 	overload \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
@@ -144,6 +145,9 @@ run: setup ## An engine with the embedded store, a simulated carrier beside it, 
 
 docs: setup ## Write the generated pages of docs/ (metrics, settings, verdicts, states).
 	@$(PY) docs/generate.py
+
+promises: setup servers ## Write what the newest revision of the MySQL store promises (beside it, committed).
+	@$(PY) -m tests.servers.promises
 
 # $(1): folder the modules are written below. Service stubs only for files that declare a service.
 define GENERATE

@@ -102,6 +102,16 @@ class Settings(BaseSettings):
         description="Seconds for one statement of the MySQL store; then its connection is given up and the transaction "
         "runs again.",
     )
+    migrate_backup_folder: Path | None = Field(
+        None,
+        description="Folder for the dump that `longwave migrate` takes and verifies before it changes a MySQL store "
+        "that holds data; dumps of more than 7 days ago are removed from it.",
+    )
+    migrate_backup_command: str = Field(
+        "",
+        description="Command that `longwave migrate` runs in place of a dump, a snapshot of the server say: without a "
+        "shell, successful when it exits with 0; the last line it says is written down.",
+    )
     node: int | None = Field(
         None,
         ge=0,

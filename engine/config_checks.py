@@ -82,6 +82,8 @@ def _server_store(settings: "Settings") -> Iterator[str]:
                 f"{variable} ({address.shown}) would carry texts in the clear beyond this machine: set "
                 "LONGWAVE_STORE_TLS=verify, or LONGWAVE_INSECURE=true"
             )
+    if settings.migrate_backup_folder is not None and settings.migrate_backup_command:
+        yield "LONGWAVE_MIGRATE_BACKUP_FOLDER and LONGWAVE_MIGRATE_BACKUP_COMMAND are both set: leave one out"
     if settings.secret_file is None:
         yield "LONGWAVE_SECRET_FILE is not set: a MySQL store has no folder to put it beside, so name it"
     if settings.store_connections_min > settings.store_connections_max:

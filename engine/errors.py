@@ -132,3 +132,7 @@ class StoreLocked(LongwaveError):  # noqa: N818 - the name says what happened
 
 class StoreTooNew(LongwaveError):  # noqa: N818 - the name says what happened
     """The store was migrated by a newer binary; the message says by which revision."""
+
+
+class StoreBehind(LongwaveError):  # noqa: N818 - the name says what happened
+    """The store lacks revisions that this binary needs; the message says which and what to run."""

@@ -12,12 +12,15 @@ import sqlalchemy as sa
 from asyncmy.errors import MySQLError
 from sqlalchemy.exc import DBAPIError
 
+from engine import failpoints
 from engine.clock import Clock
 from engine.config import Settings
 from engine.registry.api_keys import create_api_key, has_any_key, has_live_admin
 from engine.registry.records import Role
 from engine.secrets import open_secrets
 from engine.stores.mysql import durability, migrate, sql
+from engine.stores.mysql.dump import BackupFailed
+from engine.stores.mysql.migration import Migration, MigrationFailed, Report, Wish
 from engine.stores.mysql.pool import Link, connect
 from engine.stores.mysql.store import MySQLStore
 from engine.stores.opened import mysql_store
@@ -87,13 +90,26 @@ def make_key(settings: Settings) -> str | None:
     return run(opened(settings, lambda store: store.run_control(make)))
 
 
-def migrate_store(settings: Settings) -> list[str]:
-    """Bring the schema up to date; the revisions applied. Raises ConfigError, StoreLocked, StoreTooNew."""
+def migrate_store(settings: Settings, *, contract: bool, has_backup: bool, wait_s: float) -> Report:
+    """Bring the schema up to date beside whoever serves it, and say how far it is.
 
-    async def applied(store: MySQLStore) -> list[str]:
-        return store.migrated
-
-    return run(opened(settings, applied))
+    Raises ConfigError, StoreLocked, StoreTooNew, and CliFailure for what went wrong on the way.
+    """
+    place = mysql_store(settings, Clock()).place
+    wish = Wish(
+        backup_folder=settings.migrate_backup_folder,
+        backup_command=settings.migrate_backup_command,
+        has_backup=has_backup,
+        contract=contract,
+        wait_s=wait_s,
+        tls=settings.store_tls,
+        tls_ca_file=settings.store_tls_ca_file,
+    )
+    failpoints.arm(settings.failpoint)
+    try:
+        return run(Migration(place.primary, place.limits, place.level, wish, output.say).run())
+    except (MigrationFailed, BackupFailed, migrate.NotExpanding) as error:
+        raise CliFailure(str(error)) from None
 
 
 def missing(settings: Settings) -> tuple[str, ...]:
@@ -119,8 +135,11 @@ def check_store(settings: Settings) -> Generator[Finding, None, bool]:
             yield Finding(Level.FAIL, promise.name, f"is {promise.found}", f"set it to {promise.wanted} on the server")
     nodes = "; ".join(f"node {node} ({owner.rpartition(' ')[0]})" for node, owner, _ in held)
     yield Finding(Level.OK, "nodes", f"run on this store: {nodes}" if held else "none runs on this store")
-    if absent:
-        yield Finding(Level.WARN, "schema", f"lacks {', '.join(absent)}", "bring it up to date with: longwave migrate")
+    if len(absent) == len(migrate.known_revisions()):
+        yield Finding(Level.WARN, "schema", "the database is empty", "make it with: longwave bootstrap")
+    elif absent:
+        advice = "bring it up to date with: longwave migrate"
+        yield Finding(Level.FAIL, "schema", f"lacks {', '.join(absent)}", advice)
     else:
         yield Finding(Level.OK, "schema", "that of this version")
     return bool(held)

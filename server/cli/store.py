@@ -111,13 +111,30 @@ def migrate(
     check: Annotated[
         bool, typer.Option("--check", help="Only say what is missing; exit code 1 when anything is.")
     ] = False,
+    contract: Annotated[
+        bool,
+        typer.Option("--contract", help="On a server: also apply what older versions of longwave cannot work beside."),
+    ] = False,
+    without_backup: Annotated[
+        bool, typer.Option("--without-backup", help="On a server: make no backup, because there is one.")
+    ] = False,
+    wait_s: Annotated[
+        float, typer.Option("--wait-s", min=0, help="On a server: seconds to wait for another migration to end.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Bring the store's schema up to date, a file with a backup first; a newer store is refused."""
+    """Bring the store's schema up to date, with a backup first; a newer store is refused.
+
+    A store on a server may be served meanwhile: docs/operations/UPGRADE.md.
+    """
     settings = load_settings()
     if not settings.store_is_embedded:
-        _migrate_on_server(settings, check=check, as_json=as_json)
+        _migrate_on_server(
+            settings, check=check, contract=contract, has_backup=without_backup, wait_s=wait_s, as_json=as_json
+        )
         return
+    if contract or without_backup or wait_s:
+        raise usage("--contract, --without-backup and --wait-s are for a store on a server; leave them out for a file")
     path = settings.store_file
     if not exists(path):
         raise usage(f"there is no store at {path}\nmake one with `longwave bootstrap`, or set LONGWAVE_STORE_URL")
@@ -130,12 +147,15 @@ def migrate(
     _report({"applied": applied}, f"applied: {', '.join(applied) or 'nothing'}", as_json=as_json)
 
 
-def _migrate_on_server(settings: Settings, *, check: bool, as_json: bool) -> None:
+def _migrate_on_server(
+    settings: Settings, *, check: bool, contract: bool, has_backup: bool, wait_s: float, as_json: bool
+) -> None:
     if check:
         _report_missing(server_store.missing(settings), as_json=as_json)
         return
-    applied = server_store.migrate_store(settings)
-    _report({"applied": applied}, f"applied: {', '.join(applied) or 'nothing'}", as_json=as_json)
+    done = server_store.migrate_store(settings, contract=contract, has_backup=has_backup, wait_s=wait_s)
+    values = {"applied": done.applied, "backup": [done.backup] if done.backup else []}
+    _report(values, f"applied: {', '.join(done.applied) or 'nothing'}", as_json=as_json)
 
 
 def _report_missing(absent: tuple[str, ...], *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ gives go on counting.
 from tests.servers.mariadb import MariaDB
 
 # Rows that the schema came with.
-_KEPT = ("schema_version", "opt_out_slots", "event_slots", "lanes", "leases")
+_KEPT = ("schema_version", "schema_revisions", "opt_out_slots", "event_slots", "lanes", "leases")
 _RESET = (
     "UPDATE event_slots SET next_position = 1",
     "UPDATE leases SET owner = '', node = 0, epoch = 0, expires_us = 0",

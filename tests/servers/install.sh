@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs the servers that tests start (programs only, no service), when one is missing and this user may.
 #
-# mariadb-server-core has mariadbd and no service. redis-tools has the program of redis-server under another name
+# mariadb-server-core has mariadbd and no service, mariadb-client has mariadb-dump. redis-tools has the program of redis-server under another name
 # (redis-check-rdb: which of the two it is, it reads from its own name); the package redis-server would start a service.
 set -euo pipefail
 
 PATH="$PATH:/usr/sbin:/usr/local/sbin"
 wanted=()
 command -v mariadbd >/dev/null && command -v mariadb-install-db >/dev/null || wanted+=(mariadb-server-core)
+command -v mariadb-dump >/dev/null || wanted+=(mariadb-client)
 command -v redis-check-rdb >/dev/null || wanted+=(redis-tools)
 [ "${#wanted[@]}" -gt 0 ] || exit 0
 

@@ -52,6 +52,16 @@ def lock_name(database: str) -> str:
     return "longwave-" + hashlib.sha256(database.encode()).hexdigest()[:32]
 
 
+def own_name() -> str:
+    """This process, for people."""
+    return f"{socket.gethostname()[:HOST_CHARACTERS_MAX]} pid {os.getpid()}"
+
+
+async def is_served(link: Link) -> bool:
+    """Whether a node runs on the store. Raises the driver's errors."""
+    return bool(await link.rows(sql.SELECT_NODES))
+
+
 @contextlib.asynccontextmanager
 async def alone(address: Address, limits: Limits) -> AsyncIterator[None]:
     """Change the schema while nobody else does. Raises StoreLocked after `SCHEMA_S`, and what connecting raises."""
@@ -81,7 +91,7 @@ class Me:
 
     def __post_init__(self) -> None:
         """Name it."""
-        self.name = f"{socket.gethostname()[:HOST_CHARACTERS_MAX]} pid {os.getpid()} {_life()}-{self.incarnation:x}"
+        self.name = f"{own_name()} {_life()}-{self.incarnation:x}"
 
 
 def _life() -> str:

@@ -26,7 +26,7 @@ from engine.stores.mysql.address import Address
 from engine.stores.mysql.control import Control
 from engine.stores.mysql.faults import Fault, classify, code_of
 from engine.stores.mysql.lanes import Lane
-from engine.stores.mysql.migrate import migrate, missing
+from engine.stores.mysql.migrate import migrate
 from engine.stores.mysql.partitions import make_ahead
 from engine.stores.mysql.pool import Limits, Link, OnLent, Pool, connect, nobody
 from engine.stores.mysql.prune import prune
@@ -131,7 +131,9 @@ class MySQLStore(MySQLReads):
             shown = place.primary.shown
             raise ConfigError([f"{shown}: {f.name} is {f.found}, needs {f.wanted}" for f in findings if not f.ok])
         self.name = findings[0].found
-        await self._migrate()
+        self.migrated = await migrate(place.primary, place.limits, self._me.name)
+        if self.migrated:
+            self._progress(f"applied {', '.join(self.migrated)}")
         await owner.take_number(self.pool, self._me, place.node)
         self._closing.push_async_callback(self._give_back)
         await self._make_partitions_if_free()
@@ -165,14 +167,6 @@ class MySQLStore(MySQLReads):
             self._closing.push_async_callback(self._replica.pool.close)
         self._closing.push_async_callback(self.pool.close)
         await self.pool.open()
-
-    async def _migrate(self) -> None:
-        place = self.place
-        if await missing(place.primary, place.limits):
-            async with owner.alone(place.primary, place.limits):
-                self.migrated = await migrate(place.primary, place.limits)
-        if self.migrated:
-            self._progress(f"applied {', '.join(self.migrated)}")
 
     async def _give_back(self) -> None:
         try:

@@ -12,13 +12,13 @@ from alembic import context, op
 
 revision = "0001"
 down_revision = None
+compatible_from = "0001"
 branch_labels = None
 depends_on = None
 
 EVENT_SLOTS: Final = 16
 OPT_OUT_SLOTS: Final = 4096
 SHARDS: Final = 64
-LANES: Final = (1, 2, 3)
 
 # Partitions by day of the id are made ahead (`engine/stores/mysql/partitions.py`); the last one takes what is beyond.
 BY_ID: Final = "PARTITION BY RANGE (id) (PARTITION pmax VALUES LESS THAN MAXVALUE)"
@@ -45,9 +45,10 @@ CREATE TABLE IF NOT EXISTS messages (
   crashes TINYINT UNSIGNED NOT NULL DEFAULT 0, -- times that processing it took the process down
   history MEDIUMBLOB NOT NULL,                 -- the timeline, encoded
   shard SMALLINT UNSIGNED GENERATED ALWAYS AS (campaign % {SHARDS}) VIRTUAL,
-  -- The stream of a waiting message (rust_core/src/spill.rs).
+  -- The stream of a waiting message (rust_core/src/spill.rs). Stored, since it is in an index: to a table with an
+  -- indexed virtual column MariaDB adds no other unless writers are kept out while all rows are copied.
   stream TINYINT UNSIGNED GENERATED ALWAYS AS
-    (CASE WHEN flags & 1 <> 0 THEN 0 WHEN flags & 32 <> 0 THEN 4 ELSE class END) VIRTUAL,
+    (CASE WHEN flags & 1 <> 0 THEN 0 WHEN flags & 32 <> 0 THEN 4 ELSE class END) STORED,
   PRIMARY KEY (id),
   KEY messages_due (state, due_us, id),        -- recovery, the sweeper; over partitions only a named `id` gives order
   KEY messages_waiting (state, campaign, stream, id),
@@ -145,17 +146,31 @@ CREATE TABLE IF NOT EXISTS recipes (
   PRIMARY KEY (`key`), UNIQUE KEY recipes_parts (provider, callback_base, mac_key, renderer)
 ) {{table}};
 
--- Who owns a shard: every write of an owner reads it under a shared lock, and a new owner waits for those.
+-- Who owns a shard: every write of an owner reads it under a shared lock, and a new owner waits for those. Times of
+-- leases are those of the server's clock.
 CREATE TABLE IF NOT EXISTS leases (
-  shard SMALLINT UNSIGNED NOT NULL, owner VARCHAR(128) NOT NULL, epoch BIGINT UNSIGNED NOT NULL, PRIMARY KEY (shard)
+  shard SMALLINT UNSIGNED NOT NULL, owner VARCHAR(128) NOT NULL, epoch BIGINT UNSIGNED NOT NULL,
+  node SMALLINT UNSIGNED NOT NULL, expires_us BIGINT NOT NULL, PRIMARY KEY (shard)
 ) {{table}};
 
--- The last transaction of each lane (`engine/stores/mysql/transactions.py`): says whether a COMMIT took place whose
--- answer was lost.
+-- Whose number in ids is whose; a number is free again a while after its lease ran out.
+CREATE TABLE IF NOT EXISTS nodes (
+  node SMALLINT UNSIGNED NOT NULL, owner VARCHAR(128) NOT NULL, incarnation BIGINT UNSIGNED NOT NULL,
+  expires_us BIGINT NOT NULL, roles VARCHAR(64) NOT NULL, PRIMARY KEY (node)
+) {{table}};
+
+-- What a node that is not the owner accepted or received, for the owner: written with it, deleted when it is done.
+CREATE TABLE IF NOT EXISTS inbox (
+  position BIGINT UNSIGNED NOT NULL AUTO_INCREMENT, kind TINYINT UNSIGNED NOT NULL, at_us BIGINT NOT NULL,
+  payload MEDIUMBLOB NOT NULL, PRIMARY KEY (position)
+) {{table}};
+
+-- The last transaction of each lane of a node (`engine/stores/mysql/transactions.py`): says whether a COMMIT took
+-- place whose answer was lost.
 CREATE TABLE IF NOT EXISTS lanes (
-  lane TINYINT UNSIGNED NOT NULL,
+  node SMALLINT UNSIGNED NOT NULL, lane TINYINT UNSIGNED NOT NULL,
   run BIGINT UNSIGNED NOT NULL,                -- of the process that counts
-  number BIGINT UNSIGNED NOT NULL, PRIMARY KEY (lane)
+  number BIGINT UNSIGNED NOT NULL, PRIMARY KEY (node, lane)
 ) {{table}};
 
 -- Single numbers: registry_version, epoch, request_ids_pruned_to, the clocks of retention.
@@ -174,8 +189,7 @@ def upgrade() -> None:
     for table, column, values in (
         ("event_slots", "slot, next_position", [f"{slot}, 1" for slot in range(EVENT_SLOTS)]),
         ("opt_out_slots", "slot", [str(slot) for slot in range(OPT_OUT_SLOTS)]),
-        ("leases", "shard, owner, epoch", [f"{shard}, '', 0" for shard in range(SHARDS)]),
-        ("lanes", "lane, run, number", [f"{lane}, 0, 0" for lane in LANES]),
+        ("leases", "shard, owner, epoch, node, expires_us", [f"{shard}, '', 0, 0, 0" for shard in range(SHARDS)]),
         ("facts", "name, value", ["'registry_version', 1", "'epoch', 0"]),
         ("providers", "`key`, id", ["1, 'telnyx'"]),
     ):
@@ -282,4 +296,9 @@ def _control_plane() -> None:
     for table in tables.tables.values():
         # As the tables above: byte by byte, whatever the database was made with.
         table.dialect_options["mysql"].update(engine="InnoDB", charset="utf8mb4", collate="utf8mb4_bin")
-    tables.create_all(context.get_bind(), checkfirst=True)
+    connection = context.get_bind()
+    for table in tables.sorted_tables:
+        table.create(connection, checkfirst=True)
+        # Each is a statement of its own, which a run may have ended before; the table is there then.
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            index.create(connection, checkfirst=True)
