@@ -220,7 +220,7 @@ def bytes_before_intent(patch: Patch, scene: Scene) -> None:
     send = dispatch.Dispatch._send
 
     async def send_first(self: Any, batch: Any) -> None:
-        batch.intent_rows(self._clock.now_us(), self._link.recipe)
+        batch.intent_rows(self._clock.now_us(), self.link.recipe)
         pool = self._pool
         for request in self._render(batch):
             pool.submit(request, request.data)
@@ -238,7 +238,7 @@ def no_intent(patch: Patch, _scene: Scene) -> None:
     """Bytes leave, and nothing is ever written down."""
 
     async def send_only(self: Any, batch: Any) -> None:
-        batch.intent_rows(self._clock.now_us(), self._link.recipe)
+        batch.intent_rows(self._clock.now_us(), self.link.recipe)
         for request in self._render(batch):
             self._pool.submit(request, request.data)
 
