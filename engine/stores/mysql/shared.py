@@ -21,12 +21,12 @@ Job = Callable[[Transaction], Awaitable[Any]]
 
 def owned(job: Job, epoch: int) -> Job:
     """The job, refused with NotReady when there is another owner than the one under this epoch."""
+    return partial(_guarded, job, epoch)
 
-    async def guarded(tx: Transaction) -> Any:
-        await tx.guard(epoch)
-        return await job(tx)
 
-    return guarded
+async def _guarded(job: Job, epoch: int, tx: Transaction) -> Any:
+    await tx.guard(epoch)
+    return await job(tx)
 
 
 class MySQLShared:
