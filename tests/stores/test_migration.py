@@ -232,7 +232,7 @@ def test_a_schema_that_lacks_what_its_revision_promises_is_noticed(place: Place,
     assert "column messages crashes" in said
     assert place.last_run()[2].startswith("failed: MigrationFailed")
     place.rows(
-        "ALTER TABLE messages ADD INDEX messages_due (state, due_us), "
+        "ALTER TABLE messages ADD INDEX messages_due (state, due_us, id), "
         "ADD COLUMN crashes TINYINT UNSIGNED NOT NULL DEFAULT 0"
     )
     assert new.run(place.settings(), "migrate", "--without-backup")[0] == 0
