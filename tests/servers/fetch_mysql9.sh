@@ -9,10 +9,10 @@ folder="$(mkdir -p "$1" && cd "$1" && pwd)"
 root="$folder/root"
 [ -x "$root/usr/sbin/mysqld" ] && exit 0
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-[ -r "$keyring" ] && command -v apt-get dpkg >/dev/null || {
+if ! [ -r "$keyring" ] || ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
   echo "make: MySQL 9 is unpacked from Debian's archive; apt-get, dpkg and $keyring are needed" >&2
   exit 1
-}
+fi
 
 mkdir -p "$folder"/apt/{lists/partial,cache/archives/partial}
 echo "deb [signed-by=$keyring] ${DEBIAN_ARCHIVE:-http://deb.debian.org/debian} sid main" >"$folder/apt/sources.list"
