@@ -33,6 +33,7 @@ BENCH_COMMAND ?= $(PY) -m loadtest.benchmarks
 PYTEST_ARGS ?=
 HOURS ?= 1
 SECONDS_EACH ?= 60
+MINUTES ?= 1
 
 PROTOS = $(sort $(wildcard proto/longwave/v1/*.proto))
 RUST_SOURCES = $(shell find rust_core -path rust_core/target -prune -o -name '*.rs' -print)
@@ -44,7 +45,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help setup docs generate verify-generated build run test test-rust test-python torture fuzz bench \
+.PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 torture cluster \
+	fuzz bench overload \
+	overload \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
@@ -143,6 +146,9 @@ run: setup ## An engine with the embedded store, a simulated carrier beside it, 
 docs: setup ## Write the generated pages of docs/ (metrics, settings, verdicts, states).
 	@$(PY) docs/generate.py
 
+promises: setup servers ## Write what the newest revision of the MySQL store promises (beside it, committed).
+	@$(PY) -m tests.servers.promises
+
 # $(1): folder the modules are written below. Service stubs only for files that declare a service.
 define GENERATE
 	$(WITH_BIN) $(PY) -m grpc_tools.protoc --proto_path=proto --python_out=$(1) --mypy_out=quiet:$(1) $(PROTOS)
@@ -174,11 +180,24 @@ test: setup test-rust test-python ## Set up, then every test: cargo test, pytest
 test-rust: $(STAMPS)/crates
 	@$(CARGO) test $(CARGO_FLAGS) --quiet
 
-test-python: setup
+test-python: setup servers
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+# The store's tests against a real MySQL 9, fetched once into .tools (58 MB); optional, no other target wants it.
+test-mysql9: setup servers ## The store against MySQL 9, unpacked into .tools at the first run (Debian's archive).
+	@tests/servers/fetch_mysql9.sh $(TOOLS)/mysql9
+	@$(PY) -m pytest --mysql=9 $(or $(PYTEST_ARGS),tests/stores tests/conformance tests/corridor/test_server_faults.py)
+
+# Nothing to do, and no network, when they are there.
+.PHONY: servers
+servers:
+	@tests/servers/install.sh
 
 torture: setup ## Kills, power cuts and disk faults for HOURS=n, counted in loadtest/results/ (root: it mounts loop files).
 	@exec $(PY) -m tests.proof.torture --hours $(HOURS)
+
+cluster: setup ## Nodes over one MariaDB, killed, stopped, frozen and added at random for MINUTES=n; a report in var/cluster.
+	@exec $(PY) -m tests.proof.cluster --minutes $(MINUTES)
 
 fuzz: setup $(STAMPS)/fuzz ## Fuzz every target for SECONDS_EACH=n (needs g++): core, seam, live ports; keeps the counts.
 	@rust_core/fuzz/run.sh $(SECONDS_EACH)
@@ -188,6 +207,9 @@ fuzz: setup $(STAMPS)/fuzz ## Fuzz every target for SECONDS_EACH=n (needs g++): 
 
 bench: setup ## Measure on this machine; results go to loadtest/results/.
 	@$(BENCH_COMMAND)
+
+overload: setup ## Offer up to five times what the engine stores, with shedding and without; draws the curve into var/overload.
+	@$(PY) -m loadtest.overload --results var/overload
 
 # -------------------------------------------------------------------------------------------------------------------- lint
 

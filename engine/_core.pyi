@@ -4,10 +4,15 @@ from collections.abc import Sequence
 from typing import Any, Self, TypeAlias, final
 
 _Row: TypeAlias = tuple[Any, ...]
+# A statement for MySQL and MariaDB, and the rows it holds or asks for.
+_Statements: TypeAlias = list[tuple[str, int]]
+# Amount, burst, window in µs, full again at that µs and so many parts of one, latest time seen.
+_SharedRow: TypeAlias = tuple[int, int, int, int, int, int]
 
 __all__ = [
     "PROFILE",
     "RENDERER",
+    "SHARDS",
     "VERSION",
     "Admission",
     "Admitter",
@@ -29,6 +34,11 @@ __all__ = [
     "id_time_us",
     "list_response",
     "message_bytes",
+    "mysql_rows",
+    "mysql_select_closed_gates",
+    "mysql_select_intended",
+    "mysql_select_rows",
+    "opt_out_slot",
     "parse_phone",
     "parse_short_id",
     "record_reference",
@@ -38,10 +48,12 @@ __all__ = [
     "short_id",
     "smart_encode",
     "split",
+    "urgency",
     "watch_response",
 ]
 
 RENDERER: int
+SHARDS: int
 VERSION: str
 PROFILE: str
 
@@ -90,6 +102,9 @@ def record_request_id(record: bytes) -> str:
 def watch_response(events: Sequence[bytes], cursor: str, campaigns: Sequence[str]) -> bytes:
     """A `WatchEventsResponse` of log rows; with campaigns, only their events."""
 
+def urgency(kind: int, request: bytes) -> int:
+    """The lowest level (0 BULK, 16 TRANSACTIONAL, 32 CRITICAL) of the most urgent submission in a call's request."""
+
 def admit_counts(admission: Admission) -> list[tuple[int, int, int]]:
     """(campaign key or 0, verdict, messages) of an admission, for metrics."""
 
@@ -111,6 +126,14 @@ class Registry:
         """
     @property
     def version(self) -> int: ...
+    def lease_budgets(
+        self, asks: Sequence[tuple[int, _SharedRow | None, int, int]], now_us: int
+    ) -> list[tuple[int, int, int, _SharedRow] | None]:
+        """Lease what a node asks for together: (quota, the store's row or None, tokens, least) on the store's clock.
+
+        An answer each: (tokens, when to come back for what was refused, µs for which a block may be spent, the row to
+        write). None for a quota that is not in this picture.
+        """
     def campaign_id(self, key: int) -> str | None:
         """The campaign's id, without `campaigns/`."""
     def campaign_key(self, tenant: int, campaign_id: str) -> int | None:
@@ -142,8 +165,15 @@ class Admitter:
         consent: Consent,
         now_us: int,
         room: int,
+        floor: int = 0,
+        overloaded_retry_us: int = 0,
+        ahead: Scheduler | None = None,
     ) -> Admission:
-        """Judge calls of (kind 1 unary 2 batch 3 stream, tenant key, request bytes), `room` messages at most."""
+        """Judge calls of (kind 1 unary 2 batch 3 stream, tenant key, request bytes).
+
+        At most `room` messages for a later time; of 48 levels of urgency `floor` are OVERLOADED, to come back after
+        about `overloaded_retry_us`; what waits `ahead` says whether a message can leave within its validity.
+        """
 
 @final
 class Admission:
@@ -155,6 +185,9 @@ class Admission:
     def total(self) -> int:
         """Submissions in all calls."""
     @property
+    def ordered(self) -> bool:
+        """Whether any that is accepted has an ordering key."""
+    @property
     def needs_store(self) -> bool:
         """Whether anything is to be stored or looked up before the answers are known."""
     def refused_lookups(self) -> bool:
@@ -164,11 +197,18 @@ class Admission:
     def request_rows(self) -> list[tuple[int, str, int, bytes]]: ...
     def message_rows(self, start: int, end: int) -> list[_Row]: ...
     def body_rows(self, start: int, end: int) -> list[tuple[int, bytes]]: ...
+    def mysql_messages(self, start: int, end: int, bytes_max: int) -> _Statements:
+        """What stores the accepted messages at these positions; `mysql_bodies` their records."""
+    def mysql_bodies(self, start: int, end: int, bytes_max: int) -> _Statements: ...
+    def mysql_request_ids(self, bytes_max: int) -> _Statements:
+        """What stores the request ids; one that is there already stays and counts as not affected."""
     def event_rows(self) -> list[tuple[int, bytes]]: ...
     def resolve(self, rows: Sequence[_Row]) -> None:
         """Rows (tenant, request_id, id, content_hash, segments, encoding) that were stored before."""
     def refuse(self, position: int, verdict: int, detail: str) -> None:
         """Take the accepted message at this position out again."""
+    def take_back(self) -> None:
+        """The transaction that resolved or refused some was undone."""
     def refuse_all(self, verdict: int, detail: str, retry_delay_us: int) -> None:
         """Refuse every accepted message: nothing was stored."""
     def replies(self) -> list[tuple[int, bytes, str, str, int]]:
@@ -230,6 +270,10 @@ class Settlement:
 
     def update_rows(self) -> list[_Row]: ...
     def quiet_rows(self) -> list[_Row]: ...
+    def mysql_updates(self, bytes_max: int) -> _Statements:
+        """What writes the rows, each under its seq: as many rows are affected as it holds."""
+    def mysql_quiet(self, bytes_max: int) -> _Statements:
+        """What moves timers and flags without an event; a row that is so already counts as not affected."""
     def event_rows(self, registry: Registry) -> list[tuple[int, bytes]]: ...
     def keep_rows(self) -> list[tuple[int, str, bytes]]: ...
     def joined(self) -> list[int]: ...
@@ -298,17 +342,43 @@ class Scheduler:
     """Lanes, quotas, order: which message may leave now."""
 
     def __new__(cls, config: dict[str, int], registry: Registry, mono_us: int) -> Self:
-        """Settings held_messages_max and provider (its key); an unknown one raises ValueError."""
+        """Settings held_messages_max, provider (its key) and leased_budgets; an unknown one raises ValueError.
+
+        With leased_budgets 1 the rates of a provider and of a tenant are shared with other nodes.
+        """
     def __len__(self) -> int: ...
+    @property
+    def ahead(self) -> Scheduler:
+        """Itself, as what a message that is admitted would wait behind."""
     @property
     def schedule_room(self) -> int:
         """Messages for a later time that may still be accepted."""
-    def push(self, admission: Admission, now_us: int) -> None:
-        """Take over what was just stored; what memory does not take in waits in the store alone."""
-    def load(self, rows: Sequence[_Row], now_us: int) -> int:
-        """Take over rows of the store (`SELECT_HELD`); returns how many were new. ValueError for a damaged one."""
-    def put_away(self, campaign: int, stream: int, from_id: int, upto_id: int) -> None:
-        """Messages of a campaign's stream wait in the store, the first and the last with these ids."""
+    @property
+    def shards(self) -> list[int]:
+        """Those that are owned, ascending. All of them until `disown` says otherwise."""
+    def own(self, shard: int, epoch: int, mono_us: int) -> None:
+        """A shard is owned from now on; unless it was before, its rates start empty. ValueError for what is no shard.
+
+        What it has in the store comes by `put_away`, `load` and `hold_keys`, before anything new of it is pushed.
+        """
+    def disown(self, shards: Sequence[int]) -> list[int]:
+        """All of these shards leaves memory; returns the ids that waited. Attempts that are out become foreign."""
+    def foreign_ended(self, ids: Sequence[int]) -> int:
+        """The sends of these attempts are over and told; returns how many were of shards that went meanwhile."""
+    def push(self, admission: Admission, now_us: int) -> list[tuple[int, list[int]]]:
+        """Take over what was just stored; what memory does not take in waits in the store alone.
+
+        Returns (shard, ids) of what is owned elsewhere.
+        """
+    def load(self, rows: Sequence[_Row], now_us: int) -> tuple[int, int]:
+        """Take over rows of the store (`SELECT_HELD`); ValueError for a damaged one.
+
+        Returns (how many were new, how many are owned elsewhere and were let go).
+        """
+    def push_rows(self, rows: Sequence[_Row], now_us: int) -> list[tuple[int, list[int]]]:
+        """As `push`, of rows of the store (`SELECT_HELD`) that another node accepted; ValueError for a damaged one."""
+    def put_away(self, campaign: int, stream: int, from_id: int, upto_id: int) -> bool:
+        """Messages of a stream wait in the store, the first and last with these ids. False: its shard is another's."""
     @property
     def any_away(self) -> bool:
         """Something may wait in the store alone."""
@@ -316,8 +386,12 @@ class Scheduler:
         """(campaign, stream, first id, last id) of what may wait in the store alone."""
     def wanted(self) -> list[tuple[tuple[int, int, int, int], int]]:
         """(a row of `away`, rows at most) to read back now, most urgent first."""
-    def read_back(self, rows: Sequence[_Row], campaign: int, stream: int, next_id: int, now_us: int) -> None:
-        """Take over rows of a stream; all of it below `next_id` was read. ValueError for a damaged row."""
+    def read_back(self, rows: Sequence[_Row], campaign: int, stream: int, next_id: int, now_us: int) -> int:
+        """Take over rows of a stream; all of it below `next_id` was read. ValueError for a damaged row.
+
+        Returns how many are owned elsewhere. A piece that was asked for before its shard went and came back must not be
+        handed in.
+        """
     def pop(self, now_us: int, mono_us: int, room: int) -> tuple[Dispatch, list[int], list[int], int]:
         """(what may leave, ids expired, ids whose campaign stopped, µs until it is worth asking again or -1)."""
     def apply(self, settlement: Settlement, now_us: int, mono_us: int) -> None:
@@ -337,6 +411,10 @@ class Scheduler:
     @property
     def outstanding(self) -> int: ...
     def set_registry(self, registry: Registry, mono_us: int) -> None: ...
+    def budgets_wanted(self, mono_us: int) -> list[tuple[int, int, int]]:
+        """(quota, tokens, fewer let nobody pass) to ask the store for, together; each once until `grant` answers it."""
+    def grant(self, quota: int, tokens: int, until_mono_us: int, again_at_mono_us: int) -> None:
+        """The store's answer, also when there was none: tokens until then, which counts from before it was asked."""
     def set_days(self, days: Sequence[tuple[int, int, int]]) -> None:
         """(quota key, day, µs at which it ends)."""
     def restore_ledgers(self, rows: Sequence[tuple[int, int, int, int]]) -> None: ...
@@ -344,6 +422,19 @@ class Scheduler:
         """As `ledger_rows`, of the transaction that writes this batch down."""
     def charge(self, settlement: Settlement) -> list[tuple[int, int, int, int]]:
         """Let the ledgers follow what is settled, before it is stored; as `ledger_rows` then. May be repeated."""
+    def ledger_deltas(self, dispatch: Dispatch) -> list[tuple[int, int, int, int]]:
+        """What a batch reserves of rows that other nodes charge too: (quota, day, units, cap), in the order to add.
+
+        Each only while spent + reserved + units <= cap. Asked again for what is left after `drop` or `drop_charging`.
+        """
+    def reserved(self, dispatch: Dispatch) -> None:
+        """The batch is committed, with the `ledger_deltas` of what is left of it. Before any byte leaves."""
+    def charge_deltas(self, settlement: Settlement) -> list[tuple[int, int, int, int]]:
+        """As `charge`, for such rows: (quota, day, to be added to spent, to be added to reserved), each told once."""
+    def deltas_undone(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
+        """The transaction with these `charge_deltas` surely came to nothing. If nobody knows, do not call it."""
+    def ledgers_seen(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
+        """Such rows as they were read: (quota, day, spent, reserved) of all nodes. What is popped counts beside."""
     def ledger_rows(self) -> list[tuple[int, int, int, int]]:
         """(quota, day, spent, reserved) that the store does not have: for the transaction that is under way."""
     def ledgers_stored(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
@@ -361,10 +452,20 @@ class Dispatch:
 
     def __len__(self) -> int: ...
     def ids(self) -> list[int]: ...
+    def shards(self) -> list[tuple[int, int]]:
+        """(shard, epoch at the pop), each once, ascending: the leases to look at before the batch is written down."""
+    def epochs(self) -> list[tuple[int, int]]:
+        """(id, epoch of its shard at the pop)."""
     def intent_rows(self, now_us: int, recipe: int) -> list[_Row]:
         """(id, seq, recipe, history): the recipe given is that of generations which have none."""
+    def mysql_intents(self, intent: tuple[int, int, int, int, int], only: int | None, bytes_max: int) -> _Statements:
+        """What writes the attempts down, of all or of one id; intent (now, due, epoch, provider, recipe)."""
+    def opt_out_slots(self) -> list[int]:
+        """`opt_out_slot` of each recipient, ascending, each once."""
     def drop(self, ids: Sequence[int]) -> None:
         """These leave the batch, unless `take_back` puts them in again."""
+    def drop_charging(self, quota: int, day: int, cap: int) -> list[int]:
+        """Drop those that charge this ledger, as `ledger_deltas` last said, up to this cap or a lower; returns them."""
     def take_back(self) -> None:
         """The transaction that dropped some was undone."""
     def event_rows(self, registry: Registry, now_us: int) -> list[tuple[int, bytes]]: ...
@@ -393,3 +494,18 @@ class Request:
 
 def render_lookup(provider_id: str, config: tuple[str, str, str]) -> bytes:
     """The whole request that asks Telnyx what became of a message."""
+
+def mysql_rows(head: str, rows: Sequence[_Row], tail: str, bytes_max: int) -> _Statements:
+    """`head`, a parenthesis a row in the order given, `tail`; cells are integers of 64 bits, texts, bytes and None."""
+
+def mysql_select_rows(ids: Sequence[int], bytes_max: int) -> _Statements:
+    """What reads and locks the rows of these ids, in the columns that `Settler.settle` takes."""
+
+def mysql_select_intended(ids: Sequence[int], started_us: int, epoch: int, bytes_max: int) -> _Statements:
+    """What finds the ids among these whose attempt was written down."""
+
+def mysql_select_closed_gates(ids: Sequence[int], now_us: int, bytes_max: int) -> _Statements:
+    """What says of each why it was not: (id, 1 expired, 2 opted out, 3 stopped, 0 moved on or paused)."""
+
+def opt_out_slot(tenant: int, recipient: int) -> int:
+    """The row, of 4,096, that stands for a tenant's recipient where its opt-out is locked before it exists."""

@@ -3,18 +3,18 @@
 It knows no transport and no table. It holds calls only between their arrival and the group they join.
 
 Invariants: a call is answered after the COMMIT that holds its messages, or told that nothing was stored, or told that
-nobody knows; what was stored is handed to the scheduler before the answer leaves; a call whose deadline passed or whose
-caller is gone leaves before it is judged, never after.
+nobody knows; what an owner stored is handed to the scheduler before the answer leaves; a call whose deadline passed or
+whose caller is gone leaves before it is judged, never after.
 """
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from engine import _core, failpoints
 from engine.clock import Clock
+from engine.entry import LEVELS, Lines, Pressure, Reply, Waiting
 from engine.errors import NotReady, Refused, Verdict
 from engine.history import History
 from engine.meter import Meter
@@ -34,26 +34,9 @@ GROUP_CALLS_MAX: Final = 5000
 # Request bytes waiting to be judged: 64 batches of 4 MiB.
 WAITING_BYTES_MAX: Final = 256 * 1024 * 1024
 RETRY_US: Final = 1_000_000
-
-
-class Reply(NamedTuple):
-    """The answer to one call."""
-
-    verdict: int
-    """ACCEPTED (then `response` holds the encoded answer) or why the whole call was refused."""
-    response: bytes
-    field: str
-    detail: str
-    retry_delay_us: int
-
-
-@dataclass(slots=True)
-class _Waiting:
-    kind: int
-    tenant: int
-    request: bytes
-    deadline_us: int
-    future: asyncio.Future[Reply]
+# Of what was shed: until then the line has emptied several times.
+OVERLOADED_RETRY_US: Final = 1_000_000
+OVERLOADED: Final = "more comes in than is stored in time; this try stored nothing"
 
 
 def _messages(kind: int, request: bytes) -> int:
@@ -76,9 +59,16 @@ class Append:
         *,
         linger_s: float,
         group_messages_max: int,
+        queue_target_s: float,
+        pushes_ordered: bool,
+        on_handed: Callable[[], None],
         on_stored: Callable[[], None],
     ) -> None:
-        """`on_stored` is called after each commit, when messages are with the scheduler."""
+        """`on_stored` is called after each commit, when messages are with the scheduler.
+
+        Without `pushes_ordered`, what has ordering keys comes to its scheduler through the owner's inbox alone;
+        `on_handed` is called when something went there.
+        """
         self._store = store
         self._admitter = admitter
         self._rights = rights
@@ -89,10 +79,9 @@ class Append:
         self._linger_s = linger_s
         self._group_messages_max = group_messages_max
         self._on_stored = on_stored
-        self._waiting: list[_Waiting] = []
-        self._waiting_bytes = 0
-        self._waiting_messages = 0  # an estimate, see `_messages`
-        self._waiting_since_s = 0.0  # the oldest one, on the loop's clock
+        self._on_handed = on_handed
+        self._lines = Lines(WAITING_BYTES_MAX)
+        self._pressure = Pressure(queue_target_s)
         self._timer: asyncio.Handle | None = None
         self._going = False  # the timer is due in this turn of the loop
         self._expected = 1  # calls that were here at once lately: those of a group that has found all its company
@@ -101,6 +90,9 @@ class Append:
         self._closed_because: str | None = "the server is starting"
         self._idle = asyncio.Event()
         self._idle.set()
+        self.pushes = False
+        """What is stored goes to this process's scheduler, for it is the owner's."""
+        self._pushes_ordered = pushes_ordered
 
     def open(self) -> None:
         """Take calls from now on."""
@@ -117,7 +109,13 @@ class Append:
     @property
     def waiting(self) -> int:
         """Calls taken up and not answered."""
-        return len(self._waiting) + self._groups_in_flight
+        return self._lines.calls + self._groups_in_flight
+
+    @property
+    def floor(self) -> int:
+        """Levels of urgency that are shed now, of `entry.FLOOR_MAX`."""
+        self._pressure.look(asyncio.get_running_loop().time())
+        return self._pressure.floor
 
     def submit(self, kind: int, tenant: int, request: bytes, deadline_us: int) -> asyncio.Future[Reply]:
         """Hand in one call (UNARY, BATCH or STREAM) of a tenant; `deadline_us` is on the boot clock.
@@ -128,19 +126,40 @@ class Append:
         future: asyncio.Future[Reply] = loop.create_future()
         if self._closed_because is not None:
             future.set_exception(NotReady(f"{self._closed_because}; nothing was stored"))
-        elif self._waiting_bytes + len(request) > WAITING_BYTES_MAX:
-            detail = "too many bytes wait to be judged; nothing was stored"
-            future.set_result(Reply(Verdict.TOO_MANY_CALLS, b"", "", detail, RETRY_US))
+        elif (refused := self._shed(kind, tenant, request, deadline_us)) is not None:
+            self._meter.shed(Verdict(refused.verdict), _messages(kind, request))
+            future.set_result(refused)
         else:
-            if not self._waiting:
-                self._waiting_since_s = loop.time()
+            if not self._lines.calls:
                 self._idle.clear()
-            self._waiting.append(_Waiting(kind, tenant, request, deadline_us, future))
-            self._waiting_bytes += len(request)
-            self._waiting_messages += _messages(kind, request)
+            messages = _messages(kind, request)
+            self._lines.put(Waiting(kind, tenant, request, deadline_us, future, messages, loop.time()))
             if not self._going:
                 self._arm(loop)
         return future
+
+    def _shed(self, kind: int, tenant: int, request: bytes, deadline_us: int) -> Reply | None:
+        """Why this call is not to stand in line at all; None when it may."""
+        if not self._lines.has_room(tenant, len(request)):
+            return Reply(
+                Verdict.TOO_MANY_CALLS, b"", "", "too many bytes wait to be judged; nothing was stored", RETRY_US
+            )
+        if kind == STREAM:
+            return None  # answered message by message: a refusal of the whole would end the stream
+        floor = self.floor
+        if floor and _core.urgency(kind, request) + self._clock.seed() % LEVELS < floor:
+            return Reply(Verdict.OVERLOADED, b"", "", OVERLOADED, self._retry_us())
+        if self._lines.calls:
+            wait_us = int(self._pressure.expected_s(self._lines.messages) * 1e6)
+            if wait_us > deadline_us - self._clock.mono_us():
+                detail = "what waits would take longer than the call's deadline; nothing was stored"
+                return Reply(Verdict.OVERLOADED, b"", "", detail, self._retry_us())
+        return None
+
+    def _retry_us(self) -> int:
+        """When to come back: later the more is shed, and spread, or what was refused together comes back together."""
+        delay_us = OVERLOADED_RETRY_US * (LEVELS + self._pressure.floor) // LEVELS
+        return delay_us // 2 + self._clock.seed() % delay_us
 
     def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
         """See to it that what waits goes when it has found its company.
@@ -149,18 +168,18 @@ class Append:
         once, at most `linger_s`: two transactions of a dozen rows cost nearly twice what one of two dozen does, and
         while the processor is the bound everybody pays for that.
         """
-        if not self._waiting or self._going:
+        if not self._lines.calls or self._going:
             return
-        if self._waiting_messages >= GROUP_MESSAGES_ENOUGH:
+        if self._lines.messages >= GROUP_MESSAGES_ENOUGH:
             if self._groups_in_flight >= GROUPS_IN_FLIGHT_MAX:
                 return
             wait_s = 0.0
         elif self._groups_in_flight:
             return
-        elif len(self._waiting) >= self._expected:
+        elif self._lines.calls >= self._expected:
             wait_s = 0.0
         else:
-            wait_s = max(0.0, self._waiting_since_s + self._linger_s - loop.time())
+            wait_s = max(0.0, self._lines.since_s() + self._linger_s - loop.time())
         if wait_s > 0:
             if self._timer is None:
                 self._timer = loop.call_later(wait_s, self._flush)
@@ -171,17 +190,17 @@ class Append:
         self._going = True
         self._timer = loop.call_soon(self._flush)
 
-    def _take(self) -> list[_Waiting]:
-        if len(self._waiting) <= GROUP_CALLS_MAX and self._waiting_messages <= self._group_messages_max:
-            group, self._waiting = self._waiting, []
-            self._waiting_bytes = self._waiting_messages = 0
-        else:
-            group = self._take_some()
+    def _take(self) -> list[Waiting]:
+        now_s = asyncio.get_running_loop().time()
+        if self._lines.calls:
+            self._pressure.waited(now_s - self._lines.since_s(), now_s)
+            self._meter.metrics.admit_floor.set(self._pressure.floor)
+        group = self._lines.take(GROUP_CALLS_MAX, self._group_messages_max)
         # Forgotten by an eighth a group, and at once by a call that waited all the while for nobody.
         alone = len(group) == 1
         self._expected = 1 if alone else max(len(group), self._expected - (self._expected + 7) // 8)
         mono_us = self._clock.mono_us()
-        alive: list[_Waiting] = []
+        alive: list[Waiting] = []
         for call in group:
             if call.future.done():
                 continue
@@ -191,16 +210,6 @@ class Append:
             else:
                 alive.append(call)
         return alive
-
-    def _take_some(self) -> list[_Waiting]:
-        taken, messages = 0, 0
-        while taken < min(len(self._waiting), GROUP_CALLS_MAX) and messages < self._group_messages_max:
-            messages += _messages(self._waiting[taken].kind, self._waiting[taken].request)
-            taken += 1
-        group, self._waiting = self._waiting[:taken], self._waiting[taken:]
-        self._waiting_bytes -= sum(len(call.request) for call in group)
-        self._waiting_messages -= messages
-        return group
 
     def _flush(self) -> None:
         self._timer = None
@@ -212,7 +221,16 @@ class Append:
             room = max(0, self._scheduler.schedule_room - self._unpushed)
             calls = [(call.kind, call.tenant, call.request) for call in group]
             try:
-                admission = self._admitter.admit(calls, self._rights.registry, self._rights.consent, now_us, room)
+                admission = self._admitter.admit(
+                    calls,
+                    self._rights.registry,
+                    self._rights.consent,
+                    now_us,
+                    room,
+                    self._pressure.floor,
+                    OVERLOADED_RETRY_US,
+                    self._scheduler.ahead,
+                )
             except BaseException:
                 self._fail(group)
                 raise  # a bug: the loop logs it
@@ -227,7 +245,7 @@ class Append:
         self._settle_idle()
         self._arm(asyncio.get_running_loop())
 
-    def _fail(self, group: list[_Waiting]) -> None:
+    def _fail(self, group: list[Waiting]) -> None:
         for call in group:
             if not call.future.done():
                 call.future.set_exception(Refused(Verdict.INTERNAL, "the call could not be judged; nothing was stored"))
@@ -236,20 +254,24 @@ class Append:
     def _stored(
         self,
         admission: _core.Admission,
-        group: list[_Waiting],
+        group: list[Waiting],
         counted: int,
         began_us: int,
         stored: asyncio.Future[None],
     ) -> None:
         self._groups_in_flight -= 1
         self._unpushed -= counted
-        self._expected = max(self._expected, len(group) + len(self._waiting))
+        self._expected = max(self._expected, len(group) + self._lines.calls)
+        self._pressure.stored(sum(call.messages for call in group), began_us / 1e6, self._clock.mono_us() / 1e6)
         error = stored.exception()
         if error is None:
             if self._history.on:
                 self._history.note("accepted", ids=admission.ids())
             accepted = admission.accepted  # the scheduler takes them over
-            self._scheduler.push(admission, self._clock.now_us())
+            if not self._pushes_ordered and admission.ordered:
+                self._on_handed()
+            elif self.pushes:
+                self._scheduler.push(admission, self._clock.now_us())
             self._meter.stage("append", accepted, (self._clock.mono_us() - began_us) / 1e6)
             self._answer(admission, group)
             failpoints.passing("append.after_reply")
@@ -264,12 +286,12 @@ class Append:
         self._settle_idle()
         self._arm(asyncio.get_running_loop())
 
-    def _answer(self, admission: _core.Admission, group: list[_Waiting]) -> None:
+    def _answer(self, admission: _core.Admission, group: list[Waiting]) -> None:
         for call, reply in zip(group, admission.replies(), strict=True):
             if not call.future.done():
                 call.future.set_result(Reply(*reply))
         self._meter.admitted(_core.admit_counts(admission), self._rights.registry.campaign_id)
 
     def _settle_idle(self) -> None:
-        if not self._waiting and not self._groups_in_flight:
+        if not self._lines.calls and not self._groups_in_flight:
             self._idle.set()

@@ -28,6 +28,7 @@ FILE_VARIABLE: Final = "LONGWAVE_CONFIG_FILE"
 PUBLIC_KEY_BYTES: Final = 32
 PUBLIC_KEYS_MAX: Final = 2
 MIB: Final = 1024 * 1024
+ROLES: Final = ("ingest", "dispatch", "receipts", "admin")
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -48,20 +49,88 @@ class Settings(BaseSettings):
     # -- store ---------------------------------------------------------------------------------------------------------
     store_url: str = Field(
         "sqlite:///./longwave.db",
-        description="Where messages are kept: sqlite:///FILE (relative) or sqlite:////FILE (absolute).",
+        description="Where messages are kept: sqlite:///FILE (relative), sqlite:////FILE (absolute), or "
+        "mysql://user@host:port/database of MySQL 8 or MariaDB 10.6 and newer.",
     )
-    node: int = Field(
-        1,
+    store_password: SecretStr | None = Field(
+        None, description="Password of the MySQL store's user; never part of LONGWAVE_STORE_URL."
+    )
+    store_durability: Literal["D1", "D2"] = Field(
+        "D1",
+        description="What an accepted message survives: D1 the death of the store's process and machine; D2 the "
+        "loss of a MySQL primary, too, which needs semi-synchronous replication that waits before the commit.",
+    )
+    store_tls: Literal["off", "verify", "encrypt"] = Field(
+        "off",
+        description="TLS to the MySQL store: verify checks its certificate and name, encrypt checks neither.",
+    )
+    store_tls_ca_file: Path | None = Field(
+        None, description="PEM authorities of the MySQL store's certificate; unset: those of the system."
+    )
+    store_replica_url: str = Field(
+        "",
+        description="mysql://user@host:port/database of a replica that answers GetMessage and ListMessages, with the "
+        "same password, while it is there and fresh. Unset: the primary answers.",
+    )
+    store_replica_lag_s: float = Field(
+        5,
+        gt=0,
+        le=60,
+        description="Seconds that the replica may be behind; beyond, the primary answers. A message that the replica "
+        "does not know yet is looked for on the primary.",
+    )
+    store_connections_min: int = Field(
+        5, ge=1, le=1000, description="Connections to the MySQL store that are opened at the start."
+    )
+    store_connections_max: int = Field(
+        20,
+        ge=4,
+        le=1000,
+        description="Connections to the MySQL store at most, beside three: two write, four read for the engine itself, "
+        "callers who look up and watch share the others (one at least).",
+    )
+    store_connect_s: float = Field(
+        3,
+        gt=0,
+        le=60,
+        description="Seconds for name look-up, TCP, TLS and log-in of one connection to the MySQL store.",
+    )
+    store_statement_s: float = Field(
+        10,
+        gt=0,
+        le=600,
+        description="Seconds for one statement of the MySQL store; then its connection is given up and the transaction "
+        "runs again.",
+    )
+    migrate_backup_folder: Path | None = Field(
+        None,
+        description="Folder for the dump that `longwave migrate` takes and verifies before it changes a MySQL store "
+        "that holds data; dumps of more than 7 days ago are removed from it.",
+    )
+    migrate_backup_command: str = Field(
+        "",
+        description="Command that `longwave migrate` runs in place of a dump, a snapshot of the server say: without a "
+        "shell, successful when it exits with 0; the last line it says is written down.",
+    )
+    node: int | None = Field(
+        None,
         ge=0,
         le=1023,
-        description="Number of this node in the ids it gives to messages: different for each one that shares a store.",
+        description="Number of this node in the ids it gives to messages: different for each one that shares a store. "
+        "Unset, a node takes the lowest one that nobody uses; set, one that is started again where it ran before takes "
+        "over from its former life at once.",
+    )
+    roles: Annotated[tuple[str, ...], NoDecode] = Field(
+        ROLES,
+        description="What this process does, a comma list: ingest takes messages and opt-outs, dispatch competes for "
+        "sending, receipts listens for webhooks, admin serves the registry. An embedded store has all in one process.",
     )
     reserve_file_mib: int = Field(
         64,
         ge=0,
         le=65536,
-        description="MiB set aside beside the store and given back when the disk fills up, so that intents, outcomes "
-        "and receipts of what is held still commit; 0 keeps none.",
+        description="MiB set aside beside an embedded store and given back when the disk fills up, so that intents, "
+        "outcomes and receipts of what is held still commit; 0 keeps none.",
     )
     durability_check_s: float = Field(
         10,
@@ -72,7 +141,7 @@ class Settings(BaseSettings):
     secret_file: Path | None = Field(
         None,
         description="File (mode 0600) with the keys of API-key hashes and callback MACs, two live each; unset: "
-        "FILE.secrets beside the store, made when missing.",
+        "FILE.secrets beside an embedded store, made when missing. A MySQL store needs it named.",
     )
 
     # -- addresses -----------------------------------------------------------------------------------------------------
@@ -165,6 +234,14 @@ class Settings(BaseSettings):
         le=100,
         description="Milliseconds a group commit waits for company at most, while calls keep coming; a call that comes "
         "alone waits for nobody. Adds to the latency of accepts, so at most 100.",
+    )
+    queue_target_ms: float = Field(
+        100,
+        ge=0,
+        le=10_000,
+        description="Milliseconds that calls may stand in line for their group commit: while none in a tenth of a "
+        "second stood there for less, the least urgent are answered OVERLOADED, a little more each time. 0 sheds "
+        "nothing.",
     )
     group_messages_max: Count = Field(
         5000, description="Messages in one group commit; bounds how long one commit holds the only writer."
@@ -268,12 +345,21 @@ class Settings(BaseSettings):
         del settings_cls, dotenv_settings, file_secret_settings
         return (env_settings, init_settings)
 
-    @field_validator("telnyx_public_key", mode="before")
+    @field_validator("telnyx_public_key", "roles", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("roles")
+    @classmethod
+    def _are_roles(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [role for role in value if role not in ROLES]
+        if unknown or not value:
+            message = f"is {','.join(value)!r}: name some of {', '.join(ROLES)}"
+            raise ValueError(message)
+        return tuple(role for role in ROLES if role in value)
 
     @field_validator("telnyx_public_key")
     @classmethod
@@ -292,8 +378,8 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "webhook_base_url", "secret_file", "history_file", "api_key", "telnyx_api_key", "grpc_tls_cert_file",
-        "grpc_tls_key_file", "grpc_tls_client_ca_file", mode="before",
+        "webhook_base_url", "secret_file", "store_password", "store_tls_ca_file", "history_file", "api_key",
+        "telnyx_api_key", "grpc_tls_cert_file", "grpc_tls_key_file", "grpc_tls_client_ca_file", mode="before",
     )  # fmt: skip
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
@@ -308,13 +394,18 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def store_is_embedded(self) -> bool:
+        """Whether messages are kept in a file of this machine."""
+        return not self.store_url.startswith("mysql:")
+
+    @property
     def store_file(self) -> Path:
-        """The embedded store's file."""
+        """The embedded store's file. Raises ConfigError for another kind."""
         return store_path(self.store_url)
 
     @property
     def secrets_path(self) -> Path:
-        """The secret file; beside the store unless named."""
+        """The secret file; beside an embedded store unless named."""
         return self.secret_file or self.store_file.with_name(self.store_file.name + ".secrets")
 
     @property

@@ -10,11 +10,13 @@ from urllib.parse import urlsplit
 
 from engine.errors import ConfigError
 from engine.stores.connection import store_path
+from engine.stores.mysql.address import parse
 
 if TYPE_CHECKING:
     from engine.config import Settings
 
 PORT_MAX: Final = 65535
+ROLES: Final = 4
 
 
 def contradictions(settings: "Settings") -> list[str]:
@@ -47,10 +49,48 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def _store(settings: "Settings") -> Iterator[str]:
-    try:
-        store_path(settings.store_url)
-    except ConfigError as error:
-        yield from error.problems
+    if settings.store_is_embedded:
+        try:
+            store_path(settings.store_url)
+        except ConfigError as error:
+            yield from error.problems
+        if settings.store_durability != "D1":
+            yield "LONGWAVE_STORE_DURABILITY is D2: a file is on one machine, so write D1, or use a MySQL store"
+        if len(settings.roles) < ROLES:
+            yield (
+                f"LONGWAVE_ROLES is {','.join(settings.roles)}: an embedded store has one process, which does all; "
+                "leave it unset, or use a MySQL store"
+            )
+        return
+    yield from _server_store(settings)
+
+
+def _server_store(settings: "Settings") -> Iterator[str]:
+    for variable, url in (
+        ("LONGWAVE_STORE_URL", settings.store_url),
+        ("LONGWAVE_STORE_REPLICA_URL", settings.store_replica_url),
+    ):
+        if not url and variable == "LONGWAVE_STORE_REPLICA_URL":
+            continue
+        try:
+            address = parse(url, "", None, variable=variable)
+        except ConfigError as error:
+            yield from error.problems
+            continue
+        if settings.store_tls == "off" and not is_loopback(address.host) and not settings.insecure:
+            yield (
+                f"{variable} ({address.shown}) would carry texts in the clear beyond this machine: set "
+                "LONGWAVE_STORE_TLS=verify, or LONGWAVE_INSECURE=true"
+            )
+    if settings.migrate_backup_folder is not None and settings.migrate_backup_command:
+        yield "LONGWAVE_MIGRATE_BACKUP_FOLDER and LONGWAVE_MIGRATE_BACKUP_COMMAND are both set: leave one out"
+    if settings.secret_file is None:
+        yield "LONGWAVE_SECRET_FILE is not set: a MySQL store has no folder to put it beside, so name it"
+    if settings.store_connections_min > settings.store_connections_max:
+        yield (
+            f"LONGWAVE_STORE_CONNECTIONS_MIN ({settings.store_connections_min}) is above "
+            f"LONGWAVE_STORE_CONNECTIONS_MAX ({settings.store_connections_max}): lower the one or raise the other"
+        )
 
 
 def _limits(settings: "Settings") -> Iterator[str]:

@@ -8,8 +8,7 @@ of the store closes the door for good and is told by `broken`.
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -17,14 +16,15 @@ import sqlalchemy as sa
 import structlog
 
 from engine import _core, failpoints
-from engine.append import Append, Reply
+from engine.append import Append
 from engine.breaker import Breaker, RetryBudget
 from engine.clock import Clock
 from engine.config import Settings
 from engine.day_caps import DayCaps
 from engine.dispatch import Dispatch
-from engine.errors import Refused, StoreBroken
-from engine.hasten import hasten_lookups
+from engine.duty import SHARDS, Duty
+from engine.entry import Reply
+from engine.errors import NotReady, Refused, StoreBroken, StoreLocked
 from engine.history import History
 from engine.http_client import Exchange, HttpPool
 from engine.lease import Lease
@@ -39,7 +39,7 @@ from engine.registry.snapshot import RegistryRows, ensure_provider, snapshot
 from engine.rights import Rights
 from engine.secrets import Secrets
 from engine.stores.opened import store_of
-from engine.stores.store import RECOVER_ROWS, Callbacks, GroupStats
+from engine.stores.store import Callbacks, GroupStats, LedgerRow, Run
 from engine.sweep import Sweep
 
 _log = structlog.get_logger("longwave.corridor")
@@ -49,8 +49,8 @@ T = TypeVar("T")
 US: Final = 1_000_000
 # At a stop the day's ledgers are given so long to be written, whatever is left of the grace.
 LEDGERS_S: Final = 1.0
-DISPATCHING_STATE: Final = 2
-CARRIERS_LOADED_MAX: Final = 1_000_000
+# The number in ids of a process that has the store alone, unless it is set.
+ALONE: Final = 1
 
 
 class RegistryListener(Protocol):
@@ -97,27 +97,52 @@ class Corridor:
         failpoints.arm(settings.failpoint)
         self.history = History(settings.history_file, self.clock)
         self._closing.callback(self.history.close)
-        self.store = store_of(settings, self.clock)
+        self.store = store_of(settings, self.clock, self.metrics)
         self._closing.push_async_callback(self.store.close)
-        await self.store.open(Callbacks(self._on_fatal, self._on_group, self._on_full))
+        asked_us = self.clock.mono_us()
+        await self.store.open(Callbacks(self.fail, self._on_group, self._on_full))
         self.store_name = self.store.name
         self.look_up = LookUp(self.store, self.provider_name)
-        await self._assemble()
-        await self._recover()
-        await self.sweep.retention.look_at_clock()
-        self._start_tasks()
-        self.dispatch.start()
+        self._closing.push_async_callback(self.look_up.close)
+        self._shared = shared = self.store.shared
+        self.duty = Duty(self, shared)
+        if shared is None:
+            run = await self._begin_alone()
+            await self._assemble(ALONE if settings.node is None else settings.node, run.last_id)
+            self._keep_lease(asked_us)
+            await self.duty.begin(run, self.clock.mono_us())
+        else:
+            await self._assemble(*await shared.join())
+            self._keep_lease(asked_us)
+            self.scheduler.disown(SHARDS)
+            if not ("dispatch" in settings.roles and await self.duty.ask()):
+                await self.duty.stand_by(asks="dispatch" in settings.roles)
+        self.start_tasks(
+            (
+                self.every(settings.registry_revalidate_ms / 1000, self._revalidate),
+                self.every(settings.durability_check_s, self._check_durability),
+            )
+        )
         self.append.open()
         self._not_ready = None
         self.metrics.store_durable.set(1)
 
-    async def _assemble(self) -> None:
+    def _keep_lease(self, asked_us: int) -> None:
+        self.lease.start(asked_us)
+        self._closing.callback(self.lease.stop)
+
+    async def _begin_alone(self) -> Run:
+        run = await self.store.begin_run()
+        if run is None:
+            raise StoreLocked("the store has another owner")
+        return run
+
+    async def _assemble(self, node: int, last_id: int) -> None:
         settings, clock = self.settings, self.clock
-        epoch, last_id = await self.store.begin_run()
         provider: int = await self.run_control_quietly(partial(ensure_provider, provider=self.provider_name))
         rows: RegistryRows = await self.run_control_quietly(self._read_registry)
         self.rights = Rights(registry_of(rows), _core.Consent([]))
-        self.admitter = _core.Admitter({"batch_messages_max": settings.batch_messages_max}, settings.node, last_id)
+        self.admitter = _core.Admitter({"batch_messages_max": settings.batch_messages_max}, node, last_id)
         config = {"held_messages_max": settings.held_messages_max, "provider": provider}
         self.scheduler = _core.Scheduler(config, self.rights.registry, clock.mono_us())
         self.settler = _core.Settler(
@@ -133,7 +158,8 @@ class Corridor:
             }
         )
         self.day_caps = DayCaps(self.store, self.scheduler, clock)
-        self.day_caps.restore(await self.store.ledgers())
+        if self._shared is None:
+            self.day_caps.restore(await self.store.ledgers())
         self._set_days(rows)
         budget = RetryBudget(percent=settings.retry_budget_percent)
         self.record = Record(
@@ -148,7 +174,7 @@ class Corridor:
             budget,
             provider=provider,
             provider_name=self.provider_name,
-            on_recorded=self._moved,
+            on_recorded=self.moved,
         )
         self.refill = Refill(self.store, self.scheduler, clock, on_loaded=self._read_back)
         self.record.webhook_keys = link.webhook_keys(settings, self._secrets)
@@ -170,7 +196,6 @@ class Corridor:
             ),
             budget,
             self.link,
-            epoch=epoch,
             in_flight_max=settings.in_flight_max,
             send_us=int(settings.send_s * US),
             on_popped=self.refill.look,
@@ -185,11 +210,13 @@ class Corridor:
             self.history,
             linger_s=settings.group_linger_ms / 1000,
             group_messages_max=settings.group_messages_max,
-            on_stored=self._moved,
+            queue_target_s=settings.queue_target_ms / 1000,
+            pushes_ordered=self._shared is None,
+            on_handed=self.duty.look,
+            on_stored=self.moved,
         )
         self.lease = Lease(
-            self.store.epoch_reader(),
-            epoch,
+            self.store.heart(),
             clock,
             lease_s=settings.lease_s,
             heartbeat_s=settings.heartbeat_s,
@@ -197,8 +224,6 @@ class Corridor:
             margin_s=settings.margin_s,
             on_lost=self._lost_from_thread(),
         )
-        self.lease.start()
-        self._closing.callback(self.lease.stop)
         if settings.telnyx_api_key is not None:
             self.dispatch.connect(self._make_pool)
         else:
@@ -209,42 +234,24 @@ class Corridor:
         self.pool = link.make_pool(self.settings, self.clock, self.lease.may_send, on_results)
         return self.pool
 
-    async def _recover(self) -> None:
-        began = time.monotonic()
-        pairs = await self.store.opt_outs()
-        self.rights.consent = _core.Consent(pairs)
-        self.scheduler.learn(await self.store.carriers(CARRIERS_LOADED_MAX))
-        self.record.start(await self.store.early_count())
-        open_attempts = await self.store.in_state(DISPATCHING_STATE)
-        for start in range(0, len(open_attempts), RECOVER_ROWS):
-            chunk = open_attempts[start : start + RECOVER_ROWS]
-            await self.record.settle(_core.Facts.recovered(chunk), "recover")
-        self.scheduler.hold_keys(await self.store.key_holders())
-        await self.refill.recover()
-        barriers = await self.store.barriers_open()
-        if barriers:
-            # No attempt is open any more: each is UNKNOWN or settled.
-            await self.store.mark_effective(barriers, self.clock.now_us())
-        _log.info(
-            "recovered",
-            queued=len(self.scheduler),
-            more_queued=self.scheduler.any_away,
-            unknown=len(open_attempts),
-            opt_outs=len(pairs),
-            seconds=round(time.monotonic() - began, 3),
+    def begin_days(self, ledgers: Sequence[LedgerRow]) -> None:
+        """Take over the day ledgers of the owner before; `reload` sets the days."""
+        self.day_caps = DayCaps(self.store, self.scheduler, self.clock)
+        self.day_caps.restore(ledgers)
+
+    async def reopen_link(self) -> None:
+        """Learn the recipes that other nodes stored."""
+        self.link = self.dispatch.link = await link.open_link(
+            self.settings, self._secrets, self.link.provider, self.store
         )
 
-    def _start_tasks(self) -> None:
+    def start_tasks(self, works: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Run these until the stop."""
         loop = asyncio.get_running_loop()
-        for work in (
-            self._every(self.settings.registry_revalidate_ms / 1000, self._revalidate),
-            self._every(self.settings.durability_check_s, self._check_durability),
-            *self.sweep.tasks(self._every),
-            hasten_lookups(self),
-        ):
-            self._tasks.append(loop.create_task(work))
+        self._tasks += [loop.create_task(work) for work in works]
 
-    async def _every(self, wait_s: float, work: Callable[[], Awaitable[None]]) -> None:
+    async def every(self, wait_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Do some work again and again."""
         while True:
             await asyncio.sleep(wait_s)
             try:
@@ -285,12 +292,22 @@ class Corridor:
         """Why no work is to be brought here; None when it is."""
         if self._not_ready is None and self.lease.lapsed:
             return "the owner's lease is not renewed: nothing leaves"
+        if self._not_ready is None and not self._shared_alive():
+            return "the node's lease is not renewed: nothing is accepted"
         return self._not_ready
+
+    def _shared_alive(self) -> bool:
+        """Whether ids that this process gives are surely its own."""
+        return self._shared is None or self.lease.may_accept
 
     # What the transports call.
 
     def submit(self, kind: int, tenant: int, request: bytes, deadline_us: int) -> asyncio.Future[Reply]:
         """See `Append.submit`."""
+        if not self._shared_alive():
+            refused: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            refused.set_exception(NotReady("the store was not reached for too long; nothing was stored"))
+            return refused
         return self.append.submit(kind, tenant, request, deadline_us)
 
     async def get_message(self, tenant: int, identity: int) -> bytes | None:
@@ -358,6 +375,7 @@ class Corridor:
         """What /admin/stats shows."""
         return {
             "store": self.store_name,
+            "owner": self.duty.owner,
             "provider": self.provider_name,
             "uptime_s": round((self.clock.mono_us() - self.started_us) / US, 1),
             "not_ready": self.not_ready(),
@@ -366,6 +384,7 @@ class Corridor:
             "waiting_by_class": dict(self.scheduler.waiting_by_class()),
             "attempts_in_flight": self.dispatch.in_flight,
             "calls_waiting": self.append.waiting,
+            "levels_shed": self.append.floor,
             "opt_outs": len(self.rights.consent),
             "registry_version": self.rights.registry.version,
             "disk_full": self.store.full,
@@ -383,7 +402,7 @@ class Corridor:
         found = await self.store.registry_version()
         if found is not None and found != self.rights.registry.version:
             await self.reload()
-        elif self._registry_rows is not None:
+        elif self._registry_rows is not None and self.duty.owner:
             await self._count_days(self._registry_rows)  # of caps set without an engine, or whose count was cut short
 
     async def reload(self) -> None:
@@ -394,7 +413,8 @@ class Corridor:
             self.scheduler.set_registry(self.rights.registry, self.clock.mono_us())
             self._set_days(rows)
         self.dispatch.wake()
-        await self._count_days(rows)  # whoever set a cap hears of it when it counts
+        if self.duty.owner or self._shared is None:
+            await self._count_days(rows)  # whoever set a cap hears of it when it counts
 
     async def _count_days(self, rows: RegistryRows) -> None:
         if await self.day_caps.count(rows):
@@ -418,7 +438,8 @@ class Corridor:
 
     # What the store tells.
 
-    def _moved(self) -> None:
+    def moved(self) -> None:
+        """Something was stored: look at events, and at what may leave."""
         self.look_up.events_moved()
         self.dispatch.wake()
 
@@ -430,22 +451,20 @@ class Corridor:
         self.metrics.active_connections.set(self.store.connections)
         del stats
 
-    def _on_fatal(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Nothing can go on: the process is to end, and to recover at its next start."""
         self.drain("the store failed")
         self.metrics.store_durable.set(0)
         if not self.broken.done():
             self.broken.set_result(error if isinstance(error, StoreBroken) else StoreBroken(str(error)))
 
-    def _lost_from_thread(self) -> Callable[[], None]:
+    def _lost_from_thread(self) -> Callable[[str], None]:
         loop = asyncio.get_running_loop()
 
-        def lost() -> None:
-            loop.call_soon_threadsafe(self._on_lost)
+        def lost(why: str) -> None:
+            loop.call_soon_threadsafe(self.fail, StoreBroken(f"{why}: this process stops"))
 
         return lost
-
-    def _on_lost(self) -> None:
-        self._on_fatal(StoreBroken("the store has another owner: this process stops"))
 
     def _on_full(self, full: bool) -> None:  # noqa: FBT001 - the store's callback
         self.metrics.store_full.set(int(full))

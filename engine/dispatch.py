@@ -70,7 +70,6 @@ class Dispatch:
         budget: RetryBudget,
         link: Link,
         *,
-        epoch: int,
         in_flight_max: int,
         send_us: int,
         on_popped: Callable[[], None],
@@ -89,8 +88,10 @@ class Dispatch:
         self._history = history
         self._breaker = breaker
         self._budget = budget
-        self._link = link
-        self._epoch = epoch
+        self.link = link
+        """Replaced as a whole when recipes of other nodes are to be known."""
+        self.epoch = 0
+        """Of the ownership that attempts are written down under."""
         self._in_flight_max = in_flight_max
         self._send_us = send_us
         self._on_popped = on_popped
@@ -109,7 +110,7 @@ class Dispatch:
         self._pool = make_pool(self._on_results)
 
     def start(self) -> None:
-        """Begin to pop."""
+        """Begin to pop, as the owner under `epoch`."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="dispatch")
 
     def wake(self) -> None:
@@ -187,7 +188,7 @@ class Dispatch:
         self._budget.started(len(popped))
         # A value of its own for each batch: with the epoch it names the batch in the store.
         self._last_intent_us = max(self._last_intent_us + 1, self._clock.now_us())
-        intent = Intent(self._last_intent_us, self._epoch, self._link.provider, self._link.recipe, self._send_us)
+        intent = Intent(self._last_intent_us, self.epoch, self.link.provider, self.link.recipe, self._send_us)
         try:
             written = await self._store.intend(
                 dispatch, intent, self._scheduler, self._settler, self._rights.registry, self._clock.seed()
@@ -208,7 +209,7 @@ class Dispatch:
             self._breaker.nothing_started(generation)
             return
         if self._history.on:
-            self._history.note("intended", ids=dispatch.ids(), epoch=self._epoch)
+            self._history.note("intended", ids=dispatch.ids(), epoch=self.epoch)
         requests = self._render(dispatch)
         failpoints.passing("dispatch.before_bytes")
         pool = self._pool
@@ -223,7 +224,7 @@ class Dispatch:
             for request in requests[left:]:
                 self._generations.pop(request.id, None)
             self._record_later([_not_sent(request) for request in requests[left:]])
-        self._meter.metrics.dispatch_in_flight.labels(self._link.name).set(self.in_flight)
+        self._meter.metrics.dispatch_in_flight.labels(self.link.name).set(self.in_flight)
         self._meter.stage("dispatch", len(requests), (self._clock.mono_us() - began_us) / 1e6)
 
     @staticmethod
@@ -240,7 +241,7 @@ class Dispatch:
         """The batch's requests; a message that cannot be rendered is recorded as such and never leaves."""
         try:
             failpoints.passing("render.message")
-            return dispatch.requests(self._rights.registry, self._link.recipes, self._link.head, None)
+            return dispatch.requests(self._rights.registry, self.link.recipes, self.link.head, None)
         except Exception:  # noqa: BLE001 - logged; each message is tried alone
             _log.exception("rendering a batch failed; trying each message alone", stage="dispatch")
         good: list[_core.Request] = []
@@ -248,7 +249,7 @@ class Dispatch:
         for identity in dispatch.ids():
             try:
                 failpoints.passing("render.message")
-                good += dispatch.requests(self._rights.registry, self._link.recipes, self._link.head, [identity])
+                good += dispatch.requests(self._rights.registry, self.link.recipes, self.link.head, [identity])
             except Exception:  # noqa: BLE001 - logged and recorded
                 _log.exception("rendering a message failed", stage="dispatch", message=_core.short_id(identity))
                 bad.append(identity)
@@ -278,7 +279,7 @@ class Dispatch:
         for generation, failed in by_generation.items():
             self._breaker.ended(generation, len(failed), sum(failed), mono_us)
         if self._breaker.is_open != was_open:
-            _log.warning("breaker", stage="dispatch", provider=self._link.name, open=self._breaker.is_open)
+            _log.warning("breaker", stage="dispatch", provider=self.link.name, open=self._breaker.is_open)
         self._record_later(exchanges)
 
     def _record_later(self, exchanges: list[Exchange]) -> None:
@@ -313,7 +314,7 @@ class Dispatch:
                 ]
             )
         finally:
-            self._meter.metrics.dispatch_in_flight.labels(self._link.name).set(self.in_flight)
+            self._meter.metrics.dispatch_in_flight.labels(self.link.name).set(self.in_flight)
             self._wake.set()
 
 

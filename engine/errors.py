@@ -53,6 +53,8 @@ class Verdict(IntEnum):
     CREDIT_EXCEEDED = 62
     SUBSCRIBER_TOO_SLOW = 63
     TOO_MANY_CALLS = 64
+    OVERLOADED = 65
+    BACKLOG_TOO_LONG = 66
     STORE_UNAVAILABLE = 70
     NOT_READY = 71
     DEADLINE_PASSED = 72
@@ -130,3 +132,7 @@ class StoreLocked(LongwaveError):  # noqa: N818 - the name says what happened
 
 class StoreTooNew(LongwaveError):  # noqa: N818 - the name says what happened
     """The store was migrated by a newer binary; the message says by which revision."""
+
+
+class StoreBehind(LongwaveError):  # noqa: N818 - the name says what happened
+    """The store lacks revisions that this binary needs; the message says which and what to run."""

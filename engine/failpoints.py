@@ -31,6 +31,8 @@ POINTS: Final = (
     "opt_out.after_commit",
     "render.message",
 )
+# Those of a command that migrates; an engine passes none of them.
+MIGRATION_POINTS: Final = ("migrate.after_backup", "migrate.after_step", "migrate.after_steps")
 
 
 class Injected(Exception):  # noqa: N818 - it is what happens, not an error of ours
@@ -49,11 +51,12 @@ _armed: dict[str, _Armed] = {}
 def arm(specification: str) -> None:
     """Arm the points of `name:action[@n]`, comma-separated; an empty string disarms all. Raises ConfigError."""
     _armed.clear()
+    known = (*POINTS, *MIGRATION_POINTS)
     for part in filter(None, (piece.strip() for piece in specification.split(","))):
         name, _, rest = part.partition(":")
         action, _, count = rest.partition("@")
-        if name not in POINTS or action not in {"kill", "raise"} or (count and not count.isdigit()):
-            message = f"LONGWAVE_FAILPOINT: {part!r} is not NAME:kill|raise[@N] with NAME one of {', '.join(POINTS)}"
+        if name not in known or action not in {"kill", "raise"} or (count and not count.isdigit()):
+            message = f"LONGWAVE_FAILPOINT: {part!r} is not NAME:kill|raise[@N] with NAME one of {', '.join(known)}"
             raise ConfigError([message])
         _armed[name] = _Armed(action, int(count or 1))
 

@@ -1,10 +1,10 @@
-"""The owner's lease: bytes leave only while it surely holds, and a frozen process finds it expired when it wakes.
+"""The leases of a process: bytes leave only while the owner's surely holds, new work only while its number does.
 
-It elects nobody: on one machine the store's lock does. A thread of its own renews it, so that a slow loop or a long
-transaction cannot lose it; a renewal looks whether the store still has this owner's epoch.
+It elects nobody: the store does. A thread of its own renews both, so that a slow loop or a long transaction cannot
+lose them; a renewal looks whether the store still has this process under its number and, of an owner, its epoch.
 
-Invariant: the lease counts on the boot clock, which runs on through suspend and SIGSTOP; a renewal extends it from the
-moment before it looked.
+Invariant: a lease counts on the boot clock, which runs on through suspend and SIGSTOP; it extends from the moment
+before the store was asked.
 """
 
 import threading
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from engine.clock import Clock
-from engine.stores.store import EpochReader
+from engine.stores.store import Heart
 
 _log = structlog.get_logger("longwave.lease")
 
@@ -21,44 +21,51 @@ _US = 1_000_000
 
 
 class Lease:
-    """Held from `start` to `stop`, as long as renewals find this owner's epoch in the store."""
+    """Kept from `start` to `stop`, as long as renewals find what this process holds in the store."""
 
     def __init__(
         self,
-        reader: EpochReader,
-        epoch: int,
+        heart: Heart,
         clock: Clock,
         *,
         lease_s: float,
         heartbeat_s: float,
         send_s: float,
         margin_s: float,
-        on_lost: Callable[[], None],
+        on_lost: Callable[[str], None],
     ) -> None:
-        """Bounds as in the settings; `on_lost` is called once, on the heartbeat's thread, which owns `reader`."""
-        self._reader = reader
-        self._epoch = epoch
+        """Bounds as in the settings; `on_lost` is told why, once, on the heartbeat's thread, which owns `heart`."""
+        self._heart = heart
         self._clock = clock
         self._lease_us = int(lease_s * _US)
         self._heartbeat_s = heartbeat_s
         # What must be left when the first byte leaves: the whole send and a margin.
         self._needed_us = int((send_s + margin_s) * _US)
         self._on_lost = on_lost
-        self._until_us = 0  # written by the heartbeat's thread, read by the loop's
+        self._epoch: int | None = None  # written by the loop, read by the heartbeat's thread
+        # Written by the heartbeat's thread, and once by the loop before it knows of it; read by the loop's.
+        self._until_us = 0
+        self._node_until_us = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
 
-    def start(self) -> None:
-        """Take the lease and keep it."""
-        self._until_us = self._clock.mono_us() + self._lease_us
+    def start(self, asked_us: int) -> None:
+        """Keep this process's number, which was asked for at this time of the boot clock."""
+        self._node_until_us = asked_us + self._lease_us
         self._thread.start()
 
+    def own(self, epoch: int, asked_us: int) -> None:
+        """Keep the owner's lease from now on, too; it was asked for at this time of the boot clock."""
+        self._until_us = asked_us + self._lease_us
+        self._epoch = epoch
+
     def stop(self) -> None:
-        """Let it go. Safe to call twice."""
+        """Let go. Safe to call twice."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._until_us = 0
+        self._epoch = None
+        self._until_us = self._node_until_us = 0
 
     def may_send(self, _request: object) -> bool:
         """Whether a send may begin now and surely end within the lease."""
@@ -66,23 +73,46 @@ class Lease:
 
     @property
     def lapsed(self) -> bool:
-        """Not renewed for so long that nothing may leave."""
-        return not self.may_send(None)
+        """It is the owner's, and was not renewed for so long that nothing may leave."""
+        return self._epoch is not None and not self.may_send(None)
+
+    @property
+    def may_accept(self) -> bool:
+        """Whether the number is surely this process's own."""
+        return self._node_until_us > self._clock.mono_us()
 
     def _beat(self) -> None:
         try:
             while not self._stopped.wait(self._heartbeat_s):
-                asked_us = self._clock.mono_us()
+                # An epoch of later than this moment is not the store's to know yet.
+                asked_us, epoch = self._clock.mono_us(), self._epoch
                 try:
-                    found = self._reader.read()
-                except Exception as error:  # noqa: BLE001 - not renewed: the lease runs out by itself
+                    pulse = self._heart.beat()
+                except Exception as error:  # noqa: BLE001 - not renewed: the leases run out by themselves
                     _log.warning("lease not renewed", error=type(error).__name__)
                     continue
-                if found != self._epoch:
-                    self._until_us = 0
-                    _log.error("lease lost: the store has another owner", epoch=self._epoch)
-                    self._on_lost()
+                if epoch is not None and pulse.epoch != epoch:
+                    self._lose(_why_lost(epoch, pulse.epoch))
                     return
-                self._until_us = asked_us + self._lease_us
+                if not pulse.node:
+                    self._lose("another process has this node's number")
+                    return
+                self._node_until_us = asked_us + self._lease_us
+                if epoch is not None:
+                    self._until_us = asked_us + self._lease_us
         finally:
-            self._reader.close()
+            self._heart.close()
+
+    def _lose(self, why: str) -> None:
+        self._until_us = self._node_until_us = 0
+        _log.error("lease lost", why=why, epoch=self._epoch)
+        self._on_lost(why)
+
+
+def _why_lost(epoch: int, found: int | None) -> str:
+    if found is None or found > epoch:
+        return "the store has another owner"
+    return (
+        f"the store lacks run {epoch}, which it had confirmed, and has run {found} as its last: a replica that lagged "
+        "was promoted, or an older copy was put in its place; what was accepted lately may be missing"
+    )

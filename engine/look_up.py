@@ -8,11 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from engine import _core
-from engine.stores.store import ID_MAX, Row, Store, Stretch
+from engine.stores.store import ID_MAX, Row, Shared, Store, Stretch
 
 # Rows looked at for one page: filters apply behind the tenant's index, so a rare match must not cost a whole scan.
 ROWS_SCANNED_MAX: Final = 20_000
+# How often the log is looked at for events of other processes, while anybody waits for some.
+LOOK_S: Final = 0.25
+
+_log = structlog.get_logger("longwave.watch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,8 @@ class LookUp:
     def __init__(self, store: Store, provider_name: str) -> None:
         """Read from `store`."""
         self._store = store
+        self._waiting = 0
+        self._looking: asyncio.Task[None] | None = None
         self._provider_name = provider_name
         self._events_moved = asyncio.Event()
 
@@ -98,8 +106,38 @@ class LookUp:
         _, newest = await self._store.event_bounds(tenant)
         if newest > after_position:
             return
+        self._waiting += 1
+        self._look_at_others()
         try:
             async with asyncio.timeout(wait_s):
                 await moved.wait()
         except TimeoutError:
             return
+        finally:
+            self._waiting -= 1
+
+    def _look_at_others(self) -> None:
+        """While anybody waits, see to it that events of other processes wake them, too."""
+        shared = self._store.shared
+        if shared is not None and self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look(shared), name="events-of-others")
+
+    async def _look(self, shared: Shared) -> None:
+        seen = -1  # whoever waits looked before this began: the first look wakes them once for nothing
+        try:
+            while self._waiting:
+                mark = await shared.events_mark()
+                if mark != seen:
+                    seen = mark
+                    self.events_moved()
+                await asyncio.sleep(LOOK_S)
+        except Exception as error:  # noqa: BLE001 - whoever waits looks again, and begins anew
+            _log.warning("events of other nodes not looked at", error=type(error).__name__)
+        finally:
+            self._looking = None
+
+    async def close(self) -> None:
+        """Look no more."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)

@@ -46,6 +46,10 @@ class Meter:
             if verdict == Verdict.ACCEPTED:
                 self.metrics.count_processed("outbound", "accepted", campaign_id(campaign) or "none", messages)
 
+    def shed(self, verdict: Verdict, messages: int) -> None:
+        """A call of about so many messages that was refused unjudged."""
+        self.metrics.count_verdict(verdict.name, messages)
+
     def settled(
         self, counts: Sequence[tuple[int, int, int]], conflicts: int, campaign_id: Callable[[int], str | None]
     ) -> None:

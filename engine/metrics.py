@@ -220,6 +220,10 @@ class Metrics:
         self.admit_verdicts = self._counter(
             "longwave_admit_verdicts_total", "Verdicts given at the door, by name.", "verdict"
         )
+        self.admit_floor = self._gauge(
+            "longwave_admit_floor_levels",
+            "Levels of urgency answered OVERLOADED now: up to 16 some BULK, to 32 some TRANSACTIONAL, 48 everything.",
+        )
         self.schedule_waiting = self._gauge(
             "longwave_schedule_waiting_messages", "Messages that wait, by what they wait for.", "reason"
         )
@@ -259,6 +263,25 @@ class Metrics:
             "longwave_store_durable", "1 while the store keeps its durability level, else 0 and nothing is accepted."
         )
         self.store_full = self._gauge("longwave_store_full", "1 while the store's disk is full, else 0.")
+        self.owner = self._gauge("longwave_owner", "1 while this process is the one that sends, else 0.")
+        self.takeovers = self._counter(
+            "longwave_takeovers_total", "Times this process took over sending, its start included."
+        )
+        self.inbox_rows = self._gauge(
+            "longwave_inbox_rows", "What other nodes accepted or received and the owner has not taken up; told by it."
+        )
+        self.inbox_oldest_seconds = self._gauge(
+            "longwave_inbox_oldest_seconds", "Age of the oldest of these, 0 without one."
+        )
+        self.store_connections_in_use = self._gauge(
+            "longwave_store_connections_in_use", "Connections to a store on a server that work runs on."
+        )
+        self.store_connections_waiting = self._gauge(
+            "longwave_store_connections_waiting", "Pieces of work that wait for a connection to the store's server."
+        )
+        self.store_acquire_seconds = self._histogram(
+            "longwave_store_acquire_seconds", "Time that work waited for such a connection.", _STAGE_BUCKETS_S
+        )
         self.event_log_position = self._gauge(
             "longwave_event_log_position", "Newest position of the event log, summed over shards."
         )

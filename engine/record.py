@@ -15,17 +15,20 @@ from engine import _core, failpoints
 from engine.breaker import RetryBudget
 from engine.clock import Clock
 from engine.errors import NotReady, Refused
+from engine.handed import packed_webhook, unpacked_webhook
 from engine.history import History
 from engine.insist import Insist
 from engine.meter import Meter
 from engine.rights import Rights
-from engine.stores.store import OPT_OUT_API, Row, Store, Written
+from engine.stores.store import OPT_OUT_API, InboxKind, Row, Shared, Store, Written
 
 US: Final = 1_000_000
 # A message whose facts the store refuses alone is looked at again so often: by then somebody may have mended its row.
 ASIDE_S: Final = 60
 ASIDE_MAX: Final = 10_000
 RESCUED_AT_ONCE: Final = 100
+# Whether an opt-out of another node's took effect; the owner looks into its inbox as often.
+BARRIER_LOOK_S: Final = 0.05
 OPTED_OUT: Final = 2  # the gate, as the core numbers them
 # Outcomes after which the provider is not asked again.
 # By these the provider shows that it works, whatever it thinks of the message.
@@ -113,6 +116,7 @@ class Record:
         self._provider = provider
         self._provider_name = provider_name
         self._on_recorded = on_recorded
+        self._shared = store.shared
         self._insist = Insist(store)
         self._aside: dict[int, int] = {}  # message: when to look at it again, on the boot clock
         self._barriers: list[_Barrier] = []
@@ -121,10 +125,13 @@ class Record:
         self._receiving = False
         self._early_kept = 1  # receipts waiting for their attempt, never too low; exact from `start` on
         self.webhook_keys: _core.WebhookKeys | None = None
+        self.owner = False
+        """What comes in here is settled here; else it is handed to the owner through the store."""
 
     def start(self, early_kept: int) -> None:
-        """Say how many early receipts the store holds."""
+        """Settle from now on; the store holds so many early receipts."""
         self._early_kept = early_kept
+        self.owner = True
 
     async def settle(self, facts: _core.Facts, stage: str = "record") -> list[Written]:
         """Record facts; returns after the commit, with memory following.
@@ -332,39 +339,96 @@ class Record:
         verdicts = webhooks.verdicts()
         self._meter.forged(self._provider_name, verdicts.count("wrong_mac"))
         if webhooks.good():
-            # Counted before it is handed in: an outcome that follows in the same group must look for what this keeps.
-            self._early_kept += len(items)
-            received = await self._store.receive(
-                webhooks,
-                [item.body for item in batch],
-                self._provider,
-                self._scheduler,
-                self._settler,
-                self._rights.registry,
-                self._admitter,
-                now_us,
-                self._clock.seed(),
-            )
-            self._early_kept += received.kept_early - len(items)
-            if received.written is not None:
-                self.follow(received.written)
-            for tenant, recipient, out in received.consents:
-                if out:
-                    self._forbid(tenant, recipient)
-                    self.spawn(self.take_effect(tenant, recipient))
-                else:
-                    self._allow(tenant, recipient)
-            self._meter.inbound(received.inbound)
-            self._on_recorded()
+            bodies = [item.body for item in batch]
+            if self._shared is not None and not self.owner:
+                await self._receive_for_owner(self._shared, webhooks, items, keys, now_us)
+            else:
+                await self._store_webhooks(webhooks, bodies, now_us)
         self._meter.stage("record", len(items), (self._clock.mono_us() - began_us) / 1e6)
         return [_STATUS_OF[verdict] for verdict in verdicts]
+
+    async def receive_handed(self, payloads: Sequence[bytes], at_us: int, positions: Sequence[int]) -> None:
+        """Record webhooks that another node received at this time, and remove these rows of the inbox."""
+        shared, keys = self._shared, self.webhook_keys
+        if shared is None or keys is None:
+            return
+        items = [unpacked_webhook(payload) for payload in payloads]
+        webhooks = await asyncio.to_thread(_core.Webhooks.read, items, keys, at_us)
+        if not webhooks.good():
+            _log.error("webhooks of another node are not believed here: keys differ", stage="record")
+            await shared.done(positions)
+            return
+        await self._store_webhooks(webhooks, [body for *_, body in items], self._clock.now_us(), positions)
+
+    async def _receive_for_owner(
+        self,
+        shared: Shared,
+        webhooks: _core.Webhooks,
+        items: Sequence[tuple[bytes, bytes, bytes, bytes]],
+        keys: _core.WebhookKeys,
+        now_us: int,
+    ) -> None:
+        """Hand receipts over: what they are about is in the owner's memory. All else is stored here.
+
+        So a STOP is in force when it is answered, whoever is the owner, and if nobody is.
+        """
+        verdicts, good = webhooks.verdicts(), webhooks.good()
+        receipts = [packed_webhook(items[index]) for index in good if verdicts[index] == "receipt"]
+        others = [items[index] for index in good if verdicts[index] != "receipt"]
+        if receipts:
+            await shared.hand_over(InboxKind.WEBHOOK, now_us, receipts)
+        if others:
+            read = await asyncio.to_thread(_core.Webhooks.read, others, keys, now_us)
+            received = await shared.receive_inbound(*self._values(read, [body for *_, body in others], now_us))
+            for tenant, recipient, out in received.consents:
+                if out:
+                    self._rights.consent.insert(tenant, recipient)
+                else:
+                    self._rights.consent.remove(tenant, recipient)
+            self._meter.inbound(received.inbound)
+        self._on_recorded()
+
+    def _values(self, webhooks: _core.Webhooks, bodies: Sequence[bytes], now_us: int) -> tuple[Any, ...]:
+        """What storing webhooks takes."""
+        parts = (self._provider, self._scheduler, self._settler, self._rights.registry, self._admitter)
+        return webhooks, bodies, *parts, now_us, self._clock.seed()
+
+    async def _store_webhooks(
+        self, webhooks: _core.Webhooks, bodies: Sequence[bytes], now_us: int, positions: Sequence[int] = ()
+    ) -> None:
+        # Counted before it is handed in: an outcome that follows in the same group must look for what this keeps.
+        self._early_kept += len(bodies)
+        values = self._values(webhooks, bodies, now_us)
+        if positions and self._shared is not None:
+            received = await self._shared.receive(*values, positions)  # type: ignore[call-arg] # a tuple of any length
+        else:
+            received = await self._store.receive(*values)
+        self._early_kept += received.kept_early - len(bodies)
+        if received.written is not None:
+            self.follow(received.written)
+        for tenant, recipient, out in received.consents:
+            if out:
+                self._forbid(tenant, recipient)
+                self.spawn(self.take_effect(tenant, recipient))
+            else:
+                self._allow(tenant, recipient)
+        self._meter.inbound(received.inbound)
+        self._on_recorded()
 
     # Consent.
 
     async def add_opt_out(self, tenant: int, recipient: int) -> tuple[int, int]:
         """Forbid a recipient; returns (source, since) when nothing to it starts or is on the wire any more."""
         now_us = self._clock.now_us()
+        shared = None if self.owner else self._shared
         source, since_us, new = await self._store.add_opt_out(tenant, recipient, OPT_OUT_API, now_us, "api")
+        if shared is not None:
+            self._rights.consent.insert(tenant, recipient)
+            self._on_recorded()
+            # The owner alone knows which attempts are out, and says in the store when there is none.
+            while await shared.barrier_open(tenant, recipient):  # noqa: ASYNC110 - another process says so
+                await asyncio.sleep(BARRIER_LOOK_S)
+            return source, since_us
         self._forbid(tenant, recipient)
         if new:
             self._on_recorded()  # its event is committed; watchers need not wait for the barrier
@@ -382,6 +446,20 @@ class Record:
             self._allow(tenant, recipient)
             self._on_recorded()
         return removed
+
+    async def follow_consent(self, tenant: int, recipient: int, *, out: bool) -> None:
+        """Do as the owner what another node stored, if it is still so."""
+        shared = self._shared
+        if shared is None:
+            return
+        if out:
+            if await shared.barrier_open(tenant, recipient):
+                self._forbid(tenant, recipient)
+                self.spawn(self.take_effect(tenant, recipient))
+            return
+        found = await self._store.opt_outs_of(tenant, recipient - 1, 1)
+        if not found or found[0][0] != recipient:
+            self._allow(tenant, recipient)
 
     def _allow(self, tenant: int, recipient: int) -> None:
         self._rights.consent.remove(tenant, recipient)

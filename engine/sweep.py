@@ -141,6 +141,7 @@ class Sweep:
         corridor = self._corridor
         rows = await corridor.store.count_by_state()
         self.backlog = {STATE_NAMES[state]: messages for state, messages in rows}
+        corridor.metrics.admit_floor.set(corridor.append.floor)
         corridor.metrics.message_queue.set(sum(self.backlog.values()))
         for reason, messages in corridor.scheduler.waiting():
             corridor.metrics.schedule_waiting.labels(reason).set(messages)

@@ -32,7 +32,7 @@ from engine.registry.api_keys import load_keys, rehash
 from engine.registry.records import Role
 from engine.registry.snapshot import RegistryRows
 from engine.secrets import open_secrets
-from engine.stores.opened import kind_of, refuse_if_served
+from engine.stores.opened import is_new, kind_of, refuse_if_served
 from server import logs
 from server.auth import AUTHORIZATION, Authenticator
 from server.gate import finished
@@ -83,7 +83,7 @@ class Process:
         self._metrics = Metrics(engine_version(), kind_of(settings))
         # A store without its secret file would shut everyone out; only a new store may have a new one.
         now_us = Clock(settings.clock_offset_ms).now_us()
-        secrets = open_secrets(settings.secrets_path, create=not settings.store_file.exists(), now_us=now_us)
+        secrets = open_secrets(settings.secrets_path, create=is_new(settings), now_us=now_us)
         self.corridor = Corridor(settings, secrets, self._metrics)
         self._authenticator = Authenticator(secrets)
         self.corridor.on_registry(self._follow_registry)
@@ -114,7 +114,8 @@ class Process:
         try:
             await self.ops.start(*split_address(settings.http_address))
             await self.grpc.start()
-            await self.webhooks.start(*split_address(settings.webhook_address))
+            if "receipts" in settings.roles:
+                await self.webhooks.start(*split_address(settings.webhook_address))
         except OSError:
             # With its addresses taken, another engine on this store is the likelier story, and the better told one.
             refuse_if_served(settings)
@@ -155,14 +156,11 @@ class Process:
     def addresses(self) -> str:
         """Where it listens, as one reads it."""
         settings = self._settings
-        http, webhooks = (
-            f"http://{_with_port(address, port)}"
-            for address, port in (
-                (settings.http_address, self.ops.port),
-                (settings.webhook_address, self.webhooks.port),
-            )
-        )
-        return f"gRPC {_with_port(settings.grpc_address, self.grpc.port)}, operations {http}, webhooks {webhooks}"
+        told = f"gRPC {_with_port(settings.grpc_address, self.grpc.port)}"
+        told += f", operations http://{_with_port(settings.http_address, self.ops.port)}"
+        if "receipts" in settings.roles:
+            told += f", webhooks http://{_with_port(settings.webhook_address, self.webhooks.port)}"
+        return told
 
     # What the parts ask for.
 
@@ -189,7 +187,7 @@ class Process:
         reasons = [because] if because else []
         if self._misses >= MISSES_MAX:
             reasons.append("the gRPC listener does not answer")
-        if self._started and not self.webhooks.listening:
+        if self._started and "receipts" in self._settings.roles and not self.webhooks.listening:
             reasons.append("the webhook listener takes no connections")
         return reasons
 

@@ -10,8 +10,9 @@ import asyncio
 import errno
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -38,12 +39,9 @@ from server.registry import RegistryService
 from server.stream import Streams
 from server.watch import WRITE_S_MAX, Watches
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 _log = structlog.get_logger("longwave.grpc")
 
-SERVICES: Final = (MESSAGING, COMPLIANCE, REGISTRY, SERVER)
+INGEST: Final = (MESSAGING, COMPLIANCE)
 # Taken in so that the refusal has a number; gRPC itself cuts off what is larger, without one.
 RECEIVE_BYTES_MAX: Final = 16 * 1024 * 1024
 # Ten thousand calls at once met a bound of a hundred such, and none of one for each call being served. A new connection
@@ -89,6 +87,13 @@ def options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
+def services_of(roles: Sequence[str]) -> tuple[str, ...]:
+    """Names of the services that a process of these roles has; that of the server itself is always there."""
+    ingest = INGEST if "ingest" in roles else ()
+    admin = (REGISTRY,) if "admin" in roles else ()
+    return (*ingest, *admin, SERVER)
+
+
 class GrpcServer:
     """All methods belong to the loop's thread."""
 
@@ -132,13 +137,16 @@ class GrpcServer:
         self._server.add_generic_rpc_handlers((self.floods,))
         # Generated code and the libraries know a server only; the gate takes handlers like one.
         door = cast("grpc.aio.Server", self.gate)
-        door.add_generic_rpc_handlers((Messaging(corridor, self.streams, self.watches).handlers(),))
-        compliance_pb2_grpc.add_ComplianceServiceServicer_to_server(ComplianceService(corridor), door)
+        if "ingest" in settings.roles:
+            door.add_generic_rpc_handlers((Messaging(corridor, self.streams, self.watches).handlers(),))
+            compliance_pb2_grpc.add_ComplianceServiceServicer_to_server(ComplianceService(corridor), door)
+        if "admin" in settings.roles:
+            registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, door)
         admin_pb2_grpc.add_ServerServiceServicer_to_server(ServerService(corridor), door)
-        registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, door)
+        self._services = services_of(settings.roles)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, door)
         if settings.reflection:
-            names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, door)
         self.port = 0
 
@@ -203,7 +211,7 @@ class GrpcServer:
         await self._server.stop(grace_s)
 
     async def _set_health(self, status: int) -> None:
-        for service in ("", *SERVICES):
+        for service in ("", *self._services):
             await self._health.set(service, status)
 
 

@@ -42,7 +42,7 @@ class ServerService(admin_pb2_grpc.ServerServiceServicer):
         settings = self._corridor.settings
         return admin_pb2.GetServerInfoResponse(
             version=engine_version(),
-            durability_level=admin_pb2.DURABILITY_LEVEL_D1,
+            durability_level=admin_pb2.DurabilityLevel.Value(f"DURABILITY_LEVEL_{settings.store_durability}"),
             store=self._corridor.store_name,
             provider=settings.provider,
             limits=admin_pb2.ServerLimits(

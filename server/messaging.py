@@ -11,8 +11,9 @@ from typing import Final
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from engine.append import BATCH, UNARY, Reply
+from engine.append import BATCH, UNARY
 from engine.corridor import Corridor
+from engine.entry import Reply
 from engine.errors import Refused, Verdict
 from engine.look_up import ListQuery
 from engine.registry.names import digits_of, id_of, not_found

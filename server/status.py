@@ -53,6 +53,8 @@ CODES: Final[dict[Verdict, grpc.StatusCode]] = {
     Verdict.CREDIT_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Verdict.SUBSCRIBER_TOO_SLOW: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Verdict.TOO_MANY_CALLS: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Verdict.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Verdict.BACKLOG_TOO_LONG: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Verdict.STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Verdict.NOT_READY: grpc.StatusCode.UNAVAILABLE,
     Verdict.DEADLINE_PASSED: grpc.StatusCode.DEADLINE_EXCEEDED,

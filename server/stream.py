@@ -16,8 +16,9 @@ import grpc.aio
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from engine.append import STREAM, Reply
+from engine.append import STREAM
 from engine.corridor import Corridor
+from engine.entry import Reply
 from engine.errors import NotReady, Refused, Verdict
 from longwave.v1 import messaging_pb2
 from server.gate import UNARY_S_MAX, US, Call, Context, current_call, seconds_left, see

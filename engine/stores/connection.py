@@ -114,7 +114,7 @@ def store_path(store_url: str) -> Path:
     """The file of `sqlite:///relative` or `sqlite:////absolute`. Raises ConfigError for anything else."""
     path = store_url.removeprefix(URL_PREFIX)
     if path == store_url:
-        message = f"LONGWAVE_STORE_URL is {_without_password(store_url)!r}: this version stores in sqlite:///FILE"
+        message = f"LONGWAVE_STORE_URL is {_without_password(store_url)!r}: write sqlite:///FILE or mysql://user@host/database"
         raise ConfigError([message])
     if not path or path.endswith("/") or path.startswith(":memory:") or "?" in path:
         message = f"LONGWAVE_STORE_URL is {store_url!r}: name a file, such as sqlite:///./longwave.db"

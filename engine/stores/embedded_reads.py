@@ -72,9 +72,13 @@ class EmbeddedReads:
 
         return self.read(select)
 
-    def epoch_reader(self) -> EpochReader:
+    def heart(self) -> EpochReader:
         """See `Store`."""
         return EpochReader(self._path)
+
+    @property
+    def shared(self) -> None:
+        """See `Store`: the file's lock keeps a second process out."""
 
     # What a start reads.
 

@@ -7,25 +7,26 @@ from pathlib import Path
 
 from engine.stores import sql
 from engine.stores.connection import Connection, open_reader
+from engine.stores.store import Pulse
 
 
 class EpochReader:
-    """Looks at the epoch on a connection of its own."""
+    """Looks at the epoch on a connection of its own: the file's lock keeps everybody else out."""
 
     def __init__(self, path: Path) -> None:
         """Open nothing yet."""
         self._path = path
         self._connection: Connection | None = None
 
-    def read(self) -> int | None:
-        """See `engine.stores.store.EpochReader`."""
+    def beat(self) -> Pulse:
+        """See `engine.stores.store.Heart`."""
         if self._connection is None:
             self._connection = open_reader(self._path)
         row = self._connection.execute(sql.SELECT_FACT, ("epoch",)).fetchone()
-        return None if row is None else row[0]
+        return Pulse(node=True, epoch=None if row is None else row[0])
 
     def close(self) -> None:
-        """See `engine.stores.store.EpochReader`."""
+        """See `engine.stores.store.Heart`."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

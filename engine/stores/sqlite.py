@@ -95,6 +95,7 @@ def append(connection: Connection, admission: _core.Admission, now_us: int) -> N
 
     A data error refuses the one message at fault, found by bisection, and stores the others.
     """
+    admission.take_back()  # the transaction may run again
     if admission.refused_lookups():
         # Something was refused for a reason that may have come after its first try was stored: ask first.
         _resolve(connection, admission)

@@ -17,7 +17,7 @@ Invariants, of every store:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -68,6 +68,37 @@ class GroupStats:
     """Messages, or what weighs about as much."""
     commit_s: float
     whole_s: float
+
+
+class InboxKind(IntEnum):
+    """What a row of the owner's inbox tells of; its payload."""
+
+    MESSAGES = 1
+    """Ids of new messages, eight bytes each in the machine's order."""
+    WEBHOOK = 2
+    """One receipt whose signature was good: query, signature, timestamp, body, each behind its length (four bytes)."""
+    CANCELLED = 4
+    """Ids of messages that wait no more, eight bytes each."""
+    CONSENT = 3
+    """An opt-out or opt-in by a call or a keyword: tenant, recipient, 1 for out or 0, eight bytes each."""
+
+
+class InboxRow(NamedTuple):
+    """What another node has for the owner."""
+
+    position: int
+    kind: int
+    at_us: int
+    payload: bytes
+
+
+class Pulse(NamedTuple):
+    """What a heart found."""
+
+    node: bool
+    """This process still has its number."""
+    epoch: int | None
+    """Of whoever owns the store; None without one."""
 
 
 class Run(NamedTuple):
@@ -159,15 +190,94 @@ class Callbacks(NamedTuple):
     """New work is refused from now on, or taken again, for want of room."""
 
 
-class EpochReader(Protocol):
-    """Asks who owns the store, whatever holds up the loop or the writes; belongs to one thread, not the loop's."""
+class Heart(Protocol):
+    """Keeps what a process holds of the store, whatever holds up loop or writes; belongs to a thread of its own."""
 
-    def read(self) -> int | None:
-        """The epoch in the store now, None without one. Raises anything when it cannot tell, and may be asked again."""
+    def beat(self) -> Pulse:
+        """Renew what is held, if it runs out. Raises anything when it cannot tell, and may be asked again."""
         ...
 
     def close(self) -> None:
-        """Let go of what it holds. Safe to call twice, and without `read`."""
+        """Let go of what it has open. Safe to call twice, and without `beat`."""
+        ...
+
+
+class Shared(Protocol):
+    """What several processes over one store need: the owner reads what the others have for it."""
+
+    async def join(self) -> tuple[int, int]:
+        """(this process's number among them, for ids; the highest id in use)."""
+        ...
+
+    def taken_over(self) -> None:
+        """What this process accepts from now on needs no way through the inbox: its memory has it."""
+        ...
+
+    async def inbox(self, without: Sequence[int], rows_max: int) -> list[InboxRow]:
+        """The oldest rows but those at these positions."""
+        ...
+
+    async def inbox_size(self) -> tuple[int, int]:
+        """(rows, when the oldest was written; 0 without one)."""
+        ...
+
+    def receive(
+        self,
+        webhooks: _core.Webhooks,
+        bodies: Sequence[bytes],
+        provider: int,
+        scheduler: _core.Scheduler,
+        settler: _core.Settler,
+        registry: _core.Registry,
+        mint: _core.Admitter,
+        now_us: int,
+        seed: int,
+        positions: Sequence[int],
+    ) -> asyncio.Future[Received]:
+        """As `Store.receive`, in the transaction that removes these rows of the inbox."""
+        ...
+
+    def receive_inbound(
+        self,
+        webhooks: _core.Webhooks,
+        bodies: Sequence[bytes],
+        provider: int,
+        scheduler: _core.Scheduler,
+        settler: _core.Settler,
+        registry: _core.Registry,
+        mint: _core.Admitter,
+        now_us: int,
+        seed: int,
+    ) -> asyncio.Future[Received]:
+        """As `Store.receive`, by any node, of webhooks without receipts; the owner is told of changed consent."""
+        ...
+
+    def take_messages(self, positions: Sequence[int], ids: Sequence[int]) -> asyncio.Future[list[Row]]:
+        """As `Store.held`, in the transaction that removes these rows of the inbox."""
+        ...
+
+    def done(self, positions: Sequence[int]) -> asyncio.Future[None]:
+        """Remove these rows of the inbox."""
+        ...
+
+    def hand_over(self, kind: InboxKind, at_us: int, payloads: Sequence[bytes]) -> asyncio.Future[None]:
+        """Put rows into the inbox."""
+        ...
+
+    async def barrier_open(self, tenant: int, recipient: int) -> bool:
+        """Whether this opt-out is in force and was not said to be effective."""
+        ...
+
+    async def consent_tail(self) -> int:
+        """The newest position of the log of consent."""
+        ...
+
+    async def consents(self, after: int, rows_max: int) -> list[tuple[int, int, int, int]]:
+        """(position, tenant, recipient, action) of the log of consent, by position; some may appear late."""
+        ...
+
+    async def events_mark(self) -> int:
+        """A number that is another one when an event was logged."""
         ...
 
 
@@ -184,8 +294,12 @@ class Store(Protocol):
         """
         ...
 
-    async def begin_run(self) -> Run:
-        """Become the owner: no write of an owner before it is stored from here on; its reservations count as spent."""
+    async def begin_run(self) -> Run | None:
+        """Become the owner: no write of an owner before it is stored from here on; its reservations count as spent.
+
+        None while another process is the owner. What an owner alone may write is refused with NotReady from anybody
+        else: attempts, facts about them, ledgers, and that an opt-out is effective.
+        """
         ...
 
     async def close(self) -> None:
@@ -220,8 +334,13 @@ class Store(Protocol):
         """Take new work again if there is room now; whether it does."""
         ...
 
-    def epoch_reader(self) -> EpochReader:
-        """For the thread that keeps the lease; opens nothing before its first `read`."""
+    def heart(self) -> Heart:
+        """For the thread that keeps the lease; opens nothing before its first `beat`."""
+        ...
+
+    @property
+    def shared(self) -> Shared | None:
+        """For a store that several processes may write to at once; None for one that has room for one."""
         ...
 
     # Messages.

@@ -16,6 +16,7 @@ from typing import Final
 
 from loadtest.benchmarks import (
     accept_batches,
+    accept_batches_mysql,
     accept_sdk,
     accept_unary,
     accept_unary_native,
@@ -37,6 +38,7 @@ NATIVE: Final = "accept-unary-native"
 # In this order; the engine is new for each of them.
 MEASUREMENTS: Final[dict[str, tuple[str, Measure]]] = {
     "accept-batches": (accept_batches.METHOD, accept_batches.measure),
+    "accept-batches-mysql": (accept_batches_mysql.METHOD, accept_batches_mysql.measure),
     "accept-unary": (accept_unary.METHOD, accept_unary.measure),
     NATIVE: (accept_unary_native.METHOD, accept_unary_native.measure),
     "accept-sdk": (accept_sdk.METHOD, accept_sdk.measure),

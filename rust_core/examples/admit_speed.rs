@@ -4,7 +4,7 @@
 
 mod timing;
 
-use _core::admit::{Call, CallKind, Limits, admit};
+use _core::admit::{Call, CallKind, Door, Limits, admit};
 use _core::consent::Consent;
 use _core::ids::{EPOCH_US, IdMint};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Registry, Tenant};
@@ -65,7 +65,13 @@ fn main() {
         let now_us = EPOCH_US + i64::from(round) * 10_000;
         let (time, admission) = timing::timed(|| {
             admit(
-                &calls, &registry, &consent, &limits, &mut mint, now_us, 10_000,
+                &calls,
+                &registry,
+                &consent,
+                &limits,
+                &mut mint,
+                now_us,
+                Door::open(10_000),
             )
         });
         admitting.push(time);

@@ -22,18 +22,18 @@ pub use admission::{Accepted, Admission, CONTENT_HASH_BYTES, Existing, Reply};
 pub use check::Refusal;
 pub use held::{RowError, held_from_row};
 
-use admission::{Answer, Item, JudgedCall, Outcome, RequestKey};
+use admission::{Answer, Found, Item, JudgedCall, Outcome, RequestKey};
 use ceiling::Ceilings;
 use check::{Checked, check};
 
 use crate::consent::Consent;
 use crate::ids::{IdMint, short_id};
-use crate::message::{Class, Held, Micros, flags};
+use crate::message::{Class, Held, Kind, Micros, flags};
 use crate::registry::{Campaign, CampaignState, Registry};
 use crate::state::{Reason, State};
 use crate::verdict::Verdict;
 use crate::view::history_entry;
-use crate::wire::{RequestError, Submission, split_batch, split_stream, split_unary};
+use crate::wire::{ClassOnly, RequestError, Submission, split_batch, split_stream, split_unary};
 
 const SECOND_US: Micros = 1_000_000;
 const DAY_US: Micros = 24 * 3600 * SECOND_US;
@@ -97,8 +97,92 @@ pub struct Call {
     pub request: Bytes,
 }
 
-/// Judges a group of calls that will share one transaction. `now_us` is wall-clock time; of new messages for a later time
-/// at most `room` are accepted, and what comes after them is answered `QUEUE_FULL`.
+/// Levels of urgency within a class: shedding begins with a sixteenth of the least urgent one.
+pub const LEVELS: u8 = 16;
+
+fn lowest_level(class: Class) -> u8 {
+    (Class::Bulk as u8 - class as u8) * LEVELS
+}
+
+/// The lowest level of the most urgent submission in a request, without judging any; what cannot be read is least urgent.
+#[must_use]
+pub fn urgency(kind: CallKind, request: &Bytes) -> u8 {
+    let submissions = match kind {
+        CallKind::Unary => split_unary(request).map(|submission| vec![submission]),
+        CallKind::Batch => split_batch(request, usize::MAX),
+        CallKind::Stream => split_stream(request, usize::MAX).map(|(_, submissions)| submissions),
+    };
+    let mut most = 0;
+    for submission in submissions.unwrap_or_default() {
+        let class = ClassOnly::decode(submission)
+            .ok()
+            .and_then(|only| Class::from_number(i64::from(only.message_class)));
+        most = most.max(class.map_or(0, lowest_level));
+        if class == Some(Class::Critical) {
+            break;
+        }
+    }
+    most
+}
+
+/// Where a message would wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// Key of the tenant.
+    pub tenant: u32,
+    /// Key of the campaign.
+    pub campaign: u32,
+    /// Digits of the sender.
+    pub sender: u64,
+    /// Digits of the recipient.
+    pub recipient: u64,
+    /// Its class.
+    pub class: Class,
+    /// Its kind.
+    pub kind: Kind,
+}
+
+/// What lies between a message that is accepted now and its turn.
+pub trait Ahead {
+    /// It cannot leave before so long has passed; 0 when nothing says so.
+    fn wait_at_least_us(&self, bound: &Bound) -> Micros;
+}
+
+impl Ahead for () {
+    fn wait_at_least_us(&self, _bound: &Bound) -> Micros {
+        0
+    }
+}
+
+/// What the door lets through now, beside what is sound and entitled.
+#[derive(Clone, Copy)]
+pub struct Door<'a> {
+    /// So many messages for a later time; what comes after them is answered `QUEUE_FULL`.
+    pub room: usize,
+    /// Of 48 levels, least urgent first, so many are answered `OVERLOADED`: sixteen for each class. Of a class that is
+    /// shed in part, chance decides about the messages of a stream, and whoever let the call in about other calls'. 0
+    /// sheds nothing.
+    pub floor: u8,
+    /// When to come back after `OVERLOADED`; each is told between half and one and a half of it.
+    pub overloaded_retry_us: Micros,
+    /// What waits already; what could not leave within its validity is answered `BACKLOG_TOO_LONG`.
+    pub ahead: &'a dyn Ahead,
+}
+
+impl Door<'_> {
+    /// Open to everything, with room for so many messages for a later time.
+    #[must_use]
+    pub fn open(room: usize) -> Self {
+        Self {
+            room,
+            floor: 0,
+            overloaded_retry_us: 0,
+            ahead: &(),
+        }
+    }
+}
+
+/// Judges a group of calls that will share one transaction. `now_us` is wall-clock time.
 #[must_use]
 pub fn admit(
     calls: &[Call],
@@ -107,7 +191,7 @@ pub fn admit(
     limits: &Limits,
     mint: &mut IdMint,
     now_us: Micros,
-    room: usize,
+    door: Door<'_>,
 ) -> Admission {
     let mut stage = Stage {
         registry,
@@ -116,7 +200,8 @@ pub fn admit(
         ceilings: Ceilings::new(registry, limits.segments_max),
         mint,
         now_us,
-        room,
+        door,
+        floor: 0,
         group: HashMap::new(),
         last_campaign: None,
         scratch: Vec::new(),
@@ -125,6 +210,7 @@ pub fn admit(
             items: Vec::with_capacity(calls.len()),
             accepted: Vec::with_capacity(calls.len()),
             retry_delay_us: limits.retry_delay_us,
+            found: Found::default(),
         },
     };
     for call in calls {
@@ -141,8 +227,10 @@ struct Stage<'a> {
     ceilings: Ceilings,
     mint: &'a mut IdMint,
     now_us: Micros,
-    /// How many more for a later time may be accepted.
-    room: usize,
+    /// Its room is what is left of it.
+    door: Door<'a>,
+    /// Of the call that is being judged.
+    floor: u8,
     /// The place of the accepted item of each (tenant, request id).
     group: HashMap<(u32, Arc<str>), usize>,
     /// Neighbours mostly share a campaign: one comparison instead of a look-up.
@@ -157,6 +245,11 @@ impl<'a> Stage<'a> {
         let first = self.admission.items.len();
         let (sequence, refusal) = match self.open(call) {
             Ok((sequence, submissions)) => {
+                // Other calls were let in by the level of their most urgent message; only whole classes are shed of them.
+                self.floor = match call.kind {
+                    CallKind::Stream => self.door.floor,
+                    CallKind::Unary | CallKind::Batch => self.door.floor / LEVELS * LEVELS,
+                };
                 for submission in submissions {
                     self.take_item(call.tenant, submission);
                 }
@@ -241,6 +334,7 @@ impl<'a> Stage<'a> {
         let mut submission =
             Submission::decode(encoded).map_err(|_| Refusal::new(Verdict::Undecodable, ""))?;
         let checked = check(&submission, self.limits, self.now_us)?;
+        self.shed(place, checked.class)?;
 
         let request_id = std::mem::take(&mut submission.request_id);
         let content_hash = self.content_hash(&submission);
@@ -268,13 +362,15 @@ impl<'a> Stage<'a> {
         self.admission.items[place].campaign = campaign.key;
         let sender = self.entitled_sender(campaign, &checked)?;
         if checked.due_us > self.now_us {
-            if self.room == 0 {
+            if self.door.room == 0 {
                 return Err(Refusal::passing(
                     Verdict::QueueFull,
                     self.limits.retry_delay_us,
                 ));
             }
-            self.room -= 1;
+            self.door.room -= 1;
+        } else {
+            self.fits_its_validity(campaign, sender, &checked)?;
         }
 
         if let Some(request_id) = &request_id {
@@ -290,6 +386,50 @@ impl<'a> Stage<'a> {
             content_hash,
         );
         Ok(Outcome::Fresh(answer))
+    }
+
+    /// Refuses what is below the door's floor. By chance, since whoever was refused once is not to be refused again.
+    fn shed(&self, place: usize, class: Class) -> Result<(), Refusal> {
+        if self.door.floor == 0 {
+            return Ok(());
+        }
+        let chance = scatter(self.now_us.unsigned_abs() ^ scatter(place as u64));
+        let chosen = u8::try_from(chance & u64::from(LEVELS - 1)).unwrap_or(0);
+        if lowest_level(class) + chosen >= self.floor {
+            return Ok(());
+        }
+        // Spread, or what was refused together would come back together.
+        let delay_us = self.door.overloaded_retry_us;
+        let spread_us = (i64::try_from(chance >> 32).unwrap_or(0) * delay_us) >> 32;
+        Err(Refusal::passing(
+            Verdict::Overloaded,
+            delay_us / 2 + spread_us,
+        ))
+    }
+
+    /// Refuses what could not leave in time, now rather than when it expires.
+    fn fits_its_validity(
+        &self,
+        campaign: &Campaign,
+        sender: u64,
+        checked: &Checked,
+    ) -> Result<(), Refusal> {
+        let wait_us = self.door.ahead.wait_at_least_us(&Bound {
+            tenant: campaign.tenant,
+            campaign: campaign.key,
+            sender,
+            recipient: checked.recipient.digits(),
+            class: checked.class,
+            kind: checked.kind,
+        });
+        let late_us = self.now_us.saturating_add(wait_us) - checked.expires_us;
+        if late_us <= 0 {
+            return Ok(());
+        }
+        Err(Refusal::passing(
+            Verdict::BacklogTooLong,
+            late_us.max(self.limits.retry_delay_us),
+        ))
     }
 
     /// Hash of the decoded fields: an unset class differs from a given one, the order on the wire and unknown fields do not

@@ -21,13 +21,46 @@ fn campaign_name(registry: &Registry, key: u32) -> String {
         .map_or_else(String::new, |campaign| format!("campaigns/{}", campaign.id))
 }
 
-/// One blob per tenant of what was told, in order.
+/// A row of the log holds so much and one event more. A store's statement holds 1 MiB, and bytes twice: a group of
+/// thousands of one tenant makes several rows.
+pub const BLOB_BYTES_MAX: usize = 128 * 1024;
+
+/// Rows of the log in the making: the events of each tenant, in order.
+#[derive(Default)]
+pub(crate) struct Blobs {
+    of: BTreeMap<u32, Vec<Vec<u8>>>,
+}
+
+impl Blobs {
+    pub(crate) fn push(&mut self, tenant: u32, event: &Event) {
+        let blobs = self.of.entry(tenant).or_default();
+        match blobs.last_mut() {
+            Some(blob) if blob.len() < BLOB_BYTES_MAX => push_event(blob, event),
+            _ => {
+                let mut blob = Vec::new();
+                push_event(&mut blob, event);
+                blobs.push(blob);
+            }
+        }
+    }
+
+    /// (tenant, blob), by tenant.
+    pub(crate) fn rows(self) -> Vec<(u32, Vec<u8>)> {
+        let rows = self
+            .of
+            .into_iter()
+            .flat_map(|(tenant, blobs)| blobs.into_iter().map(move |blob| (tenant, blob)));
+        rows.collect()
+    }
+}
+
+/// Blobs per tenant of what was told, in order.
 #[must_use]
 pub fn told<'a>(
     events: impl IntoIterator<Item = &'a Told>,
     registry: &Registry,
 ) -> Vec<(u32, Vec<u8>)> {
-    let mut blobs: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+    let mut blobs = Blobs::default();
     for event in events {
         let kind = if event.conflict {
             EventKind::StatusConflict
@@ -48,9 +81,9 @@ pub fn told<'a>(
             previous_state: i32::from(event.previous),
             ..Event::default()
         };
-        push_event(blobs.entry(event.tenant).or_default(), &encoded);
+        blobs.push(event.tenant, &encoded);
     }
-    blobs.into_iter().collect()
+    blobs.rows()
 }
 
 /// What these events append to the history column of their message.

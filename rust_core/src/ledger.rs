@@ -9,6 +9,9 @@
 use crate::message::{Class, Micros};
 use crate::quota::Refusal;
 
+/// The day on which clocks go forward.
+const SHORTEST_DAY_US: Micros = 23 * 3600 * 1_000_000;
+
 /// What one quota has reserved and spent on one day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
@@ -69,6 +72,14 @@ impl Ledger {
         self.spent
     }
 
+    /// The least time before one more passes behind so many of cost 1. 0 for a cap of 0, which says nothing of when.
+    #[must_use]
+    pub fn passing_us(&self, before: u64) -> Micros {
+        // Two days' worth may pass around a midnight.
+        let days = before.checked_div(self.cap).unwrap_or(0).saturating_sub(1);
+        Micros::try_from(days).map_or(Micros::MAX, |days| days.saturating_mul(SHORTEST_DAY_US))
+    }
+
     /// May `cost` be reserved at `now_us` (wall clock)? Changes nothing.
     ///
     /// # Errors
@@ -114,6 +125,12 @@ impl Ledger {
         self.reserved = self.reserved.saturating_sub(cost);
     }
 
+    /// What the day has spent and reserved, as another count has it that is shared.
+    pub fn seen(&mut self, spent: u64, reserved: u64) {
+        self.spent = spent;
+        self.reserved = reserved;
+    }
+
     /// The provider counted otherwise. May pass the cap: then nothing more goes that day.
     pub fn correct(&mut self, delta: i64) {
         self.spent = self.spent.saturating_add_signed(delta);
@@ -146,7 +163,8 @@ impl Ledger {
     }
 
     /// How far this class may fill the cap.
-    fn share(&self, class: Class) -> u64 {
+    #[must_use]
+    pub fn share(&self, class: Class) -> u64 {
         if class <= self.reserved_class {
             return self.cap;
         }

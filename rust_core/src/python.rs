@@ -12,7 +12,7 @@
     clippy::type_complexity
 )]
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,18 +25,23 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 use crate::admit::{
     self as admitting, Call, CallKind, Existing, Limits, Refusal, Reply, held_from_row,
 };
+use crate::budget::{self, Ask, Shared, SharedRow, Terms};
 use crate::message::{Carrier, Class, Held, Micros, flags};
 use crate::outcome::{Outcome, Phase};
+use crate::owned::{self, LedgerRow, Owned};
+use crate::quota::Refusal as RateRefusal;
 use crate::registry as picture;
+use crate::render;
 use crate::schedule as scheduling;
 use crate::settle::{self as settling, Changes, Fact, Fate, Gate, Policy, Receipt, Told};
-use crate::spill::{Away, Spill, Stream, StreamKind};
+use crate::shards::{Epochs, SHARDS, ShardSet};
+use crate::spill::{Away, Stream, StreamKind};
 use crate::state::State;
 use crate::telnyx::{self, InboundText, Recipe, SendConfig, WebhookVerdict};
 use crate::verdict::Verdict;
 use crate::view::{self, StoredRow};
 use crate::wire::{EventKind, Submission};
-use crate::{events, ids, phone, text};
+use crate::{consent, events, ids, phone, text};
 
 fn bad(reason: impl std::fmt::Display) -> PyErr {
     PyValueError::new_err(reason.to_string())
@@ -65,6 +70,85 @@ fn blobs(py: Python<'_>, rows: Vec<(u32, Vec<u8>)>) -> Vec<(u32, Py<PyBytes>)> {
     rows.into_iter()
         .map(|(tenant, bytes)| (tenant, blob(py, &bytes)))
         .collect()
+}
+
+// -------------------------------------------------------------------------------------------- statements for MySQL
+
+type Rendered = Vec<render::Statement>;
+/// A statement and the rows it holds or asks for.
+type Statements = Vec<(String, usize)>;
+
+fn as_texts(statements: Result<Rendered, render::RenderError>) -> PyResult<Statements> {
+    let statements = statements.map_err(bad)?;
+    statements
+        .into_iter()
+        .map(|statement| {
+            let text = String::from_utf8(statement.sql).map_err(bad)?;
+            Ok((text, statement.rows))
+        })
+        .collect()
+}
+
+fn value(cell: &Bound<'_, PyAny>) -> PyResult<render::Value> {
+    if cell.is_none() {
+        Ok(render::Value::Null)
+    } else if let Ok(bytes) = cell.cast::<PyBytes>() {
+        Ok(render::Value::Blob(bytes.as_bytes().to_vec()))
+    } else if let Ok(text) = cell.extract::<String>() {
+        Ok(render::Value::Text(text))
+    } else if let Ok(signed) = cell.extract::<i64>() {
+        Ok(render::Value::Integer(signed.into()))
+    } else {
+        Ok(render::Value::Integer(cell.extract::<u64>()?.into()))
+    }
+}
+
+#[pyfunction]
+fn mysql_rows(
+    py: Python<'_>,
+    head: &str,
+    rows: Vec<Bound<'_, PyTuple>>,
+    tail: &str,
+    bytes_max: usize,
+) -> PyResult<Statements> {
+    let rows = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| value(&cell)).collect())
+        .collect::<PyResult<Vec<Vec<render::Value>>>>()?;
+    as_texts(py.detach(|| render::insert_rows(head, &rows, tail, bytes_max)))
+}
+
+#[pyfunction]
+fn mysql_select_rows(py: Python<'_>, ids: Vec<u64>, bytes_max: usize) -> PyResult<Statements> {
+    as_texts(py.detach(|| render::select_rows(&ids, bytes_max)))
+}
+
+#[pyfunction]
+fn mysql_select_intended(
+    py: Python<'_>,
+    ids: Vec<u64>,
+    started_us: Micros,
+    epoch: u64,
+    bytes_max: usize,
+) -> PyResult<Statements> {
+    // A node owns every shard or none, all of them under one epoch.
+    let attempts: Vec<(u64, u64)> = ids.into_iter().map(|id| (id, epoch)).collect();
+    as_texts(py.detach(|| render::select_intended(&attempts, started_us, bytes_max)))
+}
+
+#[pyfunction]
+fn mysql_select_closed_gates(
+    py: Python<'_>,
+    ids: Vec<u64>,
+    now_us: Micros,
+    bytes_max: usize,
+) -> PyResult<Statements> {
+    as_texts(py.detach(|| render::select_closed_gates(&ids, now_us, bytes_max)))
+}
+
+#[pyfunction]
+fn opt_out_slot(tenant: u32, recipient: u64) -> u16 {
+    consent::slot(tenant, recipient)
 }
 
 // ---------------------------------------------------------------------------------------------------------- registry
@@ -166,6 +250,45 @@ impl Registry {
         self.inner.version
     }
 
+    fn lease_budgets(
+        &self,
+        asks: Vec<(u32, Option<SharedRow>, u64, u64)>,
+        now_us: Micros,
+    ) -> Vec<Option<(u64, Micros, u64, SharedRow)>> {
+        let quotas = self.inner.quotas();
+        let mut known = Vec::with_capacity(asks.len());
+        let mut leased = Vec::with_capacity(asks.len());
+        for &(key, row, tokens, least) in &asks {
+            let quota = quotas.iter().find(|quota| quota.key == key);
+            known.push(quota.map(|quota| Terms::of(quota).block_us()));
+            leased.extend(quota.map(|quota| {
+                let terms = Terms::of(quota);
+                Ask {
+                    shared: match row {
+                        Some(row) => Shared::restored(terms, row, now_us),
+                        None => Shared::new(terms, now_us),
+                    },
+                    by_all: quota.scope == picture::Scope::Provider,
+                    tokens,
+                    least,
+                }
+            }));
+        }
+        let answers = budget::lease_together(&mut leased, now_us);
+        let mut answers = answers.into_iter().zip(leased);
+        let answer = |block_us: Option<u64>| {
+            let block_us = block_us?;
+            let (answer, ask) = answers.next()?;
+            let (tokens, again_us) = match answer {
+                Ok(tokens) => (tokens, now_us),
+                Err(RateRefusal::Until(at_us)) => (0, at_us),
+                Err(RateRefusal::Never) => (0, Micros::MAX),
+            };
+            Some((tokens, again_us, block_us, ask.shared.row()))
+        };
+        known.into_iter().map(answer).collect()
+    }
+
     fn campaign_id(&self, key: u32) -> Option<String> {
         self.inner.campaign(key).map(|campaign| campaign.id.clone())
     }
@@ -226,6 +349,22 @@ fn count(value: i64) -> PyResult<usize> {
     usize::try_from(value).map_err(bad)
 }
 
+fn kind_of_call(kind: u8) -> PyResult<CallKind> {
+    match kind {
+        1 => Ok(CallKind::Unary),
+        2 => Ok(CallKind::Batch),
+        3 => Ok(CallKind::Stream),
+        _ => Err(bad(format!("unknown kind of call {kind}"))),
+    }
+}
+
+#[pyfunction]
+fn urgency(py: Python<'_>, kind: u8, request: &Bound<'_, PyBytes>) -> PyResult<u8> {
+    let kind = kind_of_call(kind)?;
+    let request = Bytes::copy_from_slice(request.as_bytes());
+    Ok(py.detach(|| admitting::urgency(kind, &request)))
+}
+
 #[pymethods]
 impl Admitter {
     #[new]
@@ -255,6 +394,13 @@ impl Admitter {
         lock(&self.mint).mint(now_us)
     }
 
+    #[pyo3(signature = (
+        calls, registry, consent, now_us, room, floor=0, overloaded_retry_us=0, ahead=None
+    ))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the door depends on, each kept by another"
+    )]
     fn admit(
         &self,
         py: Python<'_>,
@@ -263,18 +409,15 @@ impl Admitter {
         consent: &Consent,
         now_us: Micros,
         room: usize,
+        floor: u8,
+        overloaded_retry_us: Micros,
+        ahead: Option<&Scheduler>,
     ) -> PyResult<Admission> {
         let calls = calls
             .into_iter()
             .map(|(kind, tenant, request)| {
-                let kind = match kind {
-                    1 => CallKind::Unary,
-                    2 => CallKind::Batch,
-                    3 => CallKind::Stream,
-                    _ => return Err(bad(format!("unknown kind of call {kind}"))),
-                };
                 Ok(Call {
-                    kind,
+                    kind: kind_of_call(kind)?,
                     tenant,
                     request: Bytes::copy_from_slice(request.as_bytes()),
                 })
@@ -284,6 +427,7 @@ impl Admitter {
         let admission = py.detach(|| {
             let consent = lock(&consent.inner);
             let mut mint = lock(&self.mint);
+            let waiting = ahead.map(|scheduler| lock(&scheduler.inner));
             admitting::admit(
                 &calls,
                 &registry,
@@ -291,7 +435,12 @@ impl Admitter {
                 &self.limits,
                 &mut mint,
                 now_us,
-                room,
+                admitting::Door {
+                    room,
+                    floor,
+                    overloaded_retry_us,
+                    ahead: waiting.as_deref().map_or(&(), |waiting| &waiting.schedule),
+                },
             )
         });
         let total = admission.items_total();
@@ -336,6 +485,14 @@ impl Admission {
     #[getter]
     fn total(&self) -> usize {
         self.total
+    }
+
+    #[getter]
+    fn ordered(&self) -> bool {
+        lock(&self.inner)
+            .accepted()
+            .iter()
+            .any(|accepted| accepted.held.flags & flags::ORDERED != 0)
     }
 
     #[getter]
@@ -426,6 +583,30 @@ impl Admission {
             .collect()
     }
 
+    fn mysql_messages(
+        &self,
+        py: Python<'_>,
+        start: usize,
+        end: usize,
+        bytes_max: usize,
+    ) -> PyResult<Statements> {
+        self.rendered(py, start..end, bytes_max, render::insert_messages)
+    }
+
+    fn mysql_bodies(
+        &self,
+        py: Python<'_>,
+        start: usize,
+        end: usize,
+        bytes_max: usize,
+    ) -> PyResult<Statements> {
+        self.rendered(py, start..end, bytes_max, render::insert_bodies)
+    }
+
+    fn mysql_request_ids(&self, py: Python<'_>, bytes_max: usize) -> PyResult<Statements> {
+        self.rendered(py, 0..usize::MAX, bytes_max, render::insert_request_ids)
+    }
+
     fn event_rows(&self, py: Python<'_>) -> Vec<(u32, Py<PyBytes>)> {
         let rows = py.detach(|| lock(&self.inner).first_events());
         blobs(py, rows)
@@ -458,6 +639,10 @@ impl Admission {
         Ok(())
     }
 
+    fn take_back(&self) {
+        lock(&self.inner).take_back();
+    }
+
     fn refuse_all(&self, verdict: u8, detail: &str, retry_delay_us: i64) -> PyResult<()> {
         lock(&self.inner).refuse_all_open(known_verdict(verdict)?, detail, retry_delay_us);
         Ok(())
@@ -486,6 +671,24 @@ impl Admission {
             .iter()
             .map(|accepted| accepted.held.id)
             .collect()
+    }
+}
+
+impl Admission {
+    fn rendered(
+        &self,
+        py: Python<'_>,
+        places: std::ops::Range<usize>,
+        bytes_max: usize,
+        render: fn(&[admitting::Accepted], usize) -> Result<Rendered, render::RenderError>,
+    ) -> PyResult<Statements> {
+        let statements = py.detach(|| {
+            let inner = lock(&self.inner);
+            let rows = inner.accepted();
+            let end = places.end.min(rows.len());
+            render(rows.get(places.start..end).unwrap_or_default(), bytes_max)
+        });
+        as_texts(statements)
     }
 }
 
@@ -778,6 +981,14 @@ impl Settlement {
                 )
             })
             .collect()
+    }
+
+    fn mysql_updates(&self, py: Python<'_>, bytes_max: usize) -> PyResult<Statements> {
+        as_texts(py.detach(|| render::update_messages(&self.changes.updates, bytes_max)))
+    }
+
+    fn mysql_quiet(&self, py: Python<'_>, bytes_max: usize) -> PyResult<Statements> {
+        as_texts(py.detach(|| render::update_quiet(&self.changes.quiet, bytes_max)))
     }
 
     fn event_rows(&self, py: Python<'_>, registry: &Registry) -> Vec<(u32, Py<PyBytes>)> {
@@ -1307,123 +1518,9 @@ fn render_lookup(py: Python<'_>, provider_id: &str, config: Head) -> Py<PyBytes>
 
 // ---------------------------------------------------------------------------------------------------------- schedule
 
-struct Waiting {
-    inner: scheduling::Scheduler,
-    /// What waits in the store alone.
-    spill: Spill,
-    /// What came back from the store while all places were taken; pushed again before each pop.
-    overflow: Vec<Held>,
-    outstanding: HashMap<u64, (u32, u64)>,
-    to: HashMap<(u32, u64), u32>,
-    /// Popped, and not written down yet: what they reserved is not the store's to know.
-    popped: HashSet<u64>,
-    /// Ledger rows that the store does not have as they are: (spent, reserved) by (quota, day).
-    ledgers: BTreeMap<(u32, i32), (u64, u64)>,
-}
-
-impl Waiting {
-    /// The ledger rows to write in the transaction that is under way, as it leaves them.
-    fn ledger_rows(&mut self) -> Vec<LedgerRow> {
-        for (quota, day, spent, reserved) in self.inner.ledger_changes() {
-            self.ledgers.insert((quota, day), (spent, reserved));
-        }
-        if self.ledgers.is_empty() {
-            return Vec::new();
-        }
-        let popped = self.inner.reserved_by(self.popped.iter().copied());
-        let rows = self.ledgers.iter().map(|(&row, &(spent, reserved))| {
-            let early = popped.get(&row).copied().unwrap_or(0);
-            (row.0, row.1, spent, reserved.saturating_sub(early))
-        });
-        rows.collect()
-    }
-
-    /// These rows are committed: those that did not move since need not be written again.
-    fn ledgers_stored(&mut self, stored: &[LedgerRow]) {
-        for (quota, day, spent, reserved) in self.ledger_rows() {
-            // While an attempt that charges it is not written down, a row is still to come.
-            let whole = self.ledgers.get(&(quota, day)) == Some(&(spent, reserved));
-            if whole && stored.contains(&(quota, day, spent, reserved)) {
-                self.ledgers.remove(&(quota, day));
-            }
-        }
-    }
-
-    fn take_out(&mut self, held: &Held) {
-        let key = (held.tenant, held.recipient);
-        if self.outstanding.insert(held.id, key).is_none() {
-            *self.to.entry(key).or_default() += 1;
-        }
-    }
-
-    fn push(&mut self, mut held: Vec<Held>, now_us: Micros) {
-        held.append(&mut self.overflow);
-        self.overflow = self.inner.push(held, now_us);
-    }
-
-    fn held(&self) -> usize {
-        self.inner.len() + self.overflow.len()
-    }
-
-    fn knows(&self, id: u64) -> bool {
-        self.inner.contains(id)
-            || self.outstanding.contains_key(&id)
-            || self.overflow.iter().any(|held| held.id == id)
-    }
-
-    /// Newly accepted messages: those that memory does not take in wait in the store alone.
-    fn push_fresh(&mut self, held: Vec<Held>, now_us: Micros) {
-        let before = self.held();
-        let mut kept = Vec::with_capacity(held.len());
-        for held in held {
-            if !self.knows(held.id) && self.spill.take_in(&held, before + kept.len()) {
-                kept.push(held);
-            }
-        }
-        self.push(kept, now_us);
-    }
-
-    /// Messages from the store: those that are here already are let go.
-    fn load(&mut self, held: Vec<Held>, now_us: Micros) {
-        let mut fresh = Vec::with_capacity(held.len());
-        for held in held {
-            if !self.knows(held.id) {
-                self.spill.entered(&held);
-                fresh.push(held);
-            }
-        }
-        self.push(fresh, now_us);
-    }
-
-    fn remove(&mut self, id: u64) -> bool {
-        let removed = self.inner.remove(id).or_else(|| {
-            let place = self.overflow.iter().position(|held| held.id == id)?;
-            Some(self.overflow.swap_remove(place))
-        });
-        if let Some(held) = &removed {
-            self.spill.left(held);
-        }
-        removed.is_some()
-    }
-
-    fn settle(&mut self, id: u64, fate: Fate) {
-        self.inner.settled(id, fate);
-        self.popped.remove(&id);
-        let Some(key) = self.outstanding.remove(&id) else {
-            return;
-        };
-        if let Some(count) = self.to.get_mut(&key) {
-            *count -= 1;
-            if *count == 0 {
-                self.to.remove(&key);
-            }
-        }
-    }
-}
-
 #[pyclass(frozen, module = "engine._core")]
 struct Scheduler {
-    inner: Mutex<Waiting>,
+    inner: Mutex<Owned>,
 }
 
 fn load_row(row: &Bound<'_, PyTuple>) -> PyResult<Held> {
@@ -1454,7 +1551,8 @@ fn load_row(row: &Bound<'_, PyTuple>) -> PyResult<Held> {
     held_from_row(&stored, Arc::from(record.as_bytes())).map_err(bad)
 }
 
-type LedgerRow = (u32, i32, u64, u64);
+/// Quota, day, to be added to spent, to be added to reserved.
+type DeltaRow = (u32, i32, i64, i64);
 /// Campaign, kind of stream, first and last id.
 type AwayRow = (u32, u8, u64, u64);
 
@@ -1477,40 +1575,58 @@ impl Scheduler {
             match name.as_str() {
                 "held_messages_max" => made.held_messages_max = count(value)?,
                 "provider" => made.provider = u32::try_from(value).map_err(bad)?,
+                "leased_budgets" => made.leased_budgets = value != 0,
                 _ => return Err(bad(format!("unknown setting {name}"))),
             }
         }
         made.seed = RandomState::new().hash_one(0);
-        let spill = Spill::new(made.held_messages_max);
-        let inner = scheduling::Scheduler::new(made, Arc::clone(&registry.inner), mono_us);
-        let waiting = Waiting {
-            inner,
-            spill,
-            overflow: Vec::new(),
-            outstanding: HashMap::new(),
-            to: HashMap::new(),
-            popped: HashSet::new(),
-            ledgers: BTreeMap::new(),
-        };
+        let messages_max = made.held_messages_max;
+        let schedule = scheduling::Scheduler::new(made, Arc::clone(&registry.inner), mono_us);
         Ok(Self {
-            inner: Mutex::new(waiting),
+            inner: Mutex::new(Owned::new(schedule, messages_max)),
         })
     }
 
     fn __len__(&self) -> usize {
-        lock(&self.inner).inner.len()
+        lock(&self.inner).schedule.len()
+    }
+
+    #[getter]
+    fn ahead(slf: PyRef<'_, Self>) -> Py<Self> {
+        slf.into()
     }
 
     #[getter]
     fn schedule_room(&self) -> usize {
-        lock(&self.inner).spill.schedule_room()
+        lock(&self.inner).spill().schedule_room()
     }
 
-    fn push(&self, py: Python<'_>, admission: &Admission, now_us: Micros) {
+    fn own(&self, shard: u32, epoch: u64, mono_us: Micros) -> PyResult<()> {
+        if lock(&self.inner).own(shard, epoch, mono_us) {
+            return Ok(());
+        }
+        Err(bad(format!("{shard} is no shard")))
+    }
+
+    fn disown(&self, py: Python<'_>, shards: Vec<u32>) -> PyResult<Vec<u64>> {
+        let shards = ShardSet::of(&shards).ok_or_else(|| bad("one of them is no shard"))?;
+        Ok(py.detach(|| lock(&self.inner).disown(shards)))
+    }
+
+    #[getter]
+    fn shards(&self) -> Vec<u32> {
+        lock(&self.inner).epochs().owned().iter().collect()
+    }
+
+    fn foreign_ended(&self, ids: Vec<u64>) -> usize {
+        lock(&self.inner).foreign_ended(&ids)
+    }
+
+    fn push(&self, py: Python<'_>, admission: &Admission, now_us: Micros) -> Vec<(u32, Vec<u64>)> {
         py.detach(|| {
             let held = lock(&admission.inner).take_held();
-            lock(&self.inner).push_fresh(held, now_us);
-        });
+            lock(&self.inner).push_fresh(held, now_us)
+        })
     }
 
     fn load(
@@ -1518,39 +1634,43 @@ impl Scheduler {
         py: Python<'_>,
         rows: Vec<Bound<'_, PyTuple>>,
         now_us: Micros,
-    ) -> PyResult<usize> {
+    ) -> PyResult<(usize, usize)> {
         let held = rows.iter().map(load_row).collect::<PyResult<Vec<_>>>()?;
-        Ok(py.detach(|| {
-            let mut waiting = lock(&self.inner);
-            let before = waiting.held();
-            waiting.load(held, now_us);
-            waiting.held() - before
-        }))
+        Ok(py.detach(|| lock(&self.inner).load(held, now_us)))
     }
 
-    fn put_away(&self, campaign: u32, stream: u8, from_id: u64, upto_id: u64) -> PyResult<()> {
+    fn push_rows(
+        &self,
+        py: Python<'_>,
+        rows: Vec<Bound<'_, PyTuple>>,
+        now_us: Micros,
+    ) -> PyResult<Vec<(u32, Vec<u64>)>> {
+        let held = rows.iter().map(load_row).collect::<PyResult<Vec<_>>>()?;
+        Ok(py.detach(|| lock(&self.inner).push_fresh(held, now_us)))
+    }
+
+    fn put_away(&self, campaign: u32, stream: u8, from_id: u64, upto_id: u64) -> PyResult<bool> {
         let away = Away {
             stream: stream_of(campaign, stream)?,
             from: from_id,
             upto: upto_id,
         };
-        lock(&self.inner).spill.put_away(away);
-        Ok(())
+        Ok(lock(&self.inner).put_away(away))
     }
 
     #[getter]
     fn any_away(&self) -> bool {
-        lock(&self.inner).spill.is_any_away()
+        lock(&self.inner).spill().is_any_away()
     }
 
     fn away(&self) -> Vec<AwayRow> {
-        let away = lock(&self.inner).spill.away();
+        let away = lock(&self.inner).spill().away();
         away.into_iter().map(away_row).collect()
     }
 
     fn wanted(&self) -> Vec<(AwayRow, usize)> {
         let waiting = lock(&self.inner);
-        let wanted = waiting.spill.wanted(waiting.held());
+        let wanted = waiting.spill().wanted(waiting.held());
         wanted
             .into_iter()
             .map(|wanted| (away_row(wanted.away), wanted.messages_max))
@@ -1565,15 +1685,10 @@ impl Scheduler {
         stream: u8,
         next_id: u64,
         now_us: Micros,
-    ) -> PyResult<()> {
+    ) -> PyResult<usize> {
         let stream = stream_of(campaign, stream)?;
         let held = rows.iter().map(load_row).collect::<PyResult<Vec<_>>>()?;
-        py.detach(|| {
-            let mut waiting = lock(&self.inner);
-            waiting.load(held, now_us);
-            waiting.spill.read_back(stream, next_id);
-        });
-        Ok(())
+        Ok(py.detach(|| lock(&self.inner).read_back(held, stream, next_id, now_us)))
     }
 
     fn pop(
@@ -1583,25 +1698,9 @@ impl Scheduler {
         mono_us: Micros,
         room: usize,
     ) -> (Dispatch, Vec<u64>, Vec<u64>, i64) {
-        let popped = py.detach(|| {
+        let (popped, epochs) = py.detach(|| {
             let mut waiting = lock(&self.inner);
-            if !waiting.overflow.is_empty() {
-                waiting.push(Vec::new(), now_us);
-            }
-            let popped = waiting.inner.pop(now_us, mono_us, room);
-            for held in &popped.ready {
-                waiting.take_out(held);
-            }
-            waiting
-                .popped
-                .extend(popped.ready.iter().map(|held| held.id));
-            for held in [&popped.ready, &popped.expired, &popped.blocked]
-                .into_iter()
-                .flatten()
-            {
-                waiting.spill.left(held);
-            }
-            popped
+            (waiting.pop(now_us, mono_us, room), waiting.epochs())
         });
         let ids = |held: &[Held]| held.iter().map(|held| held.id).collect::<Vec<u64>>();
         let (expired, blocked) = (ids(&popped.expired), ids(&popped.blocked));
@@ -1609,6 +1708,8 @@ impl Scheduler {
         (
             Dispatch {
                 held: Mutex::new(popped.ready),
+                epochs,
+                reservations: Mutex::default(),
                 dropped: Mutex::default(),
                 first_of_generation: Mutex::default(),
             },
@@ -1620,60 +1721,19 @@ impl Scheduler {
 
     fn intended(&self, py: Python<'_>, dispatch: &Dispatch) -> Vec<LedgerRow> {
         let ids = dispatch.ids();
-        py.detach(|| {
-            let mut waiting = lock(&self.inner);
-            for id in ids {
-                waiting.popped.remove(&id);
-            }
-            waiting.ledger_rows()
-        })
+        py.detach(|| lock(&self.inner).intended(&ids))
     }
 
     fn charge(&self, py: Python<'_>, settlement: &Settlement) -> Vec<LedgerRow> {
-        let changes = &settlement.changes;
         py.detach(|| {
             let mut waiting = lock(&self.inner);
-            for &(recipient, carrier) in &changes.learned {
-                waiting
-                    .inner
-                    .learn(recipient, Carrier::from_number(i64::from(carrier)));
-            }
-            for &(id, fate) in &changes.fates {
-                waiting.inner.settled(id, fate);
-            }
+            waiting.charge(&settlement.changes);
             waiting.ledger_rows()
         })
     }
 
     fn apply(&self, settlement: &Settlement, now_us: Micros, mono_us: Micros) {
-        let changes = &settlement.changes;
-        let mut waiting = lock(&self.inner);
-        for &(recipient, carrier) in &changes.learned {
-            waiting
-                .inner
-                .learn(recipient, Carrier::from_number(i64::from(carrier)));
-        }
-        for &(id, fate) in &changes.fates {
-            waiting.settle(id, fate);
-        }
-        // What is taken out may still hold its key; what is at its end lets it go.
-        for &id in &changes.drop {
-            waiting.remove(id);
-        }
-        for &id in &changes.released {
-            waiting.inner.ordering_released(id);
-        }
-        for park in &changes.parks {
-            let kind = if park.cap {
-                scheduling::ParkKind::Cap
-            } else {
-                scheduling::ParkKind::Rate
-            };
-            let carrier = Carrier::from_number(i64::from(park.carrier));
-            waiting
-                .inner
-                .park(park.campaign, carrier, kind, park.until_us, now_us, mono_us);
-        }
+        lock(&self.inner).apply(&settlement.changes, now_us, mono_us);
     }
 
     fn unpop(&self, dispatch: &Dispatch) -> Vec<u64> {
@@ -1720,7 +1780,7 @@ impl Scheduler {
                 ..StoredRow::default()
             };
             let held = held_from_row(&stored, Arc::from(record.as_bytes())).map_err(bad)?;
-            waiting.inner.hold_key(tenant, held.ordering, id);
+            waiting.hold_key(tenant, campaign, held.ordering, id);
         }
         Ok(())
     }
@@ -1731,39 +1791,82 @@ impl Scheduler {
     }
 
     fn remove_recipient(&self, tenant: u32, recipient: u64) -> Vec<u64> {
-        let mut waiting = lock(&self.inner);
-        let removed = waiting.inner.remove_recipient(tenant, recipient);
-        for held in &removed {
-            waiting.spill.left(held);
-        }
-        removed.into_iter().map(|held| held.id).collect()
+        lock(&self.inner).remove_recipient(tenant, recipient)
     }
 
     fn outstanding_to(&self, tenant: u32, recipient: u64) -> u32 {
-        lock(&self.inner)
-            .to
-            .get(&(tenant, recipient))
-            .copied()
-            .unwrap_or(0)
+        lock(&self.inner).outstanding_to(tenant, recipient)
     }
 
     #[getter]
     fn outstanding(&self) -> usize {
-        lock(&self.inner).outstanding.len()
+        lock(&self.inner).outstanding()
     }
 
     fn set_registry(&self, registry: &Registry, mono_us: Micros) {
         lock(&self.inner)
-            .inner
+            .schedule
             .set_registry(Arc::clone(&registry.inner), mono_us);
     }
 
+    fn budgets_wanted(&self, mono_us: Micros) -> Vec<(u32, u64, u64)> {
+        let wanted = lock(&self.inner).schedule.budgets_wanted(mono_us);
+        wanted
+            .into_iter()
+            .map(|wanted| (wanted.quota, wanted.tokens, wanted.least))
+            .collect()
+    }
+
+    fn grant(&self, quota: u32, tokens: u64, until_mono_us: Micros, again_at_mono_us: Micros) {
+        lock(&self.inner)
+            .schedule
+            .grant(quota, tokens, until_mono_us, again_at_mono_us);
+    }
+
     fn set_days(&self, days: Vec<(u32, i32, Micros)>) {
-        lock(&self.inner).inner.set_days(&days);
+        lock(&self.inner).schedule.set_days(&days);
     }
 
     fn restore_ledgers(&self, rows: Vec<LedgerRow>) {
-        lock(&self.inner).inner.restore_ledger(&rows);
+        lock(&self.inner).schedule.restore_ledger(&rows);
+    }
+
+    fn ledger_deltas(&self, py: Python<'_>, dispatch: &Dispatch) -> Vec<(u32, i32, u64, u64)> {
+        py.detach(|| {
+            let reservations = {
+                let held = lock(&dispatch.held);
+                lock(&self.inner).schedule.reservations(&held)
+            };
+            let rows = owned::guarded(&reservations);
+            *lock(&dispatch.reservations) = reservations;
+            rows
+        })
+    }
+
+    fn reserved(&self, py: Python<'_>, dispatch: &Dispatch) {
+        py.detach(|| {
+            let ids = dispatch.ids();
+            let left: HashSet<u64> = ids.iter().copied().collect();
+            let mut reservations = std::mem::take(&mut *lock(&dispatch.reservations));
+            reservations.retain(|of| left.contains(&of.id));
+            lock(&self.inner).reserved(&ids, &reservations);
+        });
+    }
+
+    fn charge_deltas(&self, py: Python<'_>, settlement: &Settlement) -> Vec<DeltaRow> {
+        py.detach(|| {
+            let mut waiting = lock(&self.inner);
+            waiting.charge(&settlement.changes);
+            waiting.schedule.take_deltas()
+        })
+    }
+
+    fn deltas_undone(&self, rows: Vec<DeltaRow>) {
+        lock(&self.inner).schedule.owe_deltas(&rows);
+    }
+
+    fn ledgers_seen(&self, rows: Vec<LedgerRow>) {
+        lock(&self.inner).ledgers_seen(&rows);
     }
 
     fn ledger_rows(&self, py: Python<'_>) -> Vec<LedgerRow> {
@@ -1779,13 +1882,13 @@ impl Scheduler {
         // Newest first in, so the newest must be learned last.
         for (recipient, carrier) in rows.into_iter().rev() {
             waiting
-                .inner
+                .schedule
                 .learn(recipient, Carrier::from_number(i64::from(carrier)));
         }
     }
 
     fn waiting(&self) -> Vec<(&'static str, usize)> {
-        let counts = lock(&self.inner).inner.counts();
+        let counts = lock(&self.inner).schedule.counts();
         vec![
             ("ready", counts.ready),
             ("due", counts.due),
@@ -1797,7 +1900,7 @@ impl Scheduler {
     }
 
     fn waiting_by_class(&self) -> Vec<(&'static str, usize)> {
-        let [critical, transactional, bulk] = lock(&self.inner).inner.counts().by_class;
+        let [critical, transactional, bulk] = lock(&self.inner).schedule.counts().by_class;
         vec![
             ("CRITICAL", critical),
             ("TRANSACTIONAL", transactional),
@@ -1809,10 +1912,14 @@ impl Scheduler {
 #[pyclass(frozen, module = "engine._core")]
 struct Dispatch {
     held: Mutex<Vec<Held>>,
+    /// As they were when it was popped.
+    epochs: Arc<Epochs>,
+    /// What its messages had reserved when that was last asked for.
+    reservations: Mutex<Vec<scheduling::Reservation>>,
     /// Left the batch in a transaction that may be undone and run again.
     dropped: Mutex<Vec<Held>>,
     /// Those whose generation had no attempt before.
-    first_of_generation: Mutex<std::collections::HashSet<u64>>,
+    first_of_generation: Mutex<HashSet<u64>>,
 }
 
 #[pymethods]
@@ -1823,6 +1930,19 @@ impl Dispatch {
 
     fn ids(&self) -> Vec<u64> {
         lock(&self.held).iter().map(|held| held.id).collect()
+    }
+
+    fn shards(&self) -> Vec<(u32, u64)> {
+        let held = lock(&self.held);
+        self.epochs
+            .of_campaigns(held.iter().map(|held| held.campaign))
+    }
+
+    fn epochs(&self) -> Vec<(u64, u64)> {
+        let held = lock(&self.held);
+        held.iter()
+            .map(|held| (held.id, self.epochs.of_campaign(held.campaign)))
+            .collect()
     }
 
     fn intent_rows<'py>(
@@ -1847,8 +1967,53 @@ impl Dispatch {
         Ok(rows)
     }
 
+    fn mysql_intents(
+        &self,
+        py: Python<'_>,
+        intent: (Micros, Micros, u64, u32, u32),
+        only: Option<u64>,
+        bytes_max: usize,
+    ) -> PyResult<Statements> {
+        let (now_us, due_us, epoch, provider, recipe) = intent;
+        let intent = render::Intent {
+            now_us,
+            due_us,
+            epochs: Epochs::all(epoch),
+            provider,
+            recipe,
+        };
+        let statements = py.detach(|| {
+            let mut batch = lock(&self.held);
+            let mut first = lock(&self.first_of_generation);
+            for held in batch.iter_mut().filter(|held| held.recipe == 0) {
+                // Within a generation the bytes stay those of its first attempt.
+                held.recipe = recipe;
+                first.insert(held.id);
+            }
+            match only {
+                None => render::update_intents(&batch, &intent, bytes_max),
+                Some(id) => {
+                    let alone: Vec<Held> =
+                        batch.iter().filter(|held| held.id == id).cloned().collect();
+                    render::update_intents(&alone, &intent, bytes_max)
+                }
+            }
+        });
+        as_texts(statements)
+    }
+
+    fn opt_out_slots(&self) -> Vec<u16> {
+        let mut slots: Vec<u16> = lock(&self.held)
+            .iter()
+            .map(|held| consent::slot(held.tenant, held.recipient))
+            .collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+
     fn drop(&self, ids: Vec<u64>) {
-        let gone: std::collections::HashSet<u64> = ids.into_iter().collect();
+        let gone: HashSet<u64> = ids.into_iter().collect();
         let mut dropped = lock(&self.dropped);
         let mut held = lock(&self.held);
         let (left, kept) = held
@@ -1856,6 +2021,21 @@ impl Dispatch {
             .partition::<Vec<_>, _>(|held| gone.contains(&held.id));
         *held = kept;
         dropped.extend(left);
+    }
+
+    fn drop_charging(&self, quota: u32, day: i32, cap: u64) -> Vec<u64> {
+        let charging: HashSet<u64> = lock(&self.reservations)
+            .iter()
+            .filter(|of| (of.quota, of.day) == (quota, day) && of.cap <= cap)
+            .map(|of| of.id)
+            .collect();
+        let ids: Vec<u64> = self
+            .ids()
+            .into_iter()
+            .filter(|id| charging.contains(id))
+            .collect();
+        self.drop(ids.clone());
+        ids
     }
 
     fn take_back(&self) {
@@ -1908,8 +2088,7 @@ impl Dispatch {
                 )
             })
             .collect();
-        let wanted: Option<std::collections::HashSet<u64>> =
-            ids.map(|ids| ids.into_iter().collect());
+        let wanted: Option<HashSet<u64>> = ids.map(|ids| ids.into_iter().collect());
         let rendered = py.detach(|| {
             let batch = lock(&self.held);
             // The MAC key of an old recipe may have been rotated out: then the newest, and the provider will tell.
@@ -1974,6 +2153,7 @@ impl Request {
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("RENDERER", telnyx::RENDERER)?;
+    module.add("SHARDS", SHARDS)?;
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     module.add(
         "PROFILE",
@@ -2014,6 +2194,12 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(record_request_id, module)?,
         wrap_pyfunction!(watch_response, module)?,
         wrap_pyfunction!(render_lookup, module)?,
+        wrap_pyfunction!(urgency, module)?,
+        wrap_pyfunction!(mysql_rows, module)?,
+        wrap_pyfunction!(mysql_select_rows, module)?,
+        wrap_pyfunction!(mysql_select_intended, module)?,
+        wrap_pyfunction!(mysql_select_closed_gates, module)?,
+        wrap_pyfunction!(opt_out_slot, module)?,
     ] {
         module.add_function(function)?;
     }

@@ -66,6 +66,18 @@ impl Bucket {
         self
     }
 
+    /// The least time before one more passes behind so many of cost 1, were the bucket full now. 0 for a closed one, which
+    /// says nothing of when.
+    #[must_use]
+    pub fn passing_us(&self, before: u64) -> Micros {
+        if self.closed {
+            return 0;
+        }
+        let tokens = u128::from(before.saturating_sub(self.burst));
+        let us = tokens * u128::from(self.token) / u128::from(self.scale);
+        Micros::try_from(us).unwrap_or(Micros::MAX)
+    }
+
     /// May `cost` pass at `mono`? Changes nothing.
     ///
     /// # Errors
@@ -102,6 +114,55 @@ impl Bucket {
             .max(self.scaled(self.latest_us))
             .saturating_add(self.tokens(cost));
         Ok(())
+    }
+
+    /// How many pass at once at `mono`.
+    #[must_use]
+    pub fn available(&self, mono: Micros) -> u64 {
+        if self.closed {
+            return 0;
+        }
+        let missing = self
+            .full_at
+            .saturating_sub(self.scaled(mono.max(self.latest_us)));
+        let token = i128::from(self.token);
+        let missing = missing.max(0);
+        let missing = missing / token + i128::from(missing % token != 0);
+        self.burst
+            .saturating_sub(u64::try_from(missing).unwrap_or(u64::MAX))
+    }
+
+    /// So many at once at most.
+    #[must_use]
+    pub fn burst(&self) -> u64 {
+        self.burst
+    }
+
+    /// How far it is used, in three integers: full again at this microsecond and so many parts of one, and the latest
+    /// time it saw.
+    #[must_use]
+    pub fn parts(&self) -> (Micros, u64, Micros) {
+        let scale = i128::from(self.scale);
+        let full_us = self.full_at.div_euclid(scale);
+        let rest = self.full_at.rem_euclid(scale);
+        let limit = if full_us < 0 {
+            Micros::MIN
+        } else {
+            Micros::MAX
+        };
+        (
+            Micros::try_from(full_us).unwrap_or(limit),
+            u64::try_from(rest).unwrap_or(0),
+            self.latest_us,
+        )
+    }
+
+    /// The same bucket, used as [`Bucket::parts`] said.
+    #[must_use]
+    pub fn restored(mut self, full_us: Micros, rest: u64, latest_us: Micros) -> Self {
+        self.full_at = self.scaled(full_us).saturating_add(i128::from(rest));
+        self.latest_us = latest_us;
+        self
     }
 
     /// Nothing passes before `mono`, and then one token: after "too fast" a full burst would be the same mistake again.

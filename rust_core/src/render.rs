@@ -22,6 +22,7 @@ pub use select::{select_closed_gates, select_intended, select_rows};
 use crate::admit::Accepted;
 use crate::message::{Held, Micros};
 use crate::settle::{Row, Told};
+use crate::shards::Epochs;
 use crate::state::{Reason, State};
 use crate::view::history_entry;
 
@@ -34,7 +35,8 @@ const INSERT_BODIES: &str = "INSERT INTO bodies (id, record) VALUES ";
 const INSERT_REQUEST_IDS: &str =
     "INSERT INTO request_ids (tenant, request_id, id, content_hash) VALUES ";
 
-const INSERT_EVENTS: &str = "INSERT INTO events (tenant, at_us, events) VALUES ";
+/// Of a row whose key is there already: changes nothing, so the row counts as not affected.
+const KEEP_FIRST: &str = " ON DUPLICATE KEY UPDATE tenant = tenant";
 
 const UPDATE_MESSAGES: &str = "UPDATE messages FORCE INDEX (PRIMARY) SET ";
 
@@ -46,14 +48,14 @@ const GATES_OPEN: &str = " AND NOT EXISTS (SELECT 1 FROM opt_outs AS o WHERE o.t
     ORDER BY id";
 
 /// What all attempts of one dispatch share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     /// When they start, wall clock.
     pub now_us: Micros,
     /// When an attempt without outcome becomes due.
     pub due_us: Micros,
-    /// Of this owner.
-    pub epoch: u64,
+    /// Each is written under the epoch of its shard.
+    pub epochs: Epochs,
     /// Key of the provider.
     pub provider: u32,
     /// Recipe of attempts whose generation has none yet.
@@ -73,6 +75,45 @@ fn by_id<T>(rows: &[T], id: impl Fn(&T) -> u64) -> Vec<(usize, &T)> {
     let mut sorted: Vec<(usize, &T)> = rows.iter().enumerate().collect();
     sorted.sort_by_key(|&(_, row)| id(row));
     sorted
+}
+
+/// A value of a row whose columns the caller names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// `NULL`.
+    Null,
+    /// Any integer of 64 bits, with or without sign.
+    Integer(i128),
+    /// A text.
+    Text(String),
+    /// Bytes.
+    Blob(Vec<u8>),
+}
+
+/// `head`, a parenthesis a row in the order given, `tail`, as many rows to a statement as its bound lets in. For tables
+/// with few rows a batch (events, ledgers, webhooks); `head` and `tail` are constants of the caller.
+///
+/// # Errors
+/// When one row alone passes `statement_bytes_max`.
+pub fn insert_rows(
+    head: &str,
+    rows: &[Vec<Value>],
+    tail: &str,
+    statement_bytes_max: usize,
+) -> Result<Vec<Statement>, RenderError> {
+    let cells = rows.iter().enumerate().map(|(place, row)| {
+        let cells = row.iter().map(|value| match value {
+            Value::Null => Cell::Null,
+            Value::Integer(value) => match u64::try_from(*value) {
+                Ok(unsigned) => Cell::Unsigned(unsigned),
+                Err(_) => Cell::Signed(i64::try_from(*value).unwrap_or(i64::MIN)),
+            },
+            Value::Text(text) => Cell::Text(text),
+            Value::Blob(bytes) => Cell::Blob(bytes),
+        });
+        (place, cells)
+    });
+    insert(head, cells, tail, statement_bytes_max)
 }
 
 /// New rows of `messages`, ascending by id.
@@ -111,7 +152,7 @@ pub fn insert_messages(
         ];
         (place, cells)
     });
-    insert(INSERT_MESSAGES, cells, statement_bytes_max)
+    insert(INSERT_MESSAGES, cells, "", statement_bytes_max)
 }
 
 /// Their records, ascending by id.
@@ -129,11 +170,12 @@ pub fn insert_bodies(
             [Cell::Unsigned(row.held.id), Cell::Blob(&row.held.body)],
         )
     });
-    insert(INSERT_BODIES, cells, statement_bytes_max)
+    insert(INSERT_BODIES, cells, "", statement_bytes_max)
 }
 
 /// The request ids of those that have one, ascending by tenant and request id: two nodes that are handed the same
-/// submissions have other message ids, and meet in this key alone.
+/// submissions have other message ids, and meet in this key alone. What came before stays as it is, and is seen by the
+/// number of affected rows.
 ///
 /// # Errors
 /// When one row alone passes `statement_bytes_max`.
@@ -156,22 +198,7 @@ pub fn insert_request_ids(
         ];
         (place, cells)
     });
-    insert(INSERT_REQUEST_IDS, cells, statement_bytes_max)
-}
-
-/// Rows of the event log, (tenant, events), in the order given: their positions rise with it.
-///
-/// # Errors
-/// When one row alone passes `statement_bytes_max`.
-pub fn insert_events(
-    rows: &[(u32, Vec<u8>)],
-    at_us: Micros,
-    statement_bytes_max: usize,
-) -> Result<Vec<Statement>, RenderError> {
-    let cells = rows.iter().enumerate().map(|(place, (tenant, events))| {
-        (place, [number(*tenant), number(at_us), Cell::Blob(events)])
-    });
-    insert(INSERT_EVENTS, cells, statement_bytes_max)
+    insert(INSERT_REQUEST_IDS, cells, KEEP_FIRST, statement_bytes_max)
 }
 
 /// The ids of a sorted batch and their places in the caller's, when no id is there twice.
@@ -202,7 +229,7 @@ pub fn update_intents(
     let histories: Vec<Vec<u8>> = sorted
         .iter()
         .map(|(_, held)| {
-            let (attempt, generation) = (held.attempt + 1, held.generation);
+            let (attempt, generation) = (held.attempt.saturating_add(1), held.generation);
             let now_us = intent.now_us;
             history_entry(
                 State::Dispatching,
@@ -219,6 +246,9 @@ pub fn update_intents(
         // Within a generation the bytes stay those of its first attempt.
         recipe => number(recipe),
     });
+    let epochs = sorted
+        .iter()
+        .map(|(_, held)| Cell::Unsigned(intent.epochs.of_campaign(held.campaign)));
     let pieces = [
         Piece::Fixed(UPDATE_MESSAGES),
         Piece::Fixed("state = "),
@@ -227,10 +257,10 @@ pub fn update_intents(
         Piece::Same(number(Reason::Attempt as u8)),
         Piece::Fixed(", code = "),
         Piece::Same(Cell::Text("")),
-        Piece::Fixed(", seq = seq + 1, attempt = attempt + 1, started_us = "),
+        Piece::Fixed(", seq = seq + 1, attempt = LEAST(attempt + 1, 65535), started_us = "),
         Piece::Same(number(intent.now_us)),
         Piece::Fixed(", epoch = "),
-        Piece::Same(Cell::Unsigned(intent.epoch)),
+        Piece::Each(epochs.collect()),
         Piece::Fixed(", provider = "),
         Piece::Same(number(intent.provider)),
         Piece::Fixed(", recipe = "),

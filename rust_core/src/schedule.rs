@@ -9,11 +9,13 @@
 //! more than a pop may do is left to the next, which is then due at once.
 //!
 //! `turns.rs` decides whose turn it is, `meters.rs` what refuses, `take.rs` walks from turn to message, `order.rs` keeps
-//! ordering keys, `feedback.rs` takes in what providers and the registry say, `charges.rs` keeps the day ledgers' books.
+//! ordering keys, `feedback.rs` takes in what providers and the registry say, `charges.rs` keeps the day ledgers' books,
+//! `handover.rs` lets a shard come and go.
 
 mod carriers;
 mod charges;
 mod feedback;
+mod handover;
 mod hash;
 
 mod lanes;
@@ -29,8 +31,9 @@ mod wheel;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-pub use feedback::ParkKind;
+pub use feedback::{ParkKind, Reservation};
 
+use crate::admit::{Ahead, Bound};
 use crate::message::{Carrier, Held, Micros};
 use crate::registry::{CampaignState, Registry};
 use carriers::Carriers;
@@ -38,7 +41,7 @@ use charges::Charges;
 use hash::Seeded;
 use lanes::{Gate, LaneKey, Lanes, Status};
 use meters::Meters;
-use order::Keys;
+use order::{Key, Keys};
 use slab::{Place, Slab};
 use turns::Turns;
 use wheel::{WHEEL_BUCKETS, Wheel};
@@ -66,6 +69,9 @@ pub struct Config {
     pub pop_work_max: usize,
     /// Key of the provider all of this goes to.
     pub provider: u32,
+    /// There are other nodes: rates of a provider and of a tenant are leased from the store, block by block, and those of a
+    /// number start empty when it moves to another shard.
+    pub leased_budgets: bool,
     /// Of the tables by numbers that callers choose, so that nobody can choose numbers that meet in one place. Nothing that
     /// is told depends on it.
     pub seed: u64,
@@ -81,6 +87,7 @@ impl Default for Config {
             lanes_idle_max: 16_384,
             pop_work_max: 4_096,
             provider: 1,
+            leased_budgets: false,
             seed: 0,
         }
     }
@@ -132,6 +139,12 @@ impl Counts {
     }
 }
 
+impl Ahead for Scheduler {
+    fn wait_at_least_us(&self, bound: &Bound) -> Micros {
+        self.wait_behind_lane_us(bound)
+    }
+}
+
 /// All that waits.
 pub struct Scheduler {
     config: Config,
@@ -151,8 +164,8 @@ pub struct Scheduler {
     carriers: Carriers,
     /// Ordering keys by tenant.
     keys: HashMap<u32, Keys>,
-    /// Messages that are out and hold their key: tenant and ordering.
-    out: HashMap<u64, (u32, u64), Seeded>,
+    /// Messages that are out and hold their key.
+    out: HashMap<u64, Key, Seeded>,
     /// Beside their lanes until limits change.
     stuck: BTreeSet<u32>,
     /// Lanes to hand out as blocked.
@@ -180,7 +193,7 @@ impl Scheduler {
             expiry: Wheel::new(WHEEL_BUCKETS),
             lanes: Lanes::new(config.lanes_idle_max, seeded),
             turns: Turns::new(floor_percent),
-            meters: Meters::new(floor_percent, seeded),
+            meters: Meters::new(floor_percent, seeded, config.leased_budgets),
             charges: Charges::new(config.charges_remembered_max, seeded),
             carriers: Carriers::new(config.carriers_max, seeded),
             keys: HashMap::new(),
@@ -255,12 +268,34 @@ impl Scheduler {
         rest
     }
 
+    /// The lane that a message would wait in says how long at least: those in line before it pass each of its limits.
+    ///
+    /// What memory does not hold, and other lanes that the same limits serve, are not counted: it is never more than the
+    /// truth.
+    fn wait_behind_lane_us(&self, bound: &Bound) -> Micros {
+        let key = LaneKey {
+            tenant: bound.tenant,
+            campaign: bound.campaign,
+            sender: bound.sender,
+            carrier: self.carriers.peek(bound.recipient),
+            class: bound.class,
+            kind: bound.kind,
+        };
+        let Some(lane) = self.lanes.find(&key).map(|lane| self.lanes.at(lane)) else {
+            return 0;
+        };
+        let waits = lane.meters.iter().map(|&meter| {
+            self.meters
+                .passing_us(meter, lane.key.carrier, lane.len as u64)
+        });
+        waits.max().unwrap_or(0)
+    }
+
     fn push_one(&mut self, held: Held) {
-        let ordering = held.ordering;
-        let (tenant, id) = (held.tenant, held.id);
+        let (of, id) = (Key::of(&held), held.id);
         let (due_us, expires_us) = (held.due_us, held.expires_us);
         let key = LaneKey {
-            tenant,
+            tenant: held.tenant,
             campaign: held.campaign,
             sender: held.sender,
             carrier: self.carriers.get(held.recipient),
@@ -271,8 +306,8 @@ impl Scheduler {
         self.lanes.at_mut(lane).members += 1;
         self.counts.by_class[held.class as usize - 1] += 1;
         let slot = self.slab.insert(held, lane);
-        if ordering != 0 {
-            self.enter_key(tenant, ordering, id, slot);
+        if of.ordering != 0 {
+            self.enter_key(of, id, slot);
         } else if due_us > self.now_us {
             self.enter(slot);
         } else {
@@ -444,7 +479,7 @@ impl Scheduler {
         self.clear_timer(slot);
         let held = self.empty(slot);
         if held.ordering != 0 {
-            self.leave_key(held.tenant, held.ordering, held.id, out);
+            self.leave_key(Key::of(&held), held.id, out);
         }
         held
     }

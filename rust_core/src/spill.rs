@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 
 use crate::message::{Class, Held, flags};
+use crate::shards::ShardSet;
 
 /// What a stream that was away holds in memory at most: some seconds of the fastest sending, read back in pieces.
 const WINDOW_MESSAGES: usize = 16_384;
@@ -201,6 +202,18 @@ impl Spill {
         if state.away.replace((away.from, away.upto)).is_none() {
             self.away += 1;
         }
+    }
+
+    /// What these shards have in the store alone is another's to read back. Their messages must have left.
+    pub fn disown(&mut self, shards: ShardSet) {
+        let away = &mut self.away;
+        self.streams.retain(|stream, state| {
+            if !shards.has_campaign(stream.campaign) {
+                return true;
+            }
+            *away -= usize::from(state.away.take().is_some());
+            state.held > 0
+        });
     }
 
     /// True if anything may be in the store alone.

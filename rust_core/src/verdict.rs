@@ -131,6 +131,10 @@ verdicts! {
         "the subscriber read too slowly: resume from the cursor given";
     TooManyCalls = 64, "TOO_MANY_CALLS", ResourceExhausted,
         "too many calls or streams at once: retry after the stated delay";
+    Overloaded = 65, "OVERLOADED", ResourceExhausted,
+        "more comes in than is stored in time; this try stored nothing: retry after the stated delay";
+    BacklogTooLong = 66, "BACKLOG_TOO_LONG", ResourceExhausted,
+        "it would expire behind what waits; not stored: give it a longer validity, or retry after the stated delay";
 
     StoreUnavailable = 70, "STORE_UNAVAILABLE", Unavailable,
         "unknown whether stored: retry with the same request_id";

@@ -146,6 +146,13 @@ pub(crate) struct OrderingKeyOnly {
     pub ordering_key: String,
 }
 
+/// The one field of a [`Submission`] that the door asks for under pressure; the others are skipped, not copied.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ClassOnly {
+    #[prost(int32, tag = "7")]
+    pub message_class: i32,
+}
+
 /// The verdict on one submission.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SubmitResult {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use _core::admit::{
-    Admission, Call, CallKind, Existing, Limits, Refusal, Reply, RowError, admit, held_from_row,
+    Admission, Ahead, Bound, Call, CallKind, Door, Existing, Limits, Refusal, Reply, RowError,
+    admit, held_from_row, urgency,
 };
 use _core::consent::Consent;
 use _core::ids::{EPOCH_US, IdMint, message_name};
@@ -113,7 +114,7 @@ fn judged(calls: &[Call], registry: &Registry, consent: &Consent, room: usize) -
         &Limits::default(),
         &mut mint,
         NOW_US,
-        room,
+        Door::open(room),
     )
 }
 
@@ -1265,7 +1266,7 @@ fn a_stored_request_id_answers_as_the_first_time() {
         &Limits::default(),
         &mut mint,
         NOW_US + 9_000_000,
-        10,
+        Door::open(10),
     );
     again.resolve(&existing);
     let answers = results(&again);
@@ -1278,6 +1279,17 @@ fn a_stored_request_id_answers_as_the_first_time() {
         [(10, Verdict::Accepted, 1)],
         "a known answer is not counted again"
     );
+
+    again.take_back();
+    assert_eq!(
+        again.accepted().len(),
+        2,
+        "nobody knows what an undone transaction saw"
+    );
+    assert_ne!(results(&again)[0].message, results(&before)[0].message);
+    again.resolve(&existing);
+    again.refuse_all_open(Verdict::NotReady, "nothing was stored", 0);
+    assert_eq!(verdicts(&again), [Verdict::NotReady; 3]);
 
     let mut reused = group(&[other.clone(), fresh]);
     reused.resolve(&existing);
@@ -1528,4 +1540,204 @@ proptest! {
             prop_assert!(accepted.held.expires_us > accepted.held.due_us && accepted.held.due_us >= NOW_US);
         }
     }
+}
+
+// What the door lets through.
+
+/// A thousand submissions of each class, judged with this floor: how many of each class were told to come back.
+fn shed_by(floor: u8, kind: CallKind) -> [usize; 3] {
+    let registry = registry(vec![]);
+    Class::ALL.map(|class| {
+        let submissions: Vec<Bytes> = (0..1000)
+            .map(|number| Submission {
+                request_id: format!("r-{number}"),
+                message_class: class as i32,
+                ..plain()
+            })
+            .map(|submission| submission.encode_to_vec().into())
+            .collect();
+        let request = match kind {
+            CallKind::Stream => StreamMessagesRequest {
+                sequence: 1,
+                submissions,
+            }
+            .encode_to_vec(),
+            _ => SubmitMessagesRequest { submissions }.encode_to_vec(),
+        };
+        let mut mint = IdMint::new(1, 0).expect("a node");
+        let door = Door {
+            floor,
+            overloaded_retry_us: 1_000_000,
+            ..Door::open(1000)
+        };
+        let call = Call {
+            kind,
+            tenant: 1,
+            request: request.into(),
+        };
+        let admission = admit(
+            &[call],
+            &registry,
+            &Consent::default(),
+            &Limits::default(),
+            &mut mint,
+            NOW_US,
+            door,
+        );
+        let [Reply::Ok(bytes)] = &admission.replies()[..] else {
+            panic!("one answer")
+        };
+        let results = match kind {
+            CallKind::Stream => {
+                StreamMessagesResponse::decode(&bytes[..])
+                    .expect("a response")
+                    .results
+            }
+            _ => {
+                SubmitMessagesResponse::decode(&bytes[..])
+                    .expect("a response")
+                    .results
+            }
+        };
+        let shed: Vec<SubmitResult> = results
+            .into_iter()
+            .filter(|result| result.verdict == Verdict::Overloaded as i32)
+            .collect();
+        assert_eq!(admission.accepted().len() + shed.len(), 1000);
+        for result in &shed {
+            let delay = result.retry_delay.as_ref().expect("a delay");
+            let delay_us = delay.seconds * 1_000_000 + i64::from(delay.nanos) / 1000;
+            assert!((500_000..1_500_000).contains(&delay_us), "{delay_us} us");
+        }
+        shed.len()
+    })
+}
+
+#[test]
+fn of_a_stream_the_less_urgent_are_shed_first_and_little_by_little() {
+    assert_eq!(shed_by(0, CallKind::Stream), [0, 0, 0]);
+    let [critical, transactional, bulk] = shed_by(4, CallKind::Stream);
+    assert_eq!([critical, transactional], [0, 0]);
+    assert!((150..350).contains(&bulk), "a quarter, not {bulk} of 1,000");
+    let [critical, transactional, bulk] = shed_by(24, CallKind::Stream);
+    assert_eq!([critical, bulk], [0, 1000]);
+    assert!(
+        (400..600).contains(&transactional),
+        "half, not {transactional} of 1,000"
+    );
+    assert_eq!(shed_by(48, CallKind::Stream), [1000, 1000, 1000]);
+}
+
+#[test]
+fn of_a_call_that_was_let_in_whole_classes_are_shed() {
+    assert_eq!(shed_by(15, CallKind::Batch), [0, 0, 0]);
+    assert_eq!(shed_by(16, CallKind::Batch), [0, 0, 1000]);
+    assert_eq!(shed_by(47, CallKind::Batch), [0, 1000, 1000]);
+    assert_eq!(shed_by(48, CallKind::Batch), [1000, 1000, 1000]);
+}
+
+#[test]
+fn a_call_is_as_urgent_as_its_most_urgent_message() {
+    let of = |classes: &[i32]| {
+        let submissions: Vec<Submission> = classes
+            .iter()
+            .map(|&message_class| Submission {
+                message_class,
+                ..plain()
+            })
+            .collect();
+        urgency(CallKind::Batch, &batch_of(1, &submissions).request)
+    };
+    assert_eq!(of(&[3, 3]), 0);
+    assert_eq!(of(&[3, 0, 3]), 16, "unspecified is TRANSACTIONAL");
+    assert_eq!(of(&[3, 2, 1, 3]), 32);
+    assert_eq!(of(&[99]), 0);
+    assert_eq!(urgency(CallKind::Unary, &unary_of(1, &plain()).request), 16);
+    assert_eq!(urgency(CallKind::Batch, &Bytes::from_static(&[0xff])), 0);
+    assert_eq!(urgency(CallKind::Batch, &Bytes::new()), 0);
+}
+
+#[test]
+fn what_was_shed_is_not_asked_for_in_the_store() {
+    let mut mint = IdMint::new(1, 0).expect("a node");
+    let door = Door {
+        floor: 48,
+        overloaded_retry_us: 1_000_000,
+        ..Door::open(1000)
+    };
+    let admission = admit(
+        &[batch_of(1, &[plain()])],
+        &registry(vec![]),
+        &Consent::default(),
+        &Limits::default(),
+        &mut mint,
+        NOW_US,
+        door,
+    );
+    assert!(admission.lookups().is_empty());
+}
+
+struct Line(i64);
+
+impl Ahead for Line {
+    fn wait_at_least_us(&self, bound: &Bound) -> i64 {
+        assert_eq!(
+            (bound.tenant, bound.campaign, bound.recipient),
+            (1, 10, RECIPIENT)
+        );
+        self.0
+    }
+}
+
+fn behind(line: &Line, submission: &Submission) -> SubmitResult {
+    let mut mint = IdMint::new(1, 0).expect("a node");
+    let door = Door {
+        ahead: line,
+        ..Door::open(1000)
+    };
+    let admission = admit(
+        &[batch_of(1, std::slice::from_ref(submission))],
+        &registry(vec![]),
+        &Consent::default(),
+        &Limits::default(),
+        &mut mint,
+        NOW_US,
+        door,
+    );
+    assert_eq!(
+        admission.lookups(),
+        [(1, "r-1")],
+        "it may have been accepted earlier"
+    );
+    results(&admission).remove(0)
+}
+
+#[test]
+fn what_would_expire_in_line_is_refused_at_the_door() {
+    let submission = Submission {
+        validity: Some(Duration {
+            seconds: 60,
+            nanos: 0,
+        }),
+        ..plain()
+    };
+    assert_eq!(
+        behind(&Line(60_000_000), &submission).verdict,
+        Verdict::Accepted as i32
+    );
+    let refused = behind(&Line(75_000_000), &submission);
+    assert_eq!(refused.verdict, Verdict::BacklogTooLong as i32);
+    let delay = refused.retry_delay.expect("a delay");
+    assert_eq!((delay.seconds, delay.nanos), (15, 0), "when it would fit");
+    let scheduled = Submission {
+        schedule_time: Some(Timestamp {
+            seconds: NOW_SECONDS + 3600,
+            nanos: 0,
+        }),
+        ..submission
+    };
+    assert_eq!(
+        behind(&Line(75_000_000), &scheduled).verdict,
+        Verdict::Accepted as i32
+    );
 }

@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 
-use _core::admit::{Accepted, Call, CallKind, Limits, admit};
+use _core::admit::{Accepted, Call, CallKind, Door, Limits, admit};
 use _core::consent::Consent;
 use _core::ids::{EPOCH_US, IdMint};
 use _core::message::{Class, Held, Kind};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Registry, Tenant};
 use _core::render::{
-    IDS_MAX, Intent, RenderError, STATEMENT_BYTES_MAX, Statement, insert_bodies, insert_events,
-    insert_messages, insert_request_ids, select_closed_gates, select_intended, select_rows,
-    update_intents, update_messages, update_quiet,
+    IDS_MAX, Intent, RenderError, STATEMENT_BYTES_MAX, Statement, Value as Given, insert_bodies,
+    insert_messages, insert_request_ids, insert_rows, select_closed_gates, select_intended,
+    select_rows, update_intents, update_messages, update_quiet,
 };
 use _core::settle::{Row, Told};
+use _core::shards::{Epochs, SHARDS};
 use _core::state::{Reason, State};
 use _core::view::history_entry;
 use _core::wire::{Submission, SubmitMessageRequest};
@@ -23,13 +24,25 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 const NOW_US: i64 = EPOCH_US + 86_400_000_000;
-const INTENT: Intent = Intent {
-    now_us: NOW_US,
-    due_us: NOW_US + 15_000_000,
-    epoch: u64::MAX,
-    provider: 3,
-    recipe: 7,
-};
+
+fn intent(epochs: Epochs) -> Intent {
+    Intent {
+        now_us: NOW_US,
+        due_us: NOW_US + 15_000_000,
+        epochs,
+        provider: 3,
+        recipe: 7,
+    }
+}
+
+/// Every shard under an epoch of its own: the largest, and smaller ones.
+fn epoch_each() -> Epochs {
+    let mut epochs = Epochs::all(0);
+    for shard in 0..SHARDS {
+        epochs.own(shard, u64::MAX >> shard);
+    }
+    epochs
+}
 
 // ------------------------------------------------------------------------------------------- what the statements say
 
@@ -152,7 +165,15 @@ impl<'a> Parser<'a> {
     fn expression(&mut self) -> Value {
         if self.takes("CAST(") {
             let value = self.expression();
-            self.expect(" AS SIGNED)");
+            if self.takes(" AS UNSIGNED)") {
+                let Value::Integer(0..) = value else {
+                    panic!("{value:?} has a sign, or is none");
+                };
+            } else {
+                self.expect(" AS SIGNED)");
+                let fits = matches!(value, Value::Integer(number) if i64::try_from(number).is_ok());
+                assert!(fits, "{value:?} has no sign, or is none");
+            }
             return value;
         }
         if self.takes("ELT(INTERVAL(id, ") {
@@ -184,8 +205,34 @@ impl<'a> Parser<'a> {
     }
 }
 
+/// Rows of the event log, positions from 1 on.
+fn insert_events(
+    rows: &[(u32, Vec<u8>)],
+    at_us: i64,
+    statement_bytes_max: usize,
+) -> Result<Vec<Statement>, RenderError> {
+    let given: Vec<Vec<Given>> = (1..)
+        .zip(rows)
+        .map(|(position, (tenant, events))| {
+            vec![
+                Given::Integer(i128::from(*tenant % 16)),
+                Given::Integer(position),
+                Given::Integer((*tenant).into()),
+                Given::Integer(at_us.into()),
+                Given::Blob(events.clone()),
+            ]
+        })
+        .collect();
+    let head = "INSERT INTO events (slot, position, tenant, at_us, events) VALUES ";
+    insert_rows(head, &given, "", statement_bytes_max)
+}
+
 /// The rows that the statements of an insert hold, in order.
 fn inserted(statements: &[Statement], head: &str) -> Vec<Vec<Value>> {
+    inserted_with(statements, head, "")
+}
+
+fn inserted_with(statements: &[Statement], head: &str, tail: &str) -> Vec<Vec<Value>> {
     let mut all = Vec::new();
     for statement in statements {
         let mut parser = Parser::new(statement, 0);
@@ -199,7 +246,7 @@ fn inserted(statements: &[Statement], head: &str) -> Vec<Vec<Value>> {
                 break;
             }
         }
-        assert_eq!(parser.rest, "");
+        assert_eq!(parser.rest, tail);
         assert_eq!(all.len() - before, statement.rows);
     }
     all
@@ -287,7 +334,7 @@ static ACCEPTED: LazyLock<Accepted> = LazyLock::new(|| {
         &Limits::default(),
         &mut mint,
         NOW_US,
-        1000,
+        Door::open(1000),
     );
     admission.accepted().first().expect("accepted").clone()
 });
@@ -497,7 +544,8 @@ proptest! {
         prop_assert_eq!(inserted(&bodies, "INSERT INTO bodies (id, record)"), expected);
         rows.retain(|row| row.request_id.is_some());
         rows.sort_by_key(|row| (row.held.tenant, row.request_id.clone()));
-        let found = inserted(&requests, "INSERT INTO request_ids (tenant, request_id, id, content_hash)");
+        let columns = "INSERT INTO request_ids (tenant, request_id, id, content_hash)";
+        let found = inserted_with(&requests, columns, " ON DUPLICATE KEY UPDATE tenant = tenant");
         let keys = |row: &Accepted| vec![integer(row.held.tenant), text(row.request_id.as_deref().expect("an id"))];
         prop_assert_eq!(
             found.iter().map(|row| row[..2].to_vec()).collect::<Vec<_>>(),
@@ -516,9 +564,30 @@ proptest! {
     ) {
         let statements = insert_events(&rows, at_us, bound).expect("short rows");
         check_bytes(&statements, bound);
-        let expected: Vec<Vec<Value>> =
-            rows.iter().map(|(tenant, events)| vec![integer(*tenant), integer(at_us), blob(events)]).collect();
-        prop_assert_eq!(inserted(&statements, "INSERT INTO events (tenant, at_us, events)"), expected);
+        let expected: Vec<Vec<Value>> = rows.iter().zip(1..).map(|((tenant, events), position)| {
+            vec![integer(*tenant % 16), integer(position), integer(*tenant), integer(at_us), blob(events)]
+        }).collect();
+        let columns = "INSERT INTO events (slot, position, tenant, at_us, events)";
+        prop_assert_eq!(inserted(&statements, columns), expected);
+    }
+
+    #[test]
+    fn rows_of_any_kind_are_read_back(
+        rows in prop::collection::vec((any::<i64>(), any::<u64>(), nasty(), bytes(), any::<bool>()), 0..30),
+        bound in 10_000..20_000_usize,
+    ) {
+        let given: Vec<Vec<Given>> = rows.iter().map(|(signed, unsigned, text, blob, null)| vec![
+            Given::Integer((*signed).into()),
+            Given::Integer((*unsigned).into()),
+            if *null { Given::Null } else { Given::Text(text.clone()) },
+            Given::Blob(blob.clone()),
+        ]).collect();
+        let statements = insert_rows("REPLACE INTO t VALUES ", &given, " AS tail", bound).expect("short rows");
+        check_bytes(&statements, bound);
+        let expected: Vec<Vec<Value>> = rows.iter().map(|(signed, unsigned, words, bytes, null)| vec![
+            integer(*signed), integer(*unsigned), if *null { Value::Null } else { text(words) }, blob(bytes),
+        ]).collect();
+        prop_assert_eq!(inserted_with(&statements, "REPLACE INTO t", " AS tail"), expected);
     }
 
     #[test]
@@ -588,24 +657,28 @@ proptest! {
 
     #[test]
     fn an_intent_is_guarded_by_what_its_row_was(
-        ids in ids(), like in prop::collection::vec((0..u16::MAX, 1..4_u16, any::<u32>(), 0..3_u32), 40),
-        bound in 3000..9000_usize,
+        ids in ids(),
+        like in prop::collection::vec((0..u16::MAX, 1..4_u16, any::<u32>(), 0..3_u32, any::<u32>()), 40),
+        shards in 1..=SHARDS, bound in 3000..9000_usize,
     ) {
-        let rows: Vec<Held> = ids.iter().zip(&like).map(|(&id, &(attempt, generation, seq, recipe))| {
-            Held { attempt, generation, seq, recipe, ..held(id) }
+        let intent = intent(epoch_each());
+        let rows: Vec<Held> = ids.iter().zip(&like).map(|(&id, &(attempt, generation, seq, recipe, campaign))| {
+            Held { attempt, generation, seq, recipe, campaign: campaign % shards, ..held(id) }
         }).collect();
-        let statements = update_intents(&rows, &INTENT, bound).expect("short rows");
+        let statements = update_intents(&rows, &intent, bound).expect("short rows");
         check_bytes(&statements, bound);
         prop_assert_eq!(listed(&statements, "WHERE id IN ("), sorted(ids));
         for row in &rows {
             let mut parser = Parser::new(about(&statements, row.id), row.id);
             parser.expect("UPDATE messages FORCE INDEX (PRIMARY) SET state = 2, reason = 3, code = _utf8mb4 x'', ");
-            parser.expect("seq = seq + 1, attempt = attempt + 1, started_us = ");
+            parser.expect("seq = seq + 1, attempt = LEAST(attempt + 1, 65535), started_us = ");
             prop_assert_eq!(parser.literal(), integer(NOW_US));
-            parser.expect(", epoch = 18446744073709551615, provider = 3, recipe = ");
+            parser.expect(", epoch = ");
+            prop_assert_eq!(parser.expression(), integer(u64::MAX >> row.campaign));
+            parser.expect(", provider = 3, recipe = ");
             prop_assert_eq!(parser.expression(), integer(if row.recipe == 0 { 7 } else { row.recipe }));
             parser.expect(", due_us = ");
-            prop_assert_eq!(parser.literal(), integer(INTENT.due_us));
+            prop_assert_eq!(parser.literal(), integer(intent.due_us));
             parser.expect(", updated_us = ");
             prop_assert_eq!(parser.literal(), integer(NOW_US));
             parser.expect(", history = CONCAT(history, ");
@@ -632,9 +705,10 @@ proptest! {
     ) {
         let mut expected = sorted(ids.iter().copied());
         expected.dedup();
+        let attempts: Vec<(u64, u64)> = expected.iter().map(|&id| (id, id % 64)).collect();
         for statements in [
             select_rows(&ids, bound),
-            select_intended(&ids, NOW_US, 4, bound),
+            select_intended(&attempts, NOW_US, bound),
             select_closed_gates(&ids, NOW_US, bound),
         ] {
             let statements = statements.expect("short ids");
@@ -653,7 +727,7 @@ fn a_batch_without_rows_makes_no_statement() {
     assert_eq!(insert_bodies(&[], 1), none);
     assert_eq!(insert_request_ids(&[], 1), none);
     assert_eq!(insert_events(&[], NOW_US, 1), none);
-    assert_eq!(update_intents(&[], &INTENT, 1), none);
+    assert_eq!(update_intents(&[], &intent(Epochs::all(1)), 1), none);
     assert_eq!(update_messages(&[], 1), none);
     assert_eq!(update_quiet(&[], 1), none);
     assert_eq!(select_rows(&[], 1), none);
@@ -714,7 +788,11 @@ fn a_row_that_alone_is_too_long_is_named_by_its_place() {
 fn two_changes_of_one_message_in_a_batch_are_refused() {
     let twice = Err(RenderError::RepeatedId { id: 7 });
     assert_eq!(
-        update_intents(&[held(7), held(8), held(7)], &INTENT, STATEMENT_BYTES_MAX),
+        update_intents(
+            &[held(7), held(8), held(7)],
+            &intent(Epochs::all(1)),
+            STATEMENT_BYTES_MAX
+        ),
         twice
     );
     let update = |id| (row(id), 2, vec![told(&row(id))]);
@@ -749,10 +827,29 @@ fn golden_accepted() -> Vec<Accepted> {
     rows
 }
 
+/// What is asked of these attempts.
+fn asked(rows: &[Held], intent: &Intent) -> Vec<(u64, u64)> {
+    rows.iter()
+        .map(|row| (row.id, intent.epochs.of_campaign(row.campaign)))
+        .collect()
+}
+
 /// One small batch of each kind, in an order in which a store with the right tables can run them.
 fn golden_statements() -> BTreeMap<&'static str, Vec<Statement>> {
     let bound = STATEMENT_BYTES_MAX;
-    let intent = Intent { epoch: 4, ..INTENT };
+    let intent = intent(Epochs::all(4));
+    let of_shards = Intent {
+        epochs: epoch_each(),
+        ..intent.clone()
+    };
+    let in_shards = |shards: u32| -> Vec<Held> {
+        (201..=209)
+            .map(|id| Held {
+                campaign: u32::try_from(id).expect("small") % shards,
+                ..held(id)
+            })
+            .collect()
+    };
     let accepted = golden_accepted();
     let ids: Vec<u64> = accepted.iter().map(|row| row.held.id).collect();
     let mut intents: Vec<Held> = accepted.iter().map(|row| row.held.clone()).collect();
@@ -796,7 +893,7 @@ fn golden_statements() -> BTreeMap<&'static str, Vec<Statement>> {
         ),
         (
             "06 select_intended",
-            select_intended(&ids, NOW_US, intent.epoch, bound),
+            select_intended(&asked(&intents, &intent), NOW_US, bound),
         ),
         (
             "07 select_closed_gates",
@@ -809,6 +906,22 @@ fn golden_statements() -> BTreeMap<&'static str, Vec<Statement>> {
             update_messages(&many, bound),
         ),
         ("11 update_quiet", update_quiet(&quiet, bound)),
+        (
+            "12 update_intents, two shards",
+            update_intents(&in_shards(2), &of_shards, bound),
+        ),
+        (
+            "13 update_intents, many shards",
+            update_intents(&in_shards(9), &of_shards, bound),
+        ),
+        (
+            "14 select_intended, two shards",
+            select_intended(&asked(&in_shards(2), &of_shards), NOW_US, bound),
+        ),
+        (
+            "15 select_intended, many shards",
+            select_intended(&asked(&in_shards(9), &of_shards), NOW_US, bound),
+        ),
     ]
     .into_iter()
     .map(|(name, statements)| (name, statements.expect("short rows")))

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use _core::admit::{Ahead as _, Bound};
 use _core::message::{Carrier, Class, Held, Kind, Micros, flags};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Quota, Registry, Scope, Tenant, Unit};
 use _core::schedule::{Config, ParkKind, Popped, Scheduler};
 use _core::settle::Fate;
+use _core::shards::{ShardSet, shard_of};
 use proptest::prelude::*;
 
 const SECOND_US: i64 = 1_000_000;
@@ -137,6 +139,11 @@ enum Step {
     Hold {
         pick: usize,
     },
+    /// A campaign's shard goes to another node, and comes back later.
+    HandOver {
+        campaign: usize,
+        away_us: i64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -155,6 +162,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0_usize..4, 0_i64..6, any::<bool>(), 0_i64..5_000_000)
             .prop_map(|(campaign, carrier, cap, for_us)| Step::Park { campaign, carrier, cap, for_us }),
         1 => pick.prop_map(|pick| Step::Hold { pick }),
+        2 => (0_usize..4, 0_i64..2_000_000)
+            .prop_map(|(campaign, away_us)| Step::HandOver { campaign, away_us }),
     ]
 }
 
@@ -575,12 +584,30 @@ impl Model {
                     self.held_keys
                         .insert((message.tenant, message.ordering, id));
                     self.scheduler
-                        .hold_key(message.tenant, message.ordering, id);
+                        .hold_key(message.tenant, message.campaign, message.ordering, id);
                     self.out.insert(id, Held { id, ..message });
                 }
             }
+            Step::HandOver { campaign, away_us } => self.hand_over(CAMPAIGNS[campaign], away_us),
             _ => unreachable!("handled before"),
         }
+    }
+
+    /// All of the shard leaves, and its keys with it; the same comes back.
+    fn hand_over(&mut self, campaign: u32, away_us: i64) {
+        let shard = ShardSet::of(&[shard_of(campaign)]).expect("a shard");
+        let of = |held: &&Held| held.campaign == campaign;
+        let waiting: Vec<Held> = self.waiting.values().filter(of).cloned().collect();
+        let left = self.scheduler.disown(shard);
+        assert_eq!(left, waiting);
+        let out = &self.out;
+        let is_other = |id: &u64| out.get(id).is_none_or(|held| held.campaign != campaign);
+        self.held_keys.retain(|(_, _, id)| is_other(id));
+        assert_eq!(self.scheduler.len() + left.len(), self.waiting.len());
+        assert!(self.scheduler.disown(shard).is_empty());
+        self.now += away_us;
+        self.scheduler.own(shard, self.now);
+        assert_eq!(self.scheduler.push(left, START_US + self.now), []);
     }
 
     /// Everything that can go goes, woken by nothing but the scheduler's own word.
@@ -950,7 +977,7 @@ fn an_ordering_key_waits_for_its_first_even_if_that_is_scheduled() {
     push(&mut scheduler, vec![of(2, Class::Critical)]);
     assert_eq!(ids(&pop(&mut scheduler, at, 10).ready), [2]);
     scheduler.ordering_released(2);
-    scheduler.hold_key(1, 77, 2);
+    scheduler.hold_key(1, 10, 77, 2);
     assert_eq!(pop(&mut scheduler, at, 10).ready, []);
     scheduler.ordering_released(2);
     assert_eq!(ids(&pop(&mut scheduler, at, 10).ready), [3]);
@@ -1426,4 +1453,96 @@ fn each_of_many_attempts_gives_its_reservation_back() {
         scheduler.settled(id, Fate::NotTaken);
     }
     assert_eq!(scheduler.ledger_changes(), [(1, 20, 0, 0), (2, 20, 0, 0)]);
+}
+
+/// Where `held(_, campaign)` would wait.
+fn bound_of(id: u64, campaign: u32) -> Bound {
+    let held = held(id, campaign);
+    Bound {
+        tenant: held.tenant,
+        campaign,
+        sender: held.sender,
+        recipient: held.recipient,
+        class: held.class,
+        kind: held.kind,
+    }
+}
+
+/// When the message with this id leaves, with a pop every 10 ms.
+fn leaves_us(scheduler: &mut Scheduler, id: u64) -> i64 {
+    for after_us in (0..4_000 * SECOND_US).step_by(10_000) {
+        if ids(&pop(scheduler, after_us, 1000).ready).contains(&id) {
+            return after_us;
+        }
+    }
+    panic!("it never leaves")
+}
+
+#[test]
+fn what_stands_in_line_says_how_long_at_least() {
+    // Ten in ten seconds by campaign; a hundred by tenant.
+    let quotas = vec![
+        quota(1, Scope::Campaign, 10, 10, 5),
+        quota(2, Scope::Tenant, 1, 100, 5),
+    ];
+    let mut scheduler = scheduler(quotas);
+    assert_eq!(scheduler.wait_at_least_us(&bound_of(1, 10)), 0);
+    push(&mut scheduler, (1..=95).map(|id| held(id, 10)).collect());
+    // Ninety behind a burst of five, at five in ten seconds.
+    assert_eq!(
+        scheduler.wait_at_least_us(&bound_of(96, 10)),
+        180 * SECOND_US
+    );
+    // The tenant's limit lets another campaign's through: its line is empty.
+    assert_eq!(scheduler.wait_at_least_us(&bound_of(96, 11)), 0);
+    let bulk = Bound {
+        class: Class::Bulk,
+        ..bound_of(96, 10)
+    };
+    assert_eq!(scheduler.wait_at_least_us(&bulk), 0, "a line of its own");
+}
+
+#[test]
+fn a_day_passes_its_cap_and_what_may_come_back_says_nothing() {
+    let mut scheduler = scheduler(vec![day_quota(1, Carrier::TMobile, 10)]);
+    push(&mut scheduler, (1..=35).map(|id| held(id, 10)).collect());
+    // To carriers that are not known: the reservation may be given back.
+    assert_eq!(scheduler.wait_at_least_us(&bound_of(36, 10)), 0);
+    let mut scheduler = self::scheduler(vec![day_quota(1, Carrier::TMobile, 10)]);
+    for recipient in 0..100 {
+        scheduler.learn(13_035_550_100 + recipient, Carrier::TMobile);
+    }
+    push(&mut scheduler, (1..=35).map(|id| held(id, 10)).collect());
+    // Three days' worth stands before it, and around the first midnight two days' worth may go.
+    let days_us = 2 * 23 * 3600 * SECOND_US;
+    assert_eq!(scheduler.wait_at_least_us(&bound_of(36, 10)), days_us);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn no_message_leaves_before_what_was_said(
+        waiting in 0_u64..120, amount in 1_u64..40, burst in 1_u64..40, number_amount in 1_u64..40,
+    ) {
+        let quotas = vec![
+            quota(1, Scope::Campaign, 10, amount, burst.min(amount)),
+            quota(2, Scope::Number, held(1, 10).sender, number_amount, 1),
+        ];
+        let mut scheduler = scheduler(quotas);
+        push(&mut scheduler, (1..=waiting).map(|id| held(id, 10)).collect());
+        let least_us = scheduler.wait_at_least_us(&bound_of(waiting + 1, 10));
+        push(&mut scheduler, vec![held(waiting + 1, 10)]);
+        let left_us = leaves_us(&mut scheduler, waiting + 1);
+        prop_assert!(left_us >= least_us, "left after {left_us} us, at least {least_us} said");
+        // What may be missing: the buckets start empty, each may keep a token of the other's waiting, and where one at a
+        // time passes, each waits for the next pop.
+        let tokens_us = [(amount, burst.min(amount)), (number_amount, 1)].map(|(amount, burst)| {
+            let (burst, rate) = (burst.min(amount - 1).max(1), amount.saturating_sub(burst).max(1));
+            i64::try_from((burst + 1) * 10_000_000 / rate).unwrap_or(0)
+        });
+        let pops_us = 10_000 * (i64::try_from(waiting).unwrap_or(0) + 2);
+        let most_us = least_us + tokens_us[0] + tokens_us[1] + pops_us;
+        prop_assert!(left_us <= most_us, "left after {left_us} us, {least_us} said");
+    }
 }

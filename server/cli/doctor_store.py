@@ -24,7 +24,7 @@ from engine.stores.connection import (
 )
 from engine.stores.last_run import refuse_if_gone, refuse_if_older
 from engine.stores.wal import refuse_if_damaged
-from server.cli import store
+from server.cli import server_store, store
 from server.cli.finding import Finding, Level
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ FREE_MIB_MIN: Final = 512
 
 def check_store(settings: Settings) -> Generator[Finding, None, bool]:
     """Findings about the store; returns whether another process holds it."""
+    if not settings.store_is_embedded:
+        held = yield from server_store.check_store(settings)
+        yield _secret_file(settings, needed=True)
+        return held
     path = settings.store_file
     yield _library()
     yield from _disk(settings)

@@ -5,7 +5,7 @@ It prints nothing. Only expected failures come here; anything else is a bug and 
 
 from typing import Final
 
-from engine.errors import ConfigError, StoreBroken, StoreLocked, StoreTooNew
+from engine.errors import ConfigError, StoreBehind, StoreBroken, StoreLocked, StoreTooNew
 from longwave.client import (
     ClientClosed,
     CursorExpired,
@@ -25,7 +25,7 @@ EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 """Ended by Ctrl-C or SIGTERM before it was done."""
 
-EXPECTED: Final = (LongwaveError, InsecureAddressError, ConfigError, StoreLocked, StoreTooNew, StoreBroken)
+EXPECTED: Final = (LongwaveError, InsecureAddressError, ConfigError, StoreBehind, StoreLocked, StoreTooNew, StoreBroken)
 
 
 class CliFailure(Exception):  # noqa: N818 - the name says what happened
@@ -46,7 +46,7 @@ def failure_of(error: BaseException) -> CliFailure:
     """The failure that an expected exception means. Each of `EXPECTED` has its own sentence and advice."""
     if isinstance(error, ConfigError):
         return usage("\n".join(error.problems))
-    if isinstance(error, StoreLocked | StoreTooNew | StoreBroken | InsecureAddressError):
+    if isinstance(error, StoreBehind | StoreLocked | StoreTooNew | StoreBroken | InsecureAddressError):
         return usage(str(error))
     if isinstance(error, LongwaveError):
         return CliFailure(f"{error}{advice(error)}")

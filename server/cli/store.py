@@ -1,6 +1,7 @@
-"""`longwave bootstrap` and `longwave migrate`: make the embedded store and its first key, bring its schema up to date.
+"""`longwave bootstrap` and `longwave migrate`: make the store and its first key, bring its schema up to date.
 
-It works on a store that nothing serves: both take the store's lock. Serving is `serve.py`'s.
+It works on a store that nothing serves: both take the store's lock. Serving is `serve.py`'s; a store on a server is
+`server_store.py`'s.
 
 Invariants: a key is committed before it is shown, and shown once; a secret file is made only for a store without keys.
 """
@@ -21,7 +22,7 @@ from engine.secrets import open_secrets
 from engine.stores import migrate as schema
 from engine.stores.connection import Connection, StoreLock, engine_over, open_reader
 from engine.stores.wal import open_recovered
-from server.cli import output
+from server.cli import output, server_store
 from server.cli.failure import EXIT_FAILED, CliFailure, usage
 from server.cli.output import Json
 
@@ -34,7 +35,8 @@ class Bootstrapped:
 
     key: str
     """The admin key: a secret, shown once."""
-    store: Path
+    store: str
+    """Its file, or where it is on its server."""
     secret_file: Path
 
 
@@ -60,6 +62,9 @@ def make_store(settings: Settings) -> Bootstrapped | None:
 
     Raises ConfigError, StoreLocked, StoreTooNew, StoreBroken and OSError.
     """
+    if not settings.store_is_embedded:
+        key = server_store.make_key(settings)
+        return None if key is None else Bootstrapped(key, settings.store_url, settings.secrets_path)
     path = settings.store_file
     now_us = Clock().now_us()
     with _held(path) as connection:
@@ -77,13 +82,13 @@ def make_store(settings: Settings) -> Bootstrapped | None:
                 expire_us=None,
                 now_us=now_us,
             )
-    return Bootstrapped(token.text, path, settings.secrets_path)
+    return Bootstrapped(token.text, str(path), settings.secrets_path)
 
 
 def announce(made: Bootstrapped, *, as_json: bool = False) -> None:
     """Show the key; nothing shows it again."""
     if as_json:
-        output.json_line({"api_key": made.key, "store": str(made.store), "secret_file": str(made.secret_file)})
+        output.json_line({"api_key": made.key, "store": made.store, "secret_file": str(made.secret_file)})
         return
     output.say(f"made {made.store} and {made.secret_file}: back both up together, neither is of use alone")
     output.line(f"export LONGWAVE_API_KEY={made.key}")
@@ -93,10 +98,11 @@ def announce(made: Bootstrapped, *, as_json: bool = False) -> None:
 def bootstrap(*, as_json: Json = False) -> None:
     """Make the store, its secret file and one admin key, which is printed once."""
     settings = load_settings()
-    with explained(settings.store_file):
+    name = str(settings.store_file) if settings.store_is_embedded else settings.store_url
+    with explained(name):
         made = make_store(settings)
     if made is None:
-        raise CliFailure(f"{settings.store_file} has an admin key already, shown when it was made\n{HOW_TO_ADD_A_KEY}")
+        raise CliFailure(f"{name} has an admin key already, shown when it was made\n{HOW_TO_ADD_A_KEY}")
     announce(made, as_json=as_json)
 
 
@@ -105,21 +111,57 @@ def migrate(
     check: Annotated[
         bool, typer.Option("--check", help="Only say what is missing; exit code 1 when anything is.")
     ] = False,
+    contract: Annotated[
+        bool,
+        typer.Option("--contract", help="On a server: also apply what older versions of longwave cannot work beside."),
+    ] = False,
+    without_backup: Annotated[
+        bool, typer.Option("--without-backup", help="On a server: make no backup, because there is one.")
+    ] = False,
+    wait_s: Annotated[
+        float, typer.Option("--wait-s", min=0, help="On a server: seconds to wait for another migration to end.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Bring the store's schema up to date, with a backup first; a newer store is refused."""
-    path = load_settings().store_file
+    """Bring the store's schema up to date, with a backup first; a newer store is refused.
+
+    A store on a server may be served meanwhile: docs/operations/UPGRADE.md.
+    """
+    settings = load_settings()
+    if not settings.store_is_embedded:
+        _migrate_on_server(
+            settings, check=check, contract=contract, has_backup=without_backup, wait_s=wait_s, as_json=as_json
+        )
+        return
+    if contract or without_backup or wait_s:
+        raise usage("--contract, --without-backup and --wait-s are for a store on a server; leave them out for a file")
+    path = settings.store_file
     if not exists(path):
         raise usage(f"there is no store at {path}\nmake one with `longwave bootstrap`, or set LONGWAVE_STORE_URL")
-    with explained(path):
+    with explained(str(path)):
         if check:
             absent = missing(path)
-            _report({"missing": list(absent)}, f"missing: {', '.join(absent) or 'nothing'}", as_json=as_json)
-            if absent:
-                raise typer.Exit(EXIT_FAILED)
+            _report_missing(absent, as_json=as_json)
             return
         applied = schema.migrate_store(path, now_us=Clock().now_us(), progress=output.say)
     _report({"applied": applied}, f"applied: {', '.join(applied) or 'nothing'}", as_json=as_json)
+
+
+def _migrate_on_server(
+    settings: Settings, *, check: bool, contract: bool, has_backup: bool, wait_s: float, as_json: bool
+) -> None:
+    if check:
+        _report_missing(server_store.missing(settings), as_json=as_json)
+        return
+    done = server_store.migrate_store(settings, contract=contract, has_backup=has_backup, wait_s=wait_s)
+    values = {"applied": done.applied, "backup": [done.backup] if done.backup else []}
+    _report(values, f"applied: {', '.join(done.applied) or 'nothing'}", as_json=as_json)
+
+
+def _report_missing(absent: tuple[str, ...], *, as_json: bool) -> None:
+    _report({"missing": list(absent)}, f"missing: {', '.join(absent) or 'nothing'}", as_json=as_json)
+    if absent:
+        raise typer.Exit(EXIT_FAILED)
 
 
 def missing(path: Path) -> tuple[str, ...]:
@@ -152,7 +194,7 @@ def _held(path: Path) -> Iterator[Connection]:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: str) -> Iterator[None]:
     """Turn what the file system says about the store's place into a failure with advice."""
     try:
         yield

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.benchmarks import accept_batches, accept_sdk, accept_unary, delivery, raw_insert, restart, urgent
+from loadtest.benchmarks import (
+    accept_batches,
+    accept_batches_mysql,
+    accept_sdk,
+    accept_unary,
+    delivery,
+    raw_insert,
+    restart,
+    urgent,
+)
 from loadtest.benchmarks.callers import call_all, run_loop
 from loadtest.benchmarks.children import HOST, child, clean_environment, module_command
 from loadtest.benchmarks.echo_server import METHOD
@@ -100,13 +109,14 @@ def test_the_raw_insert_writes_what_the_engine_wrote(made: Path, tmp_path: Path)
     ("measure", "ratios", "figures"),
     [
         (accept_batches.measure, 2, 10),
+        (accept_batches_mysql.measure, 2, 10),
         (accept_unary.measure, 1, 11),
         (accept_sdk.measure, 0, 3),
         (delivery.measure, 0, 6),
         (urgent.measure, 0, 4),
         (restart.measure, 0, 4),
     ],
-    ids=["accept_batches", "accept_unary", "accept_sdk", "delivery", "urgent", "restart"],
+    ids=["accept_batches", "accept_batches_mysql", "accept_unary", "accept_sdk", "delivery", "urgent", "restart"],
 )
 def test_each_measurement_fills_the_sheet_and_leaves_nothing(
     made: Path, measure: object, ratios: int, figures: int

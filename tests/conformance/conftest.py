@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.conformance.canned_provider import Answer, CannedProvider
-from tests.corridor.conftest import StartEngine, empty_store, start_engine
+from tests.corridor.conftest import StartEngine, empty_store, new_store_url, start_engine, store_kind
 
-__all__ = ["StartEngine", "canned_telnyx", "empty_store", "start_engine"]
+__all__ = ["StartEngine", "canned_telnyx", "empty_store", "new_store_url", "start_engine", "store_kind"]
 
 
 @pytest.fixture

@@ -17,9 +17,13 @@ from engine.registry import campaigns, tenants
 from engine.registry.records import OnUnknown
 from engine.registry.snapshot import ensure_provider, snapshot
 from engine.stores.embedded import EmbeddedStore
+from engine.stores.mysql.address import parse
+from engine.stores.mysql.pool import Limits
+from engine.stores.mysql.store import MySQLStore, Place
 from engine.stores.store import Callbacks, Intent, Store, Written
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.engine_fixture import CAMPAIGN, SENDER, TENANT, US, submission
+from tests.servers.mariadb import PASSWORD
 
 HOUR_US: Final = 3600 * US
 POLICY: Final = {
@@ -33,26 +37,37 @@ POLICY: Final = {
     "key_window_us": 23 * HOUR_US,
 }
 
-# Makes a store over what is kept at a place; called again with the same place it finds what was stored there.
-KINDS: Final[dict[str, Callable[[Path], Store]]] = {
-    "embedded": lambda folder: EmbeddedStore(folder / "longwave.db", Clock(), reserve_bytes=0, group_weight_max=5000),
-}
+
+def _embedded(folder: Path, _database_url: str) -> Store:
+    return EmbeddedStore(folder / "longwave.db", Clock(), reserve_bytes=0, group_weight_max=5000)
+
+
+def _mysql(_folder: Path, database_url: str) -> Store:
+    place = Place(parse(database_url, PASSWORD, None), None, Limits(size_min=1), "D1")
+    return MySQLStore(place, Clock(), group_weight_max=5000)
+
+
+# Makes a store over what is kept at a place (a folder, or a database of the tests' server); called again with the same
+# place it finds what was stored there.
+KINDS: Final[dict[str, Callable[[Path, str], Store]]] = {"embedded": _embedded, "mysql": _mysql}
+ON_SERVER: Final = {"mysql"}
 
 
 class House:
     """One store, opened, and the core's objects that its verbs take."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
+    def __init__(self, kind: str, folder: Path, database_url: str = "") -> None:
         """Nothing is opened before `open`."""
         self._make = KINDS[kind]
         self._folder = folder
+        self._database_url = database_url
         self.clock = Clock()
         self.told: list[Any] = []
         self.store = self.another()
 
     def another(self) -> Store:
         """A store over the same place, not opened."""
-        return self._make(self._folder)
+        return self._make(self._folder, self._database_url)
 
     def callbacks(self) -> Callbacks:
         """They note what they are told."""
@@ -61,7 +76,9 @@ class House:
     async def open(self) -> None:
         """Open it, become its owner, and take over what it holds of the registry; the first time, make the sample."""
         await self.store.open(self.callbacks())
-        self.epoch, self.last_id = await self.store.begin_run()
+        run = await self.store.begin_run()
+        assert run is not None
+        self.epoch, self.last_id = run
         self.tenant, self.other = await self.store.run_control(_sample)
         self.provider = await self.store.run_control(lambda control: ensure_provider(control, "telnyx"))
         self.registry = registry_of(await self.store.run_control(snapshot))

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from engine import _core
 from engine.errors import NotReady, Refused
 from engine.registry.tables import TENANTS
-from engine.stores.store import ID_MAX, OPT_OUT_API, OPT_OUT_KEYWORD, Finding, Kept, Stretch
+from engine.stores.store import ID_MAX, OPT_OUT_API, OPT_OUT_KEYWORD, Finding, Kept, Pulse, Stretch
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
-from tests.conformance.stores import HOUR_US, KINDS, House, some
+from tests.conformance.stores import HOUR_US, KINDS, ON_SERVER, House, some
 from tests.corridor.engine_fixture import Signing, inbound_body, recipient, submission
 
 NUMBER = int(recipient(0)[1:])
@@ -32,7 +32,9 @@ SLOTS_MAX = 1 << 16
 @pytest.fixture(params=KINDS)
 async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[House]:
     """A new one, open."""
-    house = House(request.param, tmp_path)
+    house = House(
+        request.param, tmp_path, request.getfixturevalue("new_database")() if request.param in ON_SERVER else ""
+    )
     await house.open()
     yield house
     await house.store.close()
@@ -78,16 +80,16 @@ async def test_what_was_handed_in_is_stored_before_it_closes_and_nothing_after(h
 
 
 async def test_the_epoch_is_read_on_a_thread_of_its_own(house: House) -> None:
-    reader = house.store.epoch_reader()
+    heart = house.store.heart()
 
-    def look() -> list[int | None]:
+    def look() -> list[Pulse]:
         try:
-            return [reader.read(), reader.read()]
+            return [heart.beat(), heart.beat()]
         finally:
-            reader.close()
-            reader.close()
+            heart.close()
+            heart.close()
 
-    assert await asyncio.to_thread(look) == [house.epoch, house.epoch]
+    assert await asyncio.to_thread(look) == [Pulse(node=True, epoch=house.epoch)] * 2
 
 
 # Messages.
@@ -132,7 +134,9 @@ async def test_an_attempt_is_written_down_once_and_by_its_owner_alone(house: Hou
 async def test_an_owner_before_this_one_writes_nothing_down(house: House) -> None:
     await house.accept(submission())
     dispatch, before = house.pop(), house.epoch
-    house.epoch, _ = await house.store.begin_run()
+    run = await house.store.begin_run()
+    assert run is not None
+    house.epoch = run.epoch
     with pytest.raises(NotReady):
         await house.intend(dispatch, epoch=before)
     assert await house.store.in_state(DISPATCHING) == []
@@ -348,7 +352,7 @@ async def test_waiting_messages_are_found_by_stream_and_read_in_pieces(house: Ho
     piece = await house.store.waiting_piece(campaign, stream, ids[1], ids[4], 2)
     assert [row[0] for row in piece] == ids[1:3]
     house.scheduler.remove(ids)
-    assert house.scheduler.load(piece, house.clock.now_us()) == 2
+    assert house.scheduler.load(piece, house.clock.now_us()) == (2, 0)
     now_us = house.clock.now_us()
     assert await house.store.waiting_expired(campaign, stream, 0, now_us, 2) == ([], ids[1])
     far_us = now_us + 30 * 24 * HOUR_US

@@ -55,8 +55,25 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(params=["sqlite", "mysql"])
+def store_kind(request: pytest.FixtureRequest) -> str:
+    """Each test runs over every store, unless it says which."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def start_engine(tmp_path: Path, empty_store: Path) -> AsyncIterator[StartEngine]:
+def new_store_url(store_kind: str, request: pytest.FixtureRequest) -> Callable[[], str]:
+    """Makes an empty store where that takes a server; empty for a file, which the engine's folder has."""
+    if store_kind == "sqlite":
+        return lambda: ""
+    new_database: Callable[[], str] = request.getfixturevalue("new_database")
+    return new_database
+
+
+@pytest.fixture
+async def start_engine(
+    tmp_path: Path, empty_store: Path, new_store_url: Callable[[], str]
+) -> AsyncIterator[StartEngine]:
     """Start engines that are stopped at the end; `sample` False leaves the registry empty."""
     running: list[Engine] = []
 
@@ -65,7 +82,7 @@ async def start_engine(tmp_path: Path, empty_store: Path) -> AsyncIterator[Start
         folder.mkdir()
         shutil.copy(empty_store, folder / "longwave.db")
         signing = Signing(Ed25519PrivateKey.from_private_bytes(key_seed_from(1)))
-        engine = Engine(folder, base_url, signing, **settings)
+        engine = Engine(folder, base_url, signing, store_url=new_store_url(), **settings)
         running.append(engine)
         await engine.start()
         if sample:

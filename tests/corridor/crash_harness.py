@@ -24,23 +24,31 @@ import aiohttp
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from engine.clock import Clock
 from engine.registry import api_keys, campaigns, quotas, tenants
 from engine.registry.quotas import QuotaWish
 from engine.registry.records import OnUnknown, Role, Scope, Tenant, Unit
 from engine.secrets import open_secrets
 from engine.stores.connection import engine_over, open_writer
 from engine.stores.migrate import migrate
+from engine.stores.mysql.address import parse
+from engine.stores.mysql.pool import Limits
+from engine.stores.mysql.store import MySQLStore, Place
+from engine.stores.store import Callbacks
 from loadtest.carrier.signing import key_seed_from
 from tests.corridor import crash_evidence
 from tests.corridor.crash_checker import Promises, Violation, check, state_name
 from tests.corridor.crash_client import CAREFUL, METERED, RESEND, SENDERS, ClientLog, Handsets, Sender, now_us, plan
 from tests.corridor.crash_relay import Relay
+from tests.corridor.server_copy import copy_to_file
+from tests.servers.mariadb import PASSWORD, MariaDB
 
 WAIT_S: Final = 60.0
 LOOK_S: Final = 0.02
 # So long after a moment chosen by what was accepted does a kill come at the latest.
 KILL_AFTER_S: Final = 0.2
 HOST: Final = "127.0.0.1"
+SECRETS: Final = "longwave.db.secrets"
 PROVIDER_KEY: Final = "KEY_made_up"
 SERVE: Final = (sys.executable, "-m", "server", "serve")
 CALM: Final[dict[str, Any]] = {
@@ -93,6 +101,8 @@ ENGINE: Final = {
     "RESERVE_FILE_MIB": "1",
     "LOG_LEVEL": "INFO",
     "DRAIN_S": "5",
+    # A life after a kill takes its own leases back at once.
+    "NODE": "1",
 }
 
 
@@ -111,6 +121,8 @@ class Options:
     recipients: int = 150
     metered_per_s: int = 20
     """Messages that the metered number may send; all together may send ten times as many segments."""
+    database_url: str = ""
+    """Of an empty store on a server; empty: a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +175,10 @@ class CrashRun:
 
     async def open(self) -> None:
         """Make the store, start the carrier."""
-        self.token = make_store(self.folder, self.options)
+        if self.options.database_url:
+            self.token = await _make_on_server(self.folder, self.options)
+        else:
+            self.token = make_store(self.folder, self.options)
         settings = CALM | (ROUGH if self.options.rough else {})
         settings |= {"seed": self.options.seed, "idempotency": "honoured" if self.options.honours_keys else "ignored"}
         config = self.folder / "carrier.json"
@@ -203,7 +218,9 @@ class CrashRun:
     def _environment(self, failpoint: str) -> dict[str, str]:
         grpc_port, http_port, webhook_port = self._ports
         own = ENGINE | {
-            "STORE_URL": f"sqlite:///{self.folder / 'longwave.db'}",
+            "STORE_URL": self.options.database_url or f"sqlite:///{self.folder / 'longwave.db'}",
+            "STORE_PASSWORD": PASSWORD,
+            "SECRET_FILE": str(self.folder / SECRETS),
             "GRPC_ADDRESS": f"{HOST}:{grpc_port}",
             "HTTP_ADDRESS": f"{HOST}:{http_port}",
             "WEBHOOK_ADDRESS": f"{HOST}:{webhook_port}",
@@ -339,6 +356,22 @@ class CrashRun:
             assert not await self._ends_within(self.draw.uniform(0, KILL_AFTER_S)), "the engine ended by itself"
             await self.kill()
 
+    async def kill_server_while_working(self, server: MariaDB, at_accepted: int, *, engine_too: bool) -> None:
+        """SIGKILL for the store's server at a moment drawn from the seed, while more comes in, and start it again.
+
+        The engine lives through it, and goes on accepting; or dies at the same moment.
+        """
+        await self.work(until_accepted=at_accepted)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.work(until_accepted=at_accepted + 4 * self.options.batch))
+            assert not await self._ends_within(self.draw.uniform(0, KILL_AFTER_S)), "the engine ended by itself"
+            await asyncio.to_thread(server.kill)
+            if engine_too:
+                await self.kill()
+            await asyncio.to_thread(server.start)
+        if not engine_too:
+            assert not await self._ends_within(0), "the engine ended with its server"
+
     async def freeze_while_working(self, seconds: float) -> None:
         """SIGSTOP, wait, SIGCONT: the engine runs out of time and must notice."""
         assert self._engine is not None
@@ -387,18 +420,25 @@ class CrashRun:
         assert idle == {"idle": True}, await self.control("GET", "stats")
         await self._until(crash_evidence.unfinished)
         await self.drain()
+        await self._store_file()
         return self._summary()
 
     async def _until(self, left: Callable[[Path], dict[int, int]]) -> None:
         """Wait until the store has none of these messages left."""
-        store = self.folder / "longwave.db"
         try:
             async with asyncio.timeout(WAIT_S * 5):
-                while await asyncio.to_thread(left, store):
+                while left(await self._store_file()):
                     assert not await self._ends_within(0.1), "the engine ended after healing"
         except TimeoutError:
-            states = {state_name(state): count for state, count in left(store).items()}
+            states = {state_name(state): count for state, count in left(await self._store_file()).items()}
             raise AssertionError(f"{left.__name__} for ever: {states}") from None
+
+    async def _store_file(self) -> Path:
+        """The store, or a file with what a store on a server holds now."""
+        path = self.folder / "longwave.db"
+        if self.options.database_url:
+            await asyncio.to_thread(copy_to_file, self.options.database_url, path)
+        return path
 
     def _summary(self) -> Summary:
         evidence = crash_evidence.read_evidence(
@@ -433,25 +473,45 @@ async def crash_run(folder: Path, options: Options, command: Sequence[str] = SER
 
 
 def make_store(folder: Path, options: Options) -> str:
-    """A store with the registry of the run; returns the tenant's API key."""
+    """A file with the registry of the run; returns the tenant's API key."""
     path = folder / "longwave.db"
-    at_us = now_us()
-    secrets = open_secrets(path.with_name(path.name + ".secrets"), create=True, now_us=at_us)
+    make = _registry_maker(folder, options)
     connection = open_writer(path)
     try:
-        migrate(connection, path, now_us=at_us)
+        migrate(connection, path, now_us=now_us())
         with engine_over(connection).begin() as control:
-            tenant = _make_registry(control, options, at_us)
-            _, token = api_keys.create_api_key(
-                control, secrets, role=Role.TENANT, tenant=tenant, display_name="sender", expire_us=None, now_us=at_us
-            )
-            # Never used; without an admin's key `serve` would ask for bootstrap.
-            api_keys.create_api_key(
-                control, secrets, role=Role.ADMIN, tenant=None, display_name="admin", expire_us=None, now_us=at_us
-            )
+            return make(control)
     finally:
         connection.close()
-    return token.text
+
+
+async def _make_on_server(folder: Path, options: Options) -> str:
+    """As `make_store`, in a database."""
+    place = Place(parse(options.database_url, PASSWORD, None), None, Limits(size_min=1), "D1")
+    store = MySQLStore(place, Clock(), group_weight_max=1)
+    try:
+        await store.open(Callbacks(lambda _error: None, lambda _stats: None, lambda _full: None))
+        return await store.run_control(_registry_maker(folder, options))
+    finally:
+        await store.close()
+
+
+def _registry_maker(folder: Path, options: Options) -> Callable[[sa.Connection], str]:
+    at_us = now_us()
+    secrets = open_secrets(folder / SECRETS, create=True, now_us=at_us)
+
+    def make(control: sa.Connection) -> str:
+        tenant = _make_registry(control, options, at_us)
+        _, token = api_keys.create_api_key(
+            control, secrets, role=Role.TENANT, tenant=tenant, display_name="sender", expire_us=None, now_us=at_us
+        )
+        # Never used; without an admin's key `serve` would ask for bootstrap.
+        api_keys.create_api_key(
+            control, secrets, role=Role.ADMIN, tenant=None, display_name="admin", expire_us=None, now_us=at_us
+        )
+        return token.text
+
+    return make
 
 
 def _make_registry(control: sa.Connection, options: Options, at_us: int) -> Tenant:

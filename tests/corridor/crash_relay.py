@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp import web
 
 PAUSE_S: Final = 0.05
+SHUTDOWN_S: Final = 0.1
 HEADERS: Final = ("telnyx-timestamp", "telnyx-signature-ed25519", "content-type")
 BODY_BYTES_MAX: Final = 1024 * 1024
 
@@ -28,7 +29,8 @@ class Relay:
         """Listen on a free port; returns the base URL."""
         app = web.Application(client_max_size=BODY_BYTES_MAX)
         app.router.add_post("/{path:.*}", self._forward)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+        # 0 would be no bound: what is held waits for an engine that may never come.
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, 0)
         await site.start()

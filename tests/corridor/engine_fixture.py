@@ -12,12 +12,14 @@ import base64
 import hashlib
 import hmac
 import json
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
+import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -32,11 +34,17 @@ from engine.registry import campaigns, quotas, tenants
 from engine.registry.quotas import QuotaWish
 from engine.registry.records import Campaign, CampaignState, OnUnknown, Tenant
 from engine.secrets import open_secrets
+from engine.stores.connection import Connection
 from engine.stores.embedded import EmbeddedStore
+from engine.stores.mysql.store import MySQLStore
+from engine.stores.mysql.transactions import LaneWriter
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
 from server.webhooks import TELNYX_HEADERS, Inbound, WebhookServer
+from tests.servers.mariadb import PASSWORD
 
+# For a test that reaches into the embedded store itself, beneath the verbs that every store has.
+EMBEDDED_ONLY: Final = pytest.mark.parametrize("store_kind", ["sqlite"], indirect=True)
 WAIT_S: Final = 30
 US: Final = 1_000_000
 API_KEY: Final = "KEY_made_up"
@@ -124,6 +132,13 @@ def inbound_body(event_id: str, text: str, *, sender: str, to: int = SENDER, occ
     return json.dumps({"data": data | ({"occurred_at": occurred_at} if occurred_at else {})}).encode()
 
 
+class Submitting(Protocol):
+    """What stands behind a store's verbs: a test may stand before it."""
+
+    submit: Callable[..., asyncio.Future[Any]]
+    """(stage, job, and more of that store's)."""
+
+
 @dataclass
 class Taken:
     """The answer for one submission."""
@@ -136,9 +151,12 @@ class Taken:
 class Engine:
     """A corridor and its receipts edge over one store; may be crashed and started again."""
 
-    def __init__(self, folder: Path, base_url: str, signing: Signing | None, **settings: Any) -> None:
-        """Start nothing. `settings` lie over those below."""
+    def __init__(
+        self, folder: Path, base_url: str, signing: Signing | None, *, store_url: str = "", **settings: Any
+    ) -> None:
+        """Start nothing. `settings` lie over those below; without `store_url` the store is a file in the folder."""
         self.folder = folder
+        self.store_url = store_url or f"sqlite:///{self.store_file}"
         self.base_url = base_url
         self.clock = SettableClock()
         self.signing = signing
@@ -157,6 +175,23 @@ class Engine:
     def store_file(self) -> Path:
         """The store."""
         return self.folder / "longwave.db"
+
+    @property
+    def secret_file(self) -> Path:
+        """Where the keys are."""
+        return self.folder / "longwave.db.secrets"
+
+    @property
+    def store_kind(self) -> str:
+        """`sqlite` or `mysql`."""
+        return self.store_url.partition(":")[0]
+
+    @property
+    def server_store(self) -> MySQLStore:
+        """The running engine's, where it is one on a server."""
+        store = self.corridor.store
+        assert isinstance(store, MySQLStore)
+        return store
 
     @property
     def store(self) -> EmbeddedStore:
@@ -182,12 +217,14 @@ class Engine:
 
     async def start(self) -> None:
         """Start on the store as it is."""
-        metrics = Metrics("0", "sqlite")
+        metrics = Metrics("0", self.store_kind)
         if self._edge is None:
             self._edge = WebhookServer(self._receive, {"telnyx": TELNYX_HEADERS}, metrics)
             await self._edge.start("127.0.0.1", 0)
         values: dict[str, Any] = {
-            "store_url": f"sqlite:///{self.store_file}",
+            "store_url": self.store_url,
+            "store_password": PASSWORD,
+            "secret_file": self.secret_file,
             "telnyx_base_url": self.base_url,
             "telnyx_api_key": API_KEY,
             "telnyx_public_key": self.signing.public_base64 if self.signing else "",
@@ -216,7 +253,7 @@ class Engine:
         """End as kill -9 would as far as the store can tell: nothing more is written, nothing in flight recorded."""
         corridor, self._corridor = self.corridor, None
         dispatch = corridor.dispatch
-        embedded(corridor).writer._closed = True
+        await self._cut_off(corridor)
         tasks = [*corridor._tasks, *corridor.record._tasks]
         tasks += [task for task in (dispatch._task, corridor.refill._task) if task is not None]
         for task in tasks:
@@ -227,6 +264,19 @@ class Engine:
         while dispatch._recording:  # noqa: ASYNC110 - refused at once: their tasks end within a turn or two
             await asyncio.sleep(0)
         await corridor._closing.aclose()
+
+    @staticmethod
+    async def _cut_off(corridor: Corridor) -> None:
+        """The store takes no more writes, and undoes the one that runs."""
+        if isinstance(corridor.store, MySQLStore):
+            lanes = [corridor.store._accept, corridor.store._record]
+            for lane in lanes:
+                lane._closed = True
+                assert lane._task is not None
+                lane._task.cancel()
+            await asyncio.gather(*[lane._task for lane in lanes if lane._task], return_exceptions=True)
+        else:
+            embedded(corridor).writer._closed = True
 
     async def stop(self) -> None:
         """End in order. Safe to call twice."""
@@ -344,8 +394,75 @@ class Engine:
         return [transition(event) for event in (await self.view(identity)).timeline]
 
     async def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Rows of the store."""
+        """Rows of the store; `?` stands for a value."""
+        if self.store_kind == "mysql":
+            return await self.server_store._rows(statement.replace("?", "%s"), *values)
         return await self.store.read(lambda connection: connection.execute(statement, values).fetchall())
+
+    # Beneath the verbs, in the words of each store.
+
+    @property
+    def record_writer(self) -> Submitting:
+        """What stores facts."""
+        writer = self.server_store._record if self.store_kind == "mysql" else self.store.writer
+        return cast("Submitting", writer)
+
+    @property
+    def accept_writer(self) -> Submitting:
+        """What stores what was admitted."""
+        writer = self.server_store._accept if self.store_kind == "mysql" else self.store.writer
+        return cast("Submitting", writer)
+
+    def hold_up(self, writer: Submitting) -> Callable[[], None]:
+        """What is handed to a writer from now on waits until the result is called."""
+        if isinstance(writer, LaneWriter):
+            released = asyncio.Event()
+            writer.submit_alone(released.wait)
+            return released.set
+        go_on = threading.Event()
+        writer.submit("control", lambda _connection: go_on.wait(WAIT_S), alone=True)
+        return go_on.set
+
+    @property
+    def handed_in(self) -> int:
+        """Work that waits behind what `hold_up` holds."""
+        if self.store_kind == "mysql":
+            return len(self.server_store._record._waiting) - 1
+        return self.store.writer._queue.qsize()
+
+    async def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run one statement outside of any group."""
+        if self.store_kind == "mysql":
+            return await self.server_store._rows(statement)
+
+        def run(connection: Connection) -> list[tuple[Any, ...]]:
+            return connection.execute(statement).fetchall()
+
+        rows: list[tuple[Any, ...]] = await self.store.writer.submit("control", run, alone=True)
+        return rows
+
+    async def poison(self, moment: str, table: str, condition: str) -> None:
+        """The store refuses to write (`INSERT`, `UPDATE`) a row for which this holds, as for bad data."""
+        head = f"CREATE TRIGGER poison BEFORE {moment} ON {table}"
+        if self.store_kind == "mysql":
+            signal = "SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 1644, MESSAGE_TEXT = 'made up'"
+            await self.execute(f"{head} FOR EACH ROW IF {condition} THEN {signal}; END IF")
+        else:
+            await self.execute(f"{head} WHEN {condition} BEGIN SELECT RAISE(ABORT, 'made up'); END")
+
+    async def set_durable(self, *, durable: bool) -> None:
+        """The store keeps its durability level, or not."""
+        if self.store_kind == "mysql":
+            await self.execute(f"SET GLOBAL innodb_flush_log_at_trx_commit = {1 if durable else 2}")
+        else:
+            await self.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+
+    def set_full(self, *, full: bool) -> None:
+        """The store believes that it has no room."""
+        if self.store_kind == "mysql":
+            self.server_store._full.is_full = full
+        else:
+            self.store.writer.full = full
 
     async def states(self) -> dict[str, int]:
         """How many messages are in which state."""
@@ -415,13 +532,17 @@ class Engine:
         return (await self.receive([inbound]))[0]
 
     async def dump(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Every row of every table, through the engine's own library: a second one would drop its file locks."""
-        names = [name for (name,) in await self.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        """Every row of every table, through the engine's own library: a second one would drop SQLite's file locks."""
+        of_server = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()"
+        of_file = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+        names = [name for (name,) in await self.rows(of_server if self.store_kind == "mysql" else of_file)]
+        # Its rows say when the store was last written, not what is in it.
+        names = [name for name in names if name != "lanes"]
         return {name: await self.rows(f"SELECT * FROM {name}") for name in sorted(names)}  # noqa: S608 - names of tables
 
     def callback_query(self, identity: int, generation: int) -> str:
         """The query of a message's callback URL, made as the contract says and not by the engine."""
-        [newest, *_] = open_secrets(self.store_file.with_name("longwave.db.secrets"), create=False, now_us=1).callback
+        [newest, *_] = open_secrets(self.secret_file, create=False, now_us=1).callback
         short = _core.short_id(identity)
         mac = hmac.new(newest.secret, f"telnyx|{short}|{generation}".encode(), hashlib.sha256).digest()[:16].hex()
         return f"m={short}&g={generation}&k={newest.name}&s={mac}"

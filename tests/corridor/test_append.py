@@ -1,19 +1,19 @@
 """The way in: one durable answer for each submission, the same one whenever it is asked again."""
 
 import asyncio
-import threading
 from typing import Any
 
 import pytest
 
 from engine.append import BATCH, GROUP_MESSAGES_ENOUGH, UNARY
+from engine.entry import Reply
 from engine.errors import NotReady, Refused, Verdict
 from engine.registry.records import CampaignState, Scope, TenantState
 from engine.registry.tenants import set_tenant_state
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import Carrier
 from tests.corridor.conftest import StartEngine
-from tests.corridor.engine_fixture import SENDER, US, WAIT_S, CallRefused, Engine, recipient, submission
+from tests.corridor.engine_fixture import CAMPAIGN, SENDER, US, WAIT_S, CallRefused, Engine, recipient, submission
 
 
 async def stored(engine: Engine) -> int:
@@ -105,9 +105,9 @@ async def test_a_message_above_what_a_quota_ever_passes_is_refused(engine: Engin
 )
 async def test_what_is_wrong_is_refused_alone(engine: Engine, fields: dict[str, Any], verdict: str, field: str) -> None:
     """I5: the neighbours in the batch are taken, the refused one never reaches the store."""
-    good, bad, also_good = await engine.call(
-        [submission(0), submission(**({"to": fields.pop("recipient", recipient(1))} | fields)), submission(2)]
-    )
+    to = fields.get("recipient", recipient(1))
+    others = {name: value for name, value in fields.items() if name != "recipient"}
+    good, bad, also_good = await engine.call([submission(0), submission(to, **others), submission(2)])
     assert (good.verdict, also_good.verdict) == ("ACCEPTED", "ACCEPTED")
     assert (bad.verdict, bad.result.field, bad.id) == (verdict, field, 0)
     assert bad.result.detail
@@ -290,8 +290,8 @@ async def test_one_that_waited_for_nobody_frees_those_after_it(start_engine: Sta
 
 async def test_a_small_group_grows_while_the_one_before_is_stored(start_engine: StartEngine, carrier: Carrier) -> None:
     engine = await start_engine(carrier.base_url, group_linger_ms=0)
-    append, release = engine.corridor.append, threading.Event()
-    held = engine.store.writer.submit("control", lambda _connection: release.wait(WAIT_S), alone=True)
+    append = engine.corridor.append
+    release = engine.hold_up(engine.accept_writer)
     try:
         answers = hand_in(engine, 0)
         await turns()
@@ -307,8 +307,7 @@ async def test_a_small_group_grows_while_the_one_before_is_stored(start_engine: 
         await turns()
         assert append._groups_in_flight == 2
     finally:
-        release.set()
-    await held
+        release()
     assert {reply.verdict for reply in await asyncio.gather(*answers)} == {Verdict.ACCEPTED}
     assert groups(engine) == 3
 
@@ -328,3 +327,95 @@ async def test_ids_name_the_node_that_gave_them(start_engine: StartEngine, carri
     """The ten bits above the sequence's twelve (`rust_core/src/ids.rs`)."""
     engine = await start_engine(carrier.base_url, node=node)
     assert {identity >> 12 & 1023 for identity in await engine.submit(submission(0), submission(1))} == {node}
+
+
+# Too much comes in.
+
+
+def classes(number: int, message_class: Any) -> pb.Submission:
+    return submission(number, message_class=message_class)
+
+
+async def refusal_of(engine: Engine, *submissions: pb.Submission) -> Reply:
+    """Of a batch that must not even stand in line."""
+    request = pb.SubmitMessagesRequest(submissions=submissions).SerializeToString()
+    answer = engine.corridor.submit(BATCH, engine.tenant_key, request, engine.clock.mono_us() + WAIT_S * US)
+    assert answer.done()
+    return await answer
+
+
+async def test_a_standing_line_sheds_the_less_urgent_and_keeps_the_urgent(
+    start_engine: StartEngine, carrier: Carrier
+) -> None:
+    engine = await start_engine(carrier.base_url, queue_target_ms=5)
+    append = engine.corridor.append
+    go_on = engine.hold_up(engine.accept_writer)
+    answers = hand_in(engine, *range(10))
+    await turns()
+    # Two groups are on their way; those behind them wait for longer than the target, look after look.
+    for second in range(30):
+        append._pressure.waited(1.0, asyncio.get_running_loop().time() + second / 10)
+    assert append.floor >= 32
+    refused = await refusal_of(engine, classes(100, pb.MESSAGE_CLASS_BULK))
+    assert refused.verdict == Verdict.OVERLOADED
+    assert 500_000 <= refused.retry_delay_us < 8_000_000
+    assert (await refusal_of(engine, classes(101, pb.MESSAGE_CLASS_TRANSACTIONAL))).verdict == Verdict.OVERLOADED
+    append._pressure.floor = 32
+    urgent = asyncio.ensure_future(engine.submit(classes(102, pb.MESSAGE_CLASS_CRITICAL)))
+    await turns()
+    go_on()
+    assert len(await urgent) == 1
+    assert {reply.verdict for reply in await asyncio.gather(*answers)} == {Verdict.ACCEPTED}
+    counted = engine.corridor.metrics.admit_verdicts.labels("OVERLOADED")._value.get()
+    assert counted >= 2
+
+
+async def test_of_a_mixed_batch_whole_classes_are_shed(start_engine: StartEngine, carrier: Carrier) -> None:
+    engine = await start_engine(carrier.base_url)
+    pressure = engine.corridor.append._pressure
+    pressure.look(asyncio.get_running_loop().time())
+    pressure.floor = 16
+    taken = await engine.call([classes(1, pb.MESSAGE_CLASS_BULK), classes(2, pb.MESSAGE_CLASS_TRANSACTIONAL)])
+    assert [one.verdict for one in taken] == ["OVERLOADED", "ACCEPTED"]
+    assert taken[0].result.retry_delay.ToMicroseconds() >= 500_000
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_before_the_line(
+    start_engine: StartEngine, carrier: Carrier
+) -> None:
+    engine = await start_engine(carrier.base_url)
+    await engine.submit(*(submission(number) for number in range(50)))
+    append = engine.corridor.append
+    go_on = engine.hold_up(engine.accept_writer)
+    try:
+        answers = []
+        for first in (100, 200, 300):
+            answers += hand_in(engine, *range(first, first + GROUP_MESSAGES_ENOUGH))
+            await turns()
+        append._pressure._message_s = 0.1  # as slow as a store can be
+        assert append._lines.messages
+        mono_us = engine.corridor.clock.mono_us()
+        request = pb.SubmitMessagesRequest(submissions=[submission(1)]).SerializeToString()
+        late = await engine.corridor.submit(BATCH, engine.tenant_key, request, mono_us + 10_000)
+        assert (late.verdict, late.retry_delay_us > 0) == (Verdict.OVERLOADED, True)
+        in_time = engine.corridor.submit(BATCH, engine.tenant_key, request, mono_us + 60 * US)
+        await turns()
+        assert not in_time.done()
+    finally:
+        go_on()
+    assert {reply.verdict for reply in await asyncio.gather(*answers, in_time)} == {Verdict.ACCEPTED}
+
+
+async def test_what_could_not_leave_within_its_validity_is_refused(start_engine: StartEngine, carrier: Carrier) -> None:
+    engine = await start_engine(carrier.base_url)
+    # Six a minute: of a hundred, the last leaves after a quarter of an hour.
+    await engine.set_quota(Scope.CAMPAIGN, f"campaigns/{CAMPAIGN}", 6, window_ms=60_000, burst=1)
+    await engine.submit(*(submission(number) for number in range(100)))
+    short, long = submission(200, request_id="short"), submission(201, request_id="long")
+    short.validity.FromSeconds(600)
+    long.validity.FromSeconds(7200)
+    taken = await engine.call([short, long])
+    assert [one.verdict for one in taken] == ["BACKLOG_TOO_LONG", "ACCEPTED"]
+    assert 60 <= taken[0].result.retry_delay.seconds <= 1200
+    # The same again finds the one that was accepted, whatever waits now.
+    assert (await engine.call([long]))[0].id == taken[1].id

@@ -1,6 +1,7 @@
 """kill -9 at every failpoint, between every two stages, while messages flow: no promise breaks."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,16 +43,17 @@ async def die_at_each(folder: Path, points: tuple[str, ...], options: Options) -
 
 
 @pytest.mark.timeout(300)
-async def test_no_promise_breaks_at_any_failpoint(tmp_path: Path) -> None:
-    summary = await die_at_each(tmp_path, failpoints.POINTS, Options(seed=7, messages=ENDLESS, batch=50))
+async def test_no_promise_breaks_at_any_failpoint(tmp_path: Path, new_store_url: Callable[[], str]) -> None:
+    options = Options(seed=7, messages=ENDLESS, batch=50, database_url=new_store_url())
+    summary = await die_at_each(tmp_path, failpoints.POINTS, options)
     assert summary.violations == (), "\n".join(summary.lines())
     assert summary.accepted >= 300
     assert summary.unknown > 0
 
 
 @pytest.mark.timeout(300)
-async def test_no_copy_leaves_where_keys_are_honoured(tmp_path: Path) -> None:
-    options = Options(seed=8, messages=ENDLESS, batch=20, honours_keys=True)
+async def test_no_copy_leaves_where_keys_are_honoured(tmp_path: Path, new_store_url: Callable[[], str]) -> None:
+    options = Options(seed=8, messages=ENDLESS, batch=20, honours_keys=True, database_url=new_store_url())
     summary = await die_at_each(tmp_path, AROUND_THE_BYTES, options)
     assert summary.violations == (), "\n".join(summary.lines())
     assert summary.unknown > 0

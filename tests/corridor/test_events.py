@@ -4,7 +4,6 @@ from collections import defaultdict
 from typing import Any, Final
 
 from engine import _core
-from engine.stores import sql
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import Carrier
 from tests.corridor.conftest import StartEngine
@@ -120,5 +119,5 @@ async def test_what_is_kept_for_a_while_is_forgotten_after_it(engine: Engine) ->
     await engine.corridor.sweep.prune()
     assert await engine.rows(kept) == [(1, 0)]
     assert await engine.rows("SELECT count(*) FROM messages") == [(11,)]
-    assert await engine.rows(sql.SELECT_FACT, "request_ids_pruned_to")
+    assert await engine.rows("SELECT value FROM facts WHERE name = ?", "request_ids_pruned_to")
     assert _core.VERSION

@@ -20,7 +20,6 @@ from tests.conformance.canned_provider import Answer, CannedProvider
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
 from tests.corridor.conftest import StartEngine
 from tests.corridor.engine_fixture import SENDER, US, Engine, receipt_body, recipient, submission
-from tests.corridor.test_store_faults import on_writer
 
 AMOUNT: Final = 20
 WINDOW_S: Final = 10.0
@@ -202,7 +201,7 @@ async def test_a_cap_that_is_set_within_the_day_counts_what_the_day_has_spent(
         await engine.corridor.run_control(lambda control: quotas.delete_quota(control, quota))
         await set_cap()
     elif how == "set without an engine":
-        await on_writer(engine, "DELETE FROM ledgers")
+        await engine.execute("DELETE FROM ledgers")
     if how in {"set and crash", "set without an engine"}:
         await engine.crash()
         await engine.start()

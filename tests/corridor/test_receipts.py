@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import threading
 from typing import Final
 
 import pytest
@@ -10,8 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import corridor as engine_corridor
-from engine import hasten
+from engine import duty, hasten
 from engine.corridor import Corridor
 from engine.stores import sqlite
 from engine.stores.connection import Connection
@@ -19,6 +17,7 @@ from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
 from tests.corridor.conftest import StartEngine
 from tests.corridor.engine_fixture import (
+    EMBEDDED_ONLY,
     SENDER,
     US,
     WAIT_S,
@@ -31,7 +30,6 @@ from tests.corridor.engine_fixture import (
     state_name,
     submission,
 )
-from tests.corridor.test_store_faults import on_writer
 
 SENT_OFF: Final = ["QUEUED ACCEPTED", "DISPATCHING ATTEMPT", "SUBMITTED PROVIDER_TOOK"]
 _events = itertools.count()
@@ -175,16 +173,16 @@ async def test_a_late_receipt_without_mac_upgrades_an_end(engine: Engine, carrie
     identity, query = await submitted(engine)
     provider_id = (await engine.message(identity)).provider_message
     if end == "UNRESOLVED":  # as after an answer that came late: its provider id is known
-        await on_writer(engine, f"UPDATE messages SET state = 19 WHERE id = {identity}")  # noqa: S608 - an id
+        await engine.execute(f"UPDATE messages SET state = 19 WHERE id = {identity}")  # noqa: S608 - an id
     else:
         status = "delivery_failed" if end == "UNDELIVERED" else "delivery_unconfirmed"
         await engine.deliver(query, receipt_body(event_id(), status, provider_id=provider_id))
     await engine.until_state(identity, end)
     # Of another provider, the same id means another message.
-    await on_writer(engine, f"UPDATE messages SET provider = 9 WHERE id = {identity}")  # noqa: S608 - an id
+    await engine.execute(f"UPDATE messages SET provider = 9 WHERE id = {identity}")  # noqa: S608 - an id
     assert await engine.deliver("", receipt_body(event_id(), "delivered", provider_id=provider_id)) == 200
     assert state_name((await engine.message(identity)).state) == end
-    await on_writer(engine, f"UPDATE messages SET provider = 1 WHERE id = {identity}")  # noqa: S608 - an id
+    await engine.execute(f"UPDATE messages SET provider = 1 WHERE id = {identity}")  # noqa: S608 - an id
     assert await engine.deliver("", receipt_body(event_id(), "delivered", provider_id=provider_id)) == 200
     await engine.until_state(identity, "DELIVERED")
 
@@ -212,17 +210,15 @@ async def test_the_first_early_receipt_is_joined_by_an_outcome_in_the_same_group
     await carrier.set(**NO_RECEIPTS, latency_min_ms=700, latency_mean_ms=700, latency_max_ms=700)
     [identity] = await engine.submit(submission())
     [record] = await carrier.until_requests(1)
-    writer, dispatch = engine.store.writer, engine.corridor.dispatch
-    go_on = threading.Event()
-    held_up = writer.submit("control", lambda _connection: go_on.wait(WAIT_S), alone=True)
+    dispatch = engine.corridor.dispatch
+    go_on = engine.hold_up(engine.record_writer)
     early = asyncio.create_task(engine.deliver(query_of(record["webhook_url"]), receipt_body(event_id(), "delivered")))
     async with asyncio.timeout(WAIT_S):
-        while not writer._queue.qsize():
+        while not engine.handed_in:
             await carrier.records()
         while not dispatch._recording:
             await carrier.records()
-    go_on.set()
-    await held_up
+    go_on()
     assert await early == 200
     await engine.until_state(identity, "DELIVERED")
     assert await engine.timeline(identity) == [*SENT_OFF, "DELIVERED RECEIPT"]
@@ -337,6 +333,7 @@ async def test_any_order_ends_as_the_right_one(
     assert (await engine.message(shuffled)).state == (await engine.message(right)).state
 
 
+@EMBEDDED_ONLY
 async def test_look_ups_are_brought_forward_in_pieces_after_ready(
     engine: Engine, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,8 +343,7 @@ async def test_look_ups_are_brought_forward_in_pieces_after_ready(
     copies = 2 * hasten.PIECE_ROWS + 500
     columns = [name for _, name, *_ in await engine.rows("PRAGMA table_info(messages)")]
     changed = {"id": "id + copy", "due_us": "due_us + copy", "state": "iif(copy % 2, 3, 4)"}
-    await on_writer(
-        engine,
+    await engine.execute(
         "WITH RECURSIVE copies(copy) AS "  # noqa: S608 - numbers and names of columns
         f"(SELECT 1 UNION ALL SELECT copy + 1 FROM copies WHERE copy < {copies}) "
         f"INSERT INTO messages SELECT {', '.join(changed.get(name, name) for name in columns)} "
@@ -367,7 +363,7 @@ async def test_look_ups_are_brought_forward_in_pieces_after_ready(
         done.set()
 
     monkeypatch.setattr(sqlite, "hasten_lookups", noted)
-    monkeypatch.setattr(engine_corridor, "hasten_lookups", whole)
+    monkeypatch.setattr(duty, "hasten_lookups", whole)
     engine.clock.freeze()
     await engine.crash()
     await engine.start()

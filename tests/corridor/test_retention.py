@@ -3,10 +3,7 @@
 The retention of each kind on its own is in `test_events.py`.
 """
 
-from typing import Any
-
 from engine.registry.records import CampaignState
-from engine.stores.connection import Connection
 from tests.corridor.engine_fixture import Engine, inbound_body, receipt_body, recipient, submission
 
 HOUR = 3600
@@ -15,15 +12,14 @@ DAY = 24 * HOUR
 
 async def fill(engine: Engine, rows: int) -> None:
     """So many webhook events and unknown webhooks from long ago."""
-
-    def run(connection: Connection) -> Any:
-        numbers = f"WITH RECURSIVE n(v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < {rows}) SELECT"  # noqa: S608 - a number
-        ids = "INSERT INTO webhook_events (provider, event_id, received_us) "
-        connection.execute(f"{ids} {numbers} 1, 'old' || v, 1 FROM n")
-        unknown = "INSERT INTO unknown_webhooks (provider, event_id, received_us, body) "
-        connection.execute(f"{unknown} {numbers} 1, 'old' || v, 1, x'00' FROM n")
-
-    await engine.store.writer.submit("control", run)
+    numbers = f"WITH RECURSIVE n(v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < {rows}) SELECT 1, v"  # noqa: S608 - a number
+    source = "n"
+    if engine.store_kind == "mysql":
+        numbers, source = "SELECT 1, seq", f"seq_1_to_{rows}"
+    ids = "INSERT INTO webhook_events (provider, event_id, received_us)"
+    await engine.execute(f"{ids} {numbers}, 1 FROM {source}")
+    unknown = "INSERT INTO unknown_webhooks (provider, event_id, received_us, body)"
+    await engine.execute(f"{unknown} {numbers}, 1, x'00' FROM {source}")
 
 
 async def test_one_round_removes_all_that_is_past_its_retention(engine: Engine) -> None:

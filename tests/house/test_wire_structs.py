@@ -15,7 +15,7 @@ STRUCTS = {
 }
 FIELD = re.compile(r'#\[prost\((?P<kind>[^\]]*?)tag\s*=\s*"(?P<tag>\d+)"[^\]]*\)\]\s*pub (?P<name>\w+):', re.DOTALL)
 # Read to find one field of a stored record, or requests taken apart lazily: their structs hold fewer fields.
-PARTIAL = {"OrderingKeyOnly"}
+PARTIAL = {"ClassOnly", "OrderingKeyOnly"}
 KNOWN = set(messaging_pb2.DESCRIPTOR.message_types_by_name)
 
 

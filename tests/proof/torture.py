@@ -24,8 +24,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,6 +53,7 @@ from tests.proof.torture_results import (
     replay,
     write,
 )
+from tests.servers.mariadb import MariaDB, ServerMissing, program
 
 RESULTS: Final = Path("loadtest/results")
 EXIT_BROKEN: Final = 1
@@ -66,6 +67,7 @@ ENGINE_KILLS: Final = 12
 ENGINE_POINTS: Final = 6
 ENGINE_CUTS: Final = 8
 STARVED_LIVES: Final = 4
+SERVER_KILLS: Final = 6
 WRITE_STEP: Final = 7
 SIMULATION: Final = "tests.proof.simulation"
 SIMULATION_S: Final = 1800
@@ -97,8 +99,8 @@ def _engine_kills(folder: Path, seed: int, found: Round) -> None:
     asyncio.run(_run_engine_kills(folder, seed, found))
 
 
-async def _run_engine_kills(folder: Path, seed: int, found: Round) -> None:
-    async with crash_run(folder, _options(seed)) as run:
+async def _run_engine_kills(folder: Path, seed: int, found: Round, database_url: str = "") -> None:
+    async with crash_run(folder, replace(_options(seed), database_url=database_url)) as run:
         for point in _plan(run.draw, ENGINE_KILLS, ENGINE_POINTS):
             if point:
                 await _die_at(run, point)
@@ -193,9 +195,44 @@ def _simulation(folder: Path, seed: int, found: Round) -> None:
         found.seeds = SIMULATION_SEEDS
 
 
+@contextmanager
+def _database(folder: Path) -> Iterator[tuple[MariaDB, str]]:
+    """A server of the round's own, on its disk, and the URL of an empty database."""
+    server = MariaDB(folder / "server")
+    server.start()
+    try:
+        yield server, server.create_database("torture")
+    finally:
+        server.remove()
+
+
+def _mariadb_engine_kills(folder: Path, seed: int, found: Round) -> None:
+    with _database(folder) as (_, url):
+        asyncio.run(_run_engine_kills(folder, seed, found, url))
+
+
+def _mariadb_server_kills(folder: Path, seed: int, found: Round) -> None:
+    with _database(folder) as (server, url):
+        asyncio.run(_run_server_kills(folder, seed, found, server, url))
+
+
+async def _run_server_kills(folder: Path, seed: int, found: Round, server: MariaDB, url: str) -> None:
+    """The server dies, every second time with the engine."""
+    async with crash_run(folder, replace(_options(seed), database_url=url)) as run:
+        for number in range(SERVER_KILLS):
+            if number % 2 == 0:
+                assert await run.start(), "the engine did not start"
+            at_accepted = len(run.sender.accepted) + run.draw.randint(1, 80)
+            await run.kill_server_while_working(server, at_accepted, engine_too=number % 2 == 1)
+            found.server_kills += 1
+        found.count(await run.finish(stop_feeding=True))
+
+
 KINDS: Final[dict[str, Callable[[Path, int, Round], None]]] = {
     "append-cuts": _append_cuts,
     "engine-kills": _engine_kills,
+    "mariadb-engine-kills": _mariadb_engine_kills,
+    "mariadb-server-kills": _mariadb_server_kills,
     "append-kills": _append_kills,
     "engine-cuts": _engine_cuts,
     "disk-faults": _disk_faults,
@@ -204,6 +241,7 @@ KINDS: Final[dict[str, Callable[[Path, int, Round], None]]] = {
     "simulation": _simulation,
 }
 ON_DISK: Final = {"append-cuts", "append-kills", "engine-cuts"}
+ON_SERVER: Final = {"mariadb-engine-kills", "mariadb-server-kills"}
 SHIMMED: Final = {"disk-faults", "torn-writes"}
 
 
@@ -215,6 +253,11 @@ def possible(kinds: list[str]) -> tuple[list[str], list[str]]:
         why |= dict.fromkeys(ON_DISK & set(kinds), without_disk)
     if SHIMMED & set(kinds) and (reason := why_no_shim()):
         why |= dict.fromkeys(SHIMMED & set(kinds), reason)
+    if ON_SERVER & set(kinds):
+        try:
+            program("mariadbd")
+        except ServerMissing as missing:
+            why |= dict.fromkeys(ON_SERVER & set(kinds), str(missing))
     if "simulation" in kinds and not _has_simulation():
         why["simulation"] = f"{SIMULATION} is not there"
     return [kind for kind in kinds if kind not in why], [f"{kind} left out: {what}" for kind, what in why.items()]

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import _core
-from engine.append import BATCH, STREAM, UNARY, Reply
+from engine.append import BATCH, STREAM, UNARY
 from engine.clock import Clock
 from engine.config import Settings
+from engine.entry import Reply
 from engine.errors import NotReady, Verdict
 from engine.look_up import ListQuery
 from engine.metrics import Metrics

@@ -25,7 +25,7 @@ from engine.errors import StoreBroken
 start = Corridor.start
 async def started(self):
     await start(self)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._on_fatal, StoreBroken("fsync failed"))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self.fail, StoreBroken("fsync failed"))
     threading.Thread(target=threading.Event().wait).start()  # hangs for good, as in a dead disk
 Corridor.start = started
 """

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from typing import Any
 
 import grpc
@@ -9,7 +10,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from engine.append import Reply
+from engine.entry import Reply
 from engine.errors import NotReady, Refused, StoreBroken, StoreFull, StoreUnavailable, Verdict
 from longwave import contract
 from longwave.v1 import admin_pb2, compliance_pb2, registry_pb2, verdict_pb2
@@ -312,7 +313,12 @@ async def test_refusals_are_counted_by_status(server: Server) -> None:
     client = server.client()
     await refused(client.call(client.compliance.AddOptOut, compliance_pb2.AddOptOutRequest(recipient="1")))
     labels = {"method": contract.ADD_OPT_OUT.path, "code": "INVALID_ARGUMENT"}
-    assert server.corridor.metrics.registry.get_sample_value("longwave_grpc_requests_total", labels) == 1
+    found, until_s = None, time.monotonic() + WAIT_S
+    # A call is counted when it ends, which may be a moment after its answer left.
+    while found is None and time.monotonic() < until_s:
+        await asyncio.sleep(0)
+        found = server.corridor.metrics.registry.get_sample_value("longwave_grpc_requests_total", labels)
+    assert found == 1
 
 
 async def test_refused_calls_leave_nothing_for_the_collector(server: Server) -> None:

@@ -116,6 +116,10 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     """The subscriber read too slowly; resume from the cursor given."""
     VERDICT_TOO_MANY_CALLS: _Verdict.ValueType  # 64
     """Too many calls or streams at once."""
+    VERDICT_OVERLOADED: _Verdict.ValueType  # 65
+    """More comes in than can be stored in time; the less urgent is refused first. Nothing of this try was stored."""
+    VERDICT_BACKLOG_TOO_LONG: _Verdict.ValueType  # 66
+    """So much waits for the same limits that the message's validity would end before its turn."""
     VERDICT_STORE_UNAVAILABLE: _Verdict.ValueType  # 70
     """70 to 79: the server cannot say. UNAVAILABLE or DEADLINE_EXCEEDED.
 
@@ -227,6 +231,10 @@ VERDICT_SUBSCRIBER_TOO_SLOW: Verdict.ValueType  # 63
 """The subscriber read too slowly; resume from the cursor given."""
 VERDICT_TOO_MANY_CALLS: Verdict.ValueType  # 64
 """Too many calls or streams at once."""
+VERDICT_OVERLOADED: Verdict.ValueType  # 65
+"""More comes in than can be stored in time; the less urgent is refused first. Nothing of this try was stored."""
+VERDICT_BACKLOG_TOO_LONG: Verdict.ValueType  # 66
+"""So much waits for the same limits that the message's validity would end before its turn."""
 VERDICT_STORE_UNAVAILABLE: Verdict.ValueType  # 70
 """70 to 79: the server cannot say. UNAVAILABLE or DEADLINE_EXCEEDED.
 

@@ -11,6 +11,7 @@ use _core::message::{Carrier, Class, Held, Kind, Micros, flags};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Quota, Registry, Scope, Tenant, Unit};
 use _core::schedule::{Config, Counts, ParkKind, Popped, Scheduler};
 use _core::settle::Fate;
+use _core::shards::{ShardSet, shard_of};
 
 use super::choices::Choices;
 
@@ -179,6 +180,7 @@ impl World {
             lanes_idle_max: choices.of(&[16_384, 0, 2]),
             pop_work_max: choices.of(&[4_096, 4_096, 1]),
             provider: PROVIDER,
+            leased_budgets: false,
             seed: u64::from(choices.byte()),
         };
         let mut world = Self {
@@ -795,13 +797,14 @@ impl World {
                 self.scheduler.learn(recipient, carrier);
             }
             14 => self.park(choices),
-            _ => match choices.below(3) {
+            _ => match choices.below(4) {
                 // The wall clock is set, either way.
                 0 => self.now_us += (i64::from(choices.wide()) - 32_768) * 200,
                 1 => {
                     self.day += 1;
                     self.show_days();
                 }
+                2 => self.hand_over(choices),
                 _ => {
                     if let Some(message) = Self::nth(&self.waiting, choices)
                         && message.ordering != 0
@@ -809,14 +812,33 @@ impl World {
                         // One before it that was never here.
                         let id = 1 << 40 | message.id;
                         self.holds.insert((message.tenant, message.ordering, id));
-                        self.scheduler
-                            .hold_key(message.tenant, message.ordering, id);
+                        self.scheduler.hold_key(
+                            message.tenant,
+                            message.campaign,
+                            message.ordering,
+                            id,
+                        );
                         self.out.insert(id, Held { id, ..message });
                     }
                 }
             },
         }
         self.latest_us = self.latest_us.max(self.now_us);
+    }
+
+    /// A shard goes to another node with all that waits and its keys, and comes back.
+    fn hand_over(&mut self, choices: &mut Choices<'_>) {
+        let campaign = choices.of(&CAMPAIGNS);
+        let shard = ShardSet::of(&[shard_of(campaign)]).expect("a shard");
+        let of = |held: &&Held| held.campaign == campaign;
+        let waiting: Vec<Held> = self.waiting.values().filter(of).cloned().collect();
+        let left = self.scheduler.disown(shard);
+        assert_eq!(left, waiting, "another's, or not all");
+        let out = &self.out;
+        let is_other = |id: &u64| out.get(id).is_none_or(|held| held.campaign != campaign);
+        self.holds.retain(|(_, _, id)| is_other(id));
+        self.scheduler.own(shard, self.mono_us);
+        assert_eq!(self.scheduler.push(left, self.now_us), []);
     }
 
     /// Not taken: again in line, first of its key.

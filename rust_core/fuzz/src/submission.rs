@@ -3,7 +3,7 @@
 //! The same fields in another order on the wire, said twice, or between fields nobody knows are the same submission, with
 //! the same content hash; one field changed is another.
 
-use _core::admit::{Call, CallKind, Limits, admit};
+use _core::admit::{Call, CallKind, Door, Limits, admit};
 use _core::consent::Consent;
 use _core::ids::IdMint;
 use bytes::Bytes;
@@ -134,7 +134,7 @@ fn judged(fields: &[Field], mint: &mut IdMint) -> Option<Vec<u8>> {
         &Limits::default(),
         mint,
         NOW_US,
-        10,
+        Door::open(10),
     );
     assert_eq!(admission.replies().len(), 1);
     let accepted = admission.accepted().first()?;

@@ -8,7 +8,7 @@ mod submission;
 
 use std::sync::Arc;
 
-use _core::admit::{Call, CallKind, Limits, admit, held_from_row};
+use _core::admit::{Call, CallKind, Door, Limits, admit, held_from_row};
 use _core::consent::Consent;
 use _core::ids::{IdMint, parse_message_name, parse_short_id, short_id};
 use _core::outcome::Phase;
@@ -91,7 +91,7 @@ pub fn request(data: &[u8]) {
         &Limits::default(),
         &mut mint,
         NOW_US,
-        10,
+        Door::open(10),
     );
     for accepted in admission.accepted() {
         let held = &accepted.held;

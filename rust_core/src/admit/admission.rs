@@ -4,7 +4,8 @@
 //! it found, then `first_events` inside the transaction, and after the commit `replies`, `counts` and at last `take_held`.
 //!
 //! Invariants: every item has exactly one outcome; an item is in `accepted` exactly while its outcome is `Fresh`, and repeats
-//! of it in the same group follow it wherever it goes.
+//! of it in the same group follow it wherever it goes; what a transaction found is taken back with it, so that nobody is
+//! answered with a message that only an undone one had seen.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -14,13 +15,14 @@ use prost::Message as _;
 
 use super::CallKind;
 use super::check::Refusal;
+use crate::events::Blobs;
 use crate::ids::message_name;
 use crate::message::{Held, Micros};
 use crate::state::{Reason, State};
 use crate::verdict::Verdict;
 use crate::wire::{
     Duration, Event, EventKind, StreamMessagesResponse, SubmitMessageResponse,
-    SubmitMessagesResponse, SubmitResult, Timestamp, push_event,
+    SubmitMessagesResponse, SubmitResult, Timestamp,
 };
 
 /// Bytes of a content hash: the first half of SHA-256.
@@ -109,6 +111,16 @@ pub struct Admission {
     pub(super) items: Vec<Item>,
     pub(super) accepted: Vec<Accepted>,
     pub(super) retry_delay_us: Micros,
+    pub(super) found: Found,
+}
+
+/// What the transaction under way changed, as it was before.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Places in `items`, each with its outcome before, in the order of the changes.
+    outcomes: Vec<(usize, Outcome)>,
+    /// Left `accepted`.
+    dropped: Vec<Accepted>,
 }
 
 #[derive(Debug)]
@@ -190,12 +202,12 @@ impl Admission {
             .iter()
             .map(|row| ((row.tenant, row.request_id.as_str()), row))
             .collect();
-        for item in &mut self.items {
+        for (place, item) in self.items.iter_mut().enumerate() {
             let Some(key) = &item.key else { continue };
             let Some(row) = known.get(&(item.tenant, &*key.request_id)) else {
                 continue;
             };
-            item.outcome = if row.content_hash == key.content_hash {
+            let outcome = if row.content_hash == key.content_hash {
                 Outcome::Known(Answer {
                     id: row.id,
                     segments: row.segments,
@@ -204,8 +216,28 @@ impl Admission {
             } else {
                 Outcome::Refused(Refusal::new(Verdict::RequestIdReused, "request_id"))
             };
+            let before = std::mem::replace(&mut item.outcome, outcome);
+            self.found.outcomes.push((place, before));
         }
         self.drop_settled();
+    }
+
+    /// The transaction that told what is stored was undone: everything is as it was judged. The next one may find other
+    /// rows, or none of those that it would have stored itself.
+    pub fn take_back(&mut self) {
+        let Found { outcomes, dropped } = std::mem::take(&mut self.found);
+        for (place, before) in outcomes.into_iter().rev() {
+            self.items[place].outcome = before;
+        }
+        if !dropped.is_empty() {
+            self.accepted.extend(dropped);
+            self.accepted.sort_by_key(|accepted| accepted.item);
+        }
+    }
+
+    fn refuse_item(&mut self, item: usize, refusal: Refusal) {
+        let before = std::mem::replace(&mut self.items[item].outcome, Outcome::Refused(refusal));
+        self.found.outcomes.push((item, before));
     }
 
     /// Refuses accepted messages after all: places in [`Self::accepted`] as it stands now.
@@ -215,8 +247,7 @@ impl Admission {
     pub fn refuse_rest(&mut self, places: &[usize], verdict: Verdict) {
         for &place in places {
             let item = self.accepted[place].item;
-            self.items[item].outcome =
-                Outcome::Refused(Refusal::passing(verdict, self.retry_delay_us));
+            self.refuse_item(item, Refusal::passing(verdict, self.retry_delay_us));
         }
         self.drop_settled();
     }
@@ -242,14 +273,16 @@ impl Admission {
             let item = self.accepted[place].item;
             let mut refusal = Refusal::with_detail(verdict, "", detail.to_owned());
             refusal.retry_delay_us = retry_delay_us;
-            self.items[item].outcome = Outcome::Refused(refusal);
+            self.refuse_item(item, refusal);
         }
         self.drop_settled();
     }
 
     /// Refuses, in words that say what happened, whatever only the store could have decided: nothing of the group was
-    /// stored, and whether an earlier try of what was refused at the door was, nobody knows.
+    /// stored, and whether an earlier try of what was refused at the door was, nobody knows. What the transaction found
+    /// is taken back first: it may have been another one's of the same group, which was not stored either.
     pub fn refuse_all_open(&mut self, verdict: Verdict, detail: &str, retry_delay_us: Micros) {
+        self.take_back();
         for item in &mut self.items {
             let open = match &item.outcome {
                 Outcome::Fresh(_) | Outcome::Contradicts => true,
@@ -267,17 +300,14 @@ impl Admission {
         self.drop_settled();
     }
 
-    /// The first events of what is accepted: for each tenant one blob of `WatchEventsResponse.events` elements.
+    /// The first events of what is accepted: for each tenant blobs of `WatchEventsResponse.events` elements.
     #[must_use]
     pub fn first_events(&self) -> Vec<(u32, Vec<u8>)> {
-        let mut blobs: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+        let mut blobs = Blobs::default();
         for accepted in &self.accepted {
-            push_event(
-                blobs.entry(accepted.held.tenant).or_default(),
-                &accepted.first_event(),
-            );
+            blobs.push(accepted.held.tenant, &accepted.first_event());
         }
-        blobs.into_iter().collect()
+        blobs.rows()
     }
 
     /// The answers, in call order.
@@ -320,8 +350,11 @@ impl Admission {
 
     fn drop_settled(&mut self) {
         let items = &self.items;
-        self.accepted
-            .retain(|accepted| matches!(items[accepted.item].outcome, Outcome::Fresh(_)));
+        let settled =
+            |accepted: &mut Accepted| !matches!(items[accepted.item].outcome, Outcome::Fresh(_));
+        self.found
+            .dropped
+            .extend(self.accepted.extract_if(.., settled));
     }
 
     fn reply(&self, call: &JudgedCall) -> Reply {
@@ -405,5 +438,6 @@ fn depends_on_state(verdict: Verdict) -> bool {
             | Verdict::RecipientOptedOut
             | Verdict::ExceedsQuota
             | Verdict::QueueFull
+            | Verdict::BacklogTooLong
     )
 }

@@ -183,8 +183,12 @@ impl Literals {
 
     /// `ELT` gives strings, so integers are cast back.
     fn by_place(&mut self, ids: &[u64], cells: &[Cell<'_>]) {
-        let integers = cells.iter().any(|cell| matches!(cell, Cell::Signed(_)));
-        if integers {
+        let cast = cells.iter().find_map(|cell| match cell {
+            Cell::Signed(_) => Some(" AS SIGNED)"),
+            Cell::Unsigned(_) => Some(" AS UNSIGNED)"),
+            Cell::Null | Cell::Text(_) | Cell::Blob(_) => None,
+        });
+        if cast.is_some() {
             self.fixed("CAST(");
         }
         self.fixed("ELT(INTERVAL(id, ");
@@ -192,8 +196,8 @@ impl Literals {
         self.fixed("), ");
         self.list(cells.iter().copied());
         self.fixed(")");
-        if integers {
-            self.fixed(" AS SIGNED)");
+        if let Some(cast) = cast {
+            self.fixed(cast);
         }
     }
 }
@@ -213,45 +217,53 @@ fn groups<'a>(cells: &[Cell<'a>]) -> Option<Vec<(Cell<'a>, Vec<usize>)>> {
     Some(groups)
 }
 
-/// `head` and one parenthesis a row, as many rows to a statement as its bound lets in. `rows` come with their places in
-/// the caller's batch.
-pub(super) fn insert<'a, const COLUMNS: usize>(
-    head: &'static str,
-    rows: impl IntoIterator<Item = (usize, [Cell<'a>; COLUMNS])>,
+/// `head`, one parenthesis a row and `tail`, as many rows to a statement as its bound lets in. `rows` come with their
+/// places in the caller's batch.
+pub(super) fn insert<'a, Cells>(
+    head: &str,
+    rows: impl IntoIterator<Item = (usize, Cells)>,
+    tail: &str,
     statement_bytes_max: usize,
-) -> Result<Vec<Statement>, RenderError> {
+) -> Result<Vec<Statement>, RenderError>
+where
+    Cells: IntoIterator<Item = Cell<'a>>,
+{
     let mut statements = Vec::new();
     let mut open = Literals::default();
     let mut open_rows = 0;
     let mut row_sql = Literals::default();
+    let mut close = |open: &mut Literals, rows: usize| {
+        open.sql.extend_from_slice(tail.as_bytes());
+        statements.push(Statement {
+            sql: std::mem::take(&mut open.sql),
+            rows,
+        });
+    };
     for (row, cells) in rows {
         row_sql.sql.clear();
         row_sql.fixed("(");
         row_sql.list(cells);
         row_sql.fixed(")");
-        let statement_bytes = head.len() + row_sql.sql.len();
+        let statement_bytes = head.len() + row_sql.sql.len() + tail.len();
         if statement_bytes > statement_bytes_max {
             return Err(RenderError::RowTooLong {
                 row,
                 statement_bytes,
             });
         }
-        if open_rows > 0 && open.sql.len() + 1 + row_sql.sql.len() > statement_bytes_max {
-            statements.push(Statement {
-                sql: std::mem::take(&mut open.sql),
-                rows: open_rows,
-            });
+        if open_rows > 0
+            && open.sql.len() + 1 + row_sql.sql.len() + tail.len() > statement_bytes_max
+        {
+            close(&mut open, open_rows);
             open_rows = 0;
         }
-        open.fixed(if open_rows == 0 { head } else { "," });
+        let before = if open_rows == 0 { head } else { "," };
+        open.sql.extend_from_slice(before.as_bytes());
         open.sql.extend_from_slice(&row_sql.sql);
         open_rows += 1;
     }
     if open_rows > 0 {
-        statements.push(Statement {
-            sql: open.sql,
-            rows: open_rows,
-        });
+        close(&mut open, open_rows);
     }
     Ok(statements)
 }

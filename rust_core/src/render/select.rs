@@ -51,16 +51,19 @@ pub fn select_rows(ids: &[u64], statement_bytes_max: usize) -> Result<Vec<Statem
     select(ids, &pieces, statement_bytes_max)
 }
 
-/// Which of these attempts `update_intents` wrote: asked in its transaction when fewer rows matched than it held.
+/// Which of these attempts, (id, epoch of its shard), `update_intents` wrote: asked in its transaction when fewer rows
+/// matched than it held.
 ///
 /// # Errors
-/// When one id alone passes `statement_bytes_max`.
+/// When one id alone passes `statement_bytes_max`, or an id is there twice.
 pub fn select_intended(
-    ids: &[u64],
+    attempts: &[(u64, u64)],
     started_us: Micros,
-    epoch: u64,
     statement_bytes_max: usize,
 ) -> Result<Vec<Statement>, RenderError> {
+    let sorted = by_id(attempts, |&(id, _)| id);
+    let (ids, places) = ids_of(&sorted, |&(id, _)| id)?;
+    let epochs = sorted.iter().map(|(_, attempt)| Cell::Unsigned(attempt.1));
     let pieces = [
         Piece::Fixed("SELECT m.id FROM messages AS m FORCE INDEX (PRIMARY) WHERE m.id IN ("),
         Piece::Ids,
@@ -69,10 +72,10 @@ pub fn select_intended(
         Piece::Fixed(" AND m.started_us = "),
         Piece::Same(number(started_us)),
         Piece::Fixed(" AND m.epoch = "),
-        Piece::Same(Cell::Unsigned(epoch)),
+        Piece::Each(epochs.collect()),
         Piece::Fixed(" ORDER BY m.id"),
     ];
-    select(ids, &pieces, statement_bytes_max)
+    about(&ids, &places, &pieces, statement_bytes_max)
 }
 
 /// Why the others were not granted: (id, 1 expired, 2 opted out, 3 stopped; 0 paused, or no longer the row that was

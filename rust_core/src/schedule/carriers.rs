@@ -32,6 +32,15 @@ impl Carriers {
         self.young.insert(recipient, carrier);
     }
 
+    /// As `get`, and remembers no better for it.
+    pub(super) fn peek(&self, recipient: u64) -> Carrier {
+        let known = self
+            .young
+            .get(&recipient)
+            .or_else(|| self.old.get(&recipient));
+        known.copied().unwrap_or(Carrier::Unknown)
+    }
+
     pub(super) fn get(&mut self, recipient: u64) -> Carrier {
         if let Some(&carrier) = self.young.get(&recipient) {
             return carrier;

@@ -4,7 +4,11 @@
 //! attempt was taken or nobody can know, and goes back only when it was proved not taken. A charge names its day: a day
 //! that is over is settled on its own row.
 //!
-//! Invariant: sums of a day change only through `post`, and every change is told by `take_changes`.
+//! Where other nodes charge the same days, the store's row is everybody's: attempts are *told* to it as they are written
+//! down, and what becomes of told ones is told as differences (`take_deltas`); the ledger here follows the row.
+//!
+//! Invariant: sums of a day change only through `post`, and every change is told by `take_changes`; those of told attempts
+//! by `take_deltas`.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -61,6 +65,8 @@ struct Charge {
     /// Reserved from several carriers.
     carrier_unknown: bool,
     mms: bool,
+    /// The shared row has what it reserved.
+    told: bool,
 }
 
 /// Slots that were laid out together, and those of them whose carrier is unknown by recipient.
@@ -105,6 +111,8 @@ pub(super) struct Charges {
 struct Rows {
     other_days: BTreeMap<(u32, i32), Sums>,
     changed: HashSet<(u32, i32), Seeded>,
+    /// What became of told attempts: spent and reserved that the shared rows do not have.
+    deltas: BTreeMap<(u32, i32), (i64, i64)>,
 }
 
 impl Charges {
@@ -122,6 +130,7 @@ impl Charges {
             rows: Rows {
                 other_days: BTreeMap::new(),
                 changed: HashSet::with_hasher(seeded),
+                deltas: BTreeMap::new(),
             },
             seeded,
         }
@@ -166,6 +175,7 @@ impl Charges {
             taken: false,
             carrier_unknown,
             mms,
+            told: false,
         };
         self.ids.insert(id, slot);
         if carrier_unknown {
@@ -212,6 +222,71 @@ impl Charges {
         sums
     }
 
+    /// What the attempt of this message has reserved, if its outcome is open.
+    pub(super) fn open_days(&self, id: u64) -> impl Iterator<Item = &DayCharge> {
+        let charge = self.find(id).map(|slot| self.at(slot));
+        let open = charge.filter(|charge| !charge.spent);
+        open.into_iter().flat_map(|charge| charge.days.iter())
+    }
+
+    /// The shared row has so much of this attempt: (row, units). What was given back meanwhile is owed to it.
+    pub(super) fn told(&mut self, id: u64, rows: &[((u32, i32), u64)]) {
+        let Some(slot) = self.find(id) else {
+            return;
+        };
+        let (chunk, at) = place(slot);
+        let charge = &mut self.chunks[chunk].slots[at];
+        if charge.told {
+            return;
+        }
+        charge.told = true;
+        for &(row, units) in rows {
+            let here = charge.days.iter().any(|day| (day.quota, day.day) == row);
+            if !here {
+                self.rows.owe(row, 0, -signed(units));
+            }
+        }
+    }
+
+    /// What became of told attempts since the last call: quota, day, what is to be added to spent and to reserved.
+    pub(super) fn take_deltas(&mut self, meters: &Meters) -> Vec<(u32, i32, i64, i64)> {
+        // Nobody asks for absolute rows where they are shared.
+        self.rows.changed.clear();
+        self.prune(meters);
+        let deltas = std::mem::take(&mut self.rows.deltas).into_iter();
+        deltas
+            .map(|((quota, day), (spent, reserved))| (quota, day, spent, reserved))
+            .collect()
+    }
+
+    /// The transaction that told these came to nothing.
+    pub(super) fn owe_again(&mut self, rows: &[(u32, i32, i64, i64)]) {
+        for &(quota, day, spent, reserved) in rows {
+            self.rows.owe((quota, day), spent, reserved);
+        }
+    }
+
+    /// The shared row as it was read, and what this node has reserved beside it. Returns the meter if its ledger counts
+    /// that day now.
+    pub(super) fn seen(
+        &mut self,
+        meters: &mut Meters,
+        row: (u32, i32),
+        spent: u64,
+        reserved: u64,
+    ) -> Option<u32> {
+        let (ledger, meter) = meters.ledger_mut(row.0)?;
+        if ledger.day() == Some(row.1) {
+            ledger.seen(spent, reserved);
+            return Some(meter);
+        }
+        if ledger.day().is_none_or(|day| day < row.1) {
+            // For when the day begins here.
+            self.rows.other_days.insert(row, Sums { spent, reserved });
+        }
+        None
+    }
+
     /// Settles the attempt of this message. Returns the meters that have room again.
     pub(super) fn settle(&mut self, meters: &mut Meters, id: u64, fate: Fate) -> Vec<u32> {
         let Some(slot) = self.find(id) else {
@@ -236,9 +311,10 @@ impl Charges {
                 Fate::Taken(_) | Fate::Unknown => i64::from(day.cost),
                 Fate::NotTaken => 0,
             };
+            let row = (day.quota, day.day);
             let meter = self
                 .rows
-                .post(meters, (day.quota, day.day), after - before, reserved);
+                .post(meters, row, after - before, reserved, charge.told);
             if after < i64::from(day.cost) {
                 freed.extend(meter);
             }
@@ -289,7 +365,8 @@ impl Charges {
                         (0, u64::from(day.cost))
                     };
                     let row = (day.quota, day.day);
-                    freed.extend(self.rows.post(meters, row, spent, released));
+                    let told = charge.told;
+                    freed.extend(self.rows.post(meters, row, spent, released, told));
                 }
             }
         }
@@ -438,6 +515,19 @@ impl Charge {
 }
 
 impl Rows {
+    /// The shared row lacks so much.
+    fn owe(&mut self, row: (u32, i32), spent: i64, reserved: i64) {
+        if (spent, reserved) == (0, 0) {
+            return;
+        }
+        let owed = self.deltas.entry(row).or_default();
+        owed.0 = owed.0.saturating_add(spent);
+        owed.1 = owed.1.saturating_add(reserved);
+        if *owed == (0, 0) {
+            self.deltas.remove(&row);
+        }
+    }
+
     /// Moves the sums of a row; returns the meter if its ledger counts that day now. A row that was given up (over, with
     /// nothing open) stays as the store has it.
     fn post(
@@ -446,7 +536,11 @@ impl Rows {
         row: (u32, i32),
         spent: i64,
         released: u64,
+        told: bool,
     ) -> Option<u32> {
+        if told {
+            self.owe(row, spent, -signed(released));
+        }
         if let Some((ledger, meter)) = meters.ledger_mut(row.0)
             && ledger.day() == Some(row.1)
         {

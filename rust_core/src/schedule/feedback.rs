@@ -7,9 +7,26 @@ use std::sync::Arc;
 
 use super::Scheduler;
 use super::meters::Limit;
-use crate::message::{Carrier, Micros};
+use crate::budget::Wanted;
+use crate::message::{Carrier, Held, Micros};
 use crate::registry::{Registry, Scope};
 use crate::settle::Fate;
+use crate::shards::shard_of;
+
+/// What a message has reserved of a day's ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// Of the message.
+    pub id: u64,
+    /// Key of the quota.
+    pub quota: u32,
+    /// Ordinal, in the quota's own zone.
+    pub day: i32,
+    /// So many.
+    pub units: u64,
+    /// How far the message's class may fill the day.
+    pub cap: u64,
+}
 
 /// What the provider refused for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +50,23 @@ impl Scheduler {
         for ledger in &retired {
             self.charges.retire(ledger);
         }
-        self.registry = registry;
+        let before = std::mem::replace(&mut self.registry, registry);
+        if self.config.leased_budgets {
+            self.empty_moved_numbers(&before);
+        }
         self.reconsider();
+    }
+
+    /// A number that another shard's campaign had may have been used just now, by another node.
+    fn empty_moved_numbers(&mut self, before: &Registry) {
+        let now = &self.registry;
+        self.meters.empty_rates(self.mono_us, |quota| {
+            let shard_in = |registry: &Registry| {
+                let campaign = registry.campaign_of_number(quota.subject);
+                campaign.map(|campaign| shard_of(campaign.key))
+            };
+            quota.scope == Scope::Number && shard_in(before) != shard_in(now)
+        });
     }
 
     /// The days that day quotas count now: (quota, day in its own zone, end of that day on the wall clock). At start, after
@@ -71,12 +103,80 @@ impl Scheduler {
         self.charges.reserved_by(ids)
     }
 
+    /// What these messages, which were popped and are to be written down, have reserved; for rows that other nodes charge
+    /// too. By message, and in the order of ledgers.
+    #[must_use]
+    pub fn reservations(&self, batch: &[Held]) -> Vec<Reservation> {
+        let of = |held: &Held| {
+            let (id, class) = (held.id, held.class);
+            self.charges.open_days(id).map(move |day| Reservation {
+                id,
+                quota: day.quota,
+                day: day.day,
+                units: u64::from(day.cost),
+                cap: match self.meters.ledger(day.quota) {
+                    Some(ledger) => ledger.share(class),
+                    // A limit that is no more. As much as a store's signed integer holds.
+                    None => u64::MAX >> 1,
+                },
+            })
+        };
+        batch.iter().flat_map(of).collect()
+    }
+
+    /// The store has these reservations now. From here on what becomes of them is told by [`Scheduler::take_deltas`].
+    pub fn reserved(&mut self, reservations: &[Reservation]) {
+        for of_message in reservations.chunk_by(|one, next| one.id == next.id) {
+            let rows: Vec<((u32, i32), u64)> = of_message
+                .iter()
+                .map(|of| ((of.quota, of.day), of.units))
+                .collect();
+            self.charges.told(of_message[0].id, &rows);
+        }
+    }
+
+    /// What the store's shared rows lack: (quota, day, to be added to spent, to be added to reserved). Told once: if the
+    /// transaction that writes them surely came to nothing, [`Scheduler::owe_deltas`] takes them back. Where that cannot be
+    /// known they count as written: a release that is told twice would let too much pass, one that is lost only too little.
+    pub fn take_deltas(&mut self) -> Vec<(u32, i32, i64, i64)> {
+        self.charges.take_deltas(&self.meters)
+    }
+
+    /// See [`Scheduler::take_deltas`].
+    pub fn owe_deltas(&mut self, rows: &[(u32, i32, i64, i64)]) {
+        self.charges.owe_again(rows);
+    }
+
+    /// Shared rows as they were read: (quota, day, spent, reserved), of all nodes. `early` is what popped messages have
+    /// reserved that the store does not know of. Before or after [`Scheduler::set_days`]; lanes that wait are looked at.
+    pub fn ledgers_seen(
+        &mut self,
+        rows: &[(u32, i32, u64, u64)],
+        early: &BTreeMap<(u32, i32), u64>,
+    ) {
+        for &(quota, day, spent, reserved) in rows {
+            let early = early.get(&(quota, day)).copied().unwrap_or(0);
+            let reserved = reserved.saturating_add(early);
+            let seen = self
+                .charges
+                .seen(&mut self.meters, (quota, day), spent, reserved);
+            if let Some(meter) = seen {
+                self.wake(meter);
+            }
+        }
+    }
+
     /// What became of the attempt that the last pop of this message allowed; also of one that left the batch before any
     /// byte (not taken). Rate tokens never come back. Ids without a charge change nothing.
     pub fn settled(&mut self, id: u64, fate: Fate) {
         for meter in self.charges.settle(&mut self.meters, id, fate) {
             self.wake(meter);
         }
+    }
+
+    /// Nothing that is told of this message's last attempt changes a ledger: what it reserved stays so.
+    pub fn forget_charge(&mut self, id: u64) {
+        self.charges.forget(id);
     }
 
     /// A recipient's carrier. Attempts in flight give back what they reserved from others; messages that wait move to
@@ -87,6 +187,30 @@ impl Scheduler {
         }
         self.carriers.learn(recipient, carrier);
         for meter in self.charges.learn(&mut self.meters, recipient, carrier) {
+            self.wake(meter);
+        }
+    }
+
+    /// Which shared rates somebody waits for, or will within half a block at the pace of late: to be asked of the store
+    /// after each pop. Each is told once, until [`Scheduler::grant`] answers it.
+    pub fn budgets_wanted(&mut self, mono_us: Micros) -> Vec<Wanted> {
+        self.mono_us = self.mono_us.max(mono_us);
+        self.meters.budgets_wanted(self.mono_us)
+    }
+
+    /// What the store leased, which may be nothing: so many tokens until `until_mono_us`, which counts from before it was
+    /// asked, and when it may have more. Whoever waited for them may go at the next pop. A quota that is no shared rate
+    /// (any more) changes nothing.
+    pub fn grant(
+        &mut self,
+        quota: u32,
+        tokens: u64,
+        until_mono_us: Micros,
+        again_at_mono_us: Micros,
+    ) {
+        let mono_us = self.mono_us;
+        if let Some((budget, meter)) = self.meters.budget_mut(quota) {
+            budget.grant(tokens, until_mono_us, again_at_mono_us, mono_us);
             self.wake(meter);
         }
     }
@@ -128,6 +252,7 @@ impl Scheduler {
         for meter in found {
             match &mut self.meters.at_mut(meter).limit {
                 Limit::Rate(bucket) => bucket.park_until(mono_until_us),
+                Limit::Leased(budget) => budget.park_until(mono_until_us),
                 Limit::Day(ledger) => ledger.stop_until(until_us),
                 Limit::Hold(until) => {
                     let held = &mut until[carrier as usize];

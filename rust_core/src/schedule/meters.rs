@@ -1,4 +1,4 @@
-//! The limits of all lanes in force: rate buckets, day ledgers and holds, who claims them, and when to look again.
+//! The limits of all lanes in force: rate buckets, leased budgets, day ledgers and holds, who claims them, and when to look again.
 //!
 //! It takes no messages. Which meters a lane needs follows from the registry and the lane's key; a lane whose carrier is
 //! not known needs those of every carrier.
@@ -12,6 +12,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
 use super::hash::Seeded;
 use super::lanes::LaneKey;
+use crate::budget::{Budget, Terms, Wanted};
 use crate::ledger::Ledger;
 use crate::message::{Carrier, Class, Kind, Micros};
 use crate::quota::{Bucket, Refusal};
@@ -53,6 +54,8 @@ impl Need {
 pub(super) enum Wait {
     /// Others claimed it first.
     Behind,
+    /// Until the store leases more: nobody is asked before this monotonic time, `Micros::MAX` when it is to be asked.
+    Budget(Micros),
     /// Until a monotonic time.
     Rate(Micros),
     /// Until a monotonic time, by the provider's word.
@@ -65,6 +68,8 @@ pub(super) enum Wait {
 
 pub(super) enum Limit {
     Rate(Bucket),
+    /// A rate that others share. Boxed: it is the largest, and a node alone has none.
+    Leased(Box<Budget>),
     Day(Ledger),
     /// Parked by the provider's answer, by carrier number; monotonic.
     Hold([Micros; CARRIERS]),
@@ -109,10 +114,14 @@ pub(super) struct Meters {
     rate_alarms: BinaryHeap<Reverse<(Micros, u32)>>,
     day_alarms: BinaryHeap<Reverse<(Micros, u32)>>,
     floor_percent: i64,
+    /// Rates wider than a shard are shared with other nodes.
+    leases: bool,
+    /// Those that are.
+    leased: Vec<u32>,
 }
 
 impl Meters {
-    pub(super) fn new(floor_percent: i64, seeded: Seeded) -> Self {
+    pub(super) fn new(floor_percent: i64, seeded: Seeded, leases: bool) -> Self {
         Self {
             all: Vec::new(),
             by_subject: HashMap::new(),
@@ -122,12 +131,14 @@ impl Meters {
             rate_alarms: BinaryHeap::new(),
             day_alarms: BinaryHeap::new(),
             floor_percent,
+            leases,
+            leased: Vec::new(),
         }
     }
 
     /// No meters, under the same terms.
     pub(super) fn empty(&self) -> Self {
-        Self::new(self.floor_percent, *self.by_key.hasher())
+        Self::new(self.floor_percent, *self.by_key.hasher(), self.leases)
     }
 
     /// The meters of another picture: unchanged quotas keep their state, ledgers their counts, the rest starts empty.
@@ -151,15 +162,18 @@ impl Meters {
                 next.holds.insert(campaign, hold);
             }
         }
-        for meter in self.all {
+        for meter in std::mem::take(&mut self.all) {
             if let Some(terms) = meter.terms {
                 old.insert(terms.key, (terms, meter.limit));
             }
         }
         for quota in registry.quotas() {
-            let limit = match (old.remove(&quota.key), fresh(quota, mono_us)) {
+            let limit = match (old.remove(&quota.key), self.fresh(quota, mono_us)) {
                 (Some((terms, Limit::Rate(bucket))), Limit::Rate(_)) if terms == *quota => {
                     Limit::Rate(bucket)
+                }
+                (Some((terms, Limit::Leased(budget))), Limit::Leased(_)) if terms == *quota => {
+                    Limit::Leased(budget)
                 }
                 (Some((_, Limit::Day(ledger))), Limit::Day(terms)) => {
                     Limit::Day(ledger.with_terms_of(&terms))
@@ -171,7 +185,9 @@ impl Meters {
                     limit
                 }
             };
+            let is_leased = matches!(limit, Limit::Leased(_));
             let at = next.push(Some(quota.clone()), limit);
+            next.leased.extend(is_leased.then_some(at));
             next.by_key.insert(quota.key, at);
             next.by_subject
                 .entry((quota.scope, quota.subject, quota.carrier))
@@ -285,6 +301,17 @@ impl Meters {
         }
     }
 
+    /// These rates have nothing in them at `mono_us`.
+    pub(super) fn empty_rates(&mut self, mono_us: Micros, is_one: impl Fn(&Quota) -> bool) {
+        for meter in &mut self.all {
+            if let (Some(terms), Limit::Rate(bucket)) = (&meter.terms, &mut meter.limit)
+                && is_one(terms)
+            {
+                *bucket = bucket.clone().empty_at(mono_us);
+            }
+        }
+    }
+
     /// The latest day that any ledger counts.
     pub(super) fn newest_day(&self) -> Option<i32> {
         let days = self.all.iter().filter_map(|meter| match &meter.limit {
@@ -292,6 +319,17 @@ impl Meters {
             _ => None,
         });
         days.max()
+    }
+
+    /// The least time before one more passes behind so many messages of a lane: each counts one at least.
+    pub(super) fn passing_us(&self, at: u32, carrier: Carrier, messages: u64) -> Micros {
+        match &self.at(at).limit {
+            Limit::Rate(bucket) => bucket.passing_us(messages),
+            Limit::Leased(budget) => budget.passing_us(messages),
+            // What is reserved until the carrier is known may be given back.
+            Limit::Day(ledger) if carrier != Carrier::Unknown => ledger.passing_us(messages),
+            Limit::Day(_) | Limit::Hold(_) => 0,
+        }
     }
 
     /// Would this meter let the need pass now, claims aside?
@@ -309,6 +347,14 @@ impl Meters {
                     .check(meter.cost(need), mono_us)
                     .map_err(|refusal| match refusal {
                         Refusal::Until(at_us) => Wait::Rate(at_us),
+                        Refusal::Never => Wait::Never,
+                    })
+            }
+            Limit::Leased(budget) => {
+                budget
+                    .check(meter.cost(need), mono_us)
+                    .map_err(|refusal| match refusal {
+                        Refusal::Until(at_us) => Wait::Budget(at_us),
                         Refusal::Never => Wait::Never,
                     })
             }
@@ -348,6 +394,11 @@ impl Meters {
         match &mut meter.limit {
             Limit::Rate(bucket) => {
                 let taken = bucket.take(cost, mono_us);
+                debug_assert!(taken.is_ok());
+                None
+            }
+            Limit::Leased(budget) => {
+                let taken = budget.take(cost, mono_us);
                 debug_assert!(taken.is_ok());
                 None
             }
@@ -416,8 +467,9 @@ impl Meters {
     pub(super) fn arm(&mut self, at: u32, wait: Wait) {
         let (alarms, at_us) = match wait {
             Wait::Rate(at_us) | Wait::Hold(at_us) => (&mut self.rate_alarms, at_us),
+            Wait::Budget(at_us) if at_us < Micros::MAX => (&mut self.rate_alarms, at_us),
             Wait::Day(at_us) if at_us < Micros::MAX => (&mut self.day_alarms, at_us),
-            Wait::Behind | Wait::Never | Wait::Day(_) => return,
+            Wait::Behind | Wait::Never | Wait::Day(_) | Wait::Budget(_) => return,
         };
         let meter = &mut self.all[at as usize];
         if meter.armed.is_none_or(|armed| at_us < armed) {
@@ -456,17 +508,58 @@ impl Meters {
             .map(|Reverse((at_us, _))| at_us.saturating_sub(now_us).max(0));
         rate.into_iter().chain(day).min()
     }
-}
 
-fn fresh(quota: &Quota, mono_us: Micros) -> Limit {
-    if quota.scope == Scope::BrandCarrierDay {
-        let class = quota.reserved_class;
-        return Limit::Day(Ledger::new(
-            quota.key,
-            quota.amount,
-            quota.reserved_percent,
-            class,
-        ));
+    /// A limit as it begins: with nothing in it.
+    fn fresh(&self, quota: &Quota, mono_us: Micros) -> Limit {
+        match quota.scope {
+            Scope::BrandCarrierDay => Limit::Day(Ledger::new(
+                quota.key,
+                quota.amount,
+                quota.reserved_percent,
+                quota.reserved_class,
+            )),
+            Scope::Provider | Scope::Tenant if self.leases => {
+                Limit::Leased(Box::new(Budget::new(Terms::of(quota))))
+            }
+            _ => Limit::Rate(
+                Bucket::new(quota.amount, quota.burst, quota.window_us).empty_at(mono_us),
+            ),
+        }
     }
-    Limit::Rate(Bucket::new(quota.amount, quota.burst, quota.window_us).empty_at(mono_us))
+
+    /// What to ask the store for now.
+    pub(super) fn budgets_wanted(&mut self, mono_us: Micros) -> Vec<Wanted> {
+        let all = &mut self.all;
+        let wanted = self.leased.iter().filter_map(|&at| {
+            let meter = &mut all[at as usize];
+            let (Some(terms), Limit::Leased(budget)) = (&meter.terms, &mut meter.limit) else {
+                return None;
+            };
+            let (tokens, least) = budget.wanted(mono_us)?;
+            Some(Wanted {
+                quota: terms.key,
+                tokens,
+                least,
+            })
+        });
+        wanted.collect()
+    }
+
+    /// A quota's budget and its meter.
+    pub(super) fn budget_mut(&mut self, quota: u32) -> Option<(&mut Budget, u32)> {
+        let at = *self.by_key.get(&quota)?;
+        match &mut self.at_mut(at).limit {
+            Limit::Leased(budget) => Some((budget, at)),
+            _ => None,
+        }
+    }
+
+    /// Somebody waits for this meter; a budget asks for as much.
+    pub(super) fn note_refused(&mut self, at: u32, need: Need) {
+        let meter = self.at_mut(at);
+        let cost = meter.cost(need);
+        if let Limit::Leased(budget) = &mut meter.limit {
+            budget.refused(cost);
+        }
+    }
 }

@@ -9,6 +9,25 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::Scheduler;
 use super::slab::Place;
+use crate::message::Held;
+
+/// An ordering key of a campaign: a hash that has the campaign in it, so the campaign only says whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub tenant: u32,
+    pub campaign: u32,
+    pub ordering: u64,
+}
+
+impl Key {
+    pub(super) fn of(held: &Held) -> Self {
+        Self {
+            tenant: held.tenant,
+            campaign: held.campaign,
+            ordering: held.ordering,
+        }
+    }
+}
 
 /// One tenant's keys: a hash of another tenant's key can never hold up this one's.
 #[derive(Default)]
@@ -32,88 +51,93 @@ impl Keys {
 
 impl Scheduler {
     /// A predecessor that is in flight, or whose outcome is unknown, holds its key: for recovery.
-    pub fn hold_key(&mut self, tenant: u32, ordering: u64, id: u64) {
+    pub fn hold_key(&mut self, tenant: u32, campaign: u32, ordering: u64, id: u64) {
         if ordering == 0 || self.out.contains_key(&id) || self.contains(id) {
             return;
         }
-        self.hold(tenant, ordering, id);
+        let key = Key {
+            tenant,
+            campaign,
+            ordering,
+        };
+        self.hold(key, id);
     }
 
     /// This message is SUBMITTED or at its end: the next of its key may go. Unknown ids change nothing.
     pub fn ordering_released(&mut self, id: u64) {
-        let Some((tenant, ordering)) = self.release(id) else {
+        let Some(key) = self.release(id) else {
             return;
         };
-        self.advance(tenant, ordering);
-        self.forget_if_unused(tenant);
+        self.advance(key.tenant, key.ordering);
+        self.forget_if_unused(key.tenant);
     }
 
     /// A message is out: the first of those that wait is a follower now. (It may have an earlier id: a follower that
     /// expired is out too, until its end is written down.)
-    fn hold(&mut self, tenant: u32, ordering: u64, id: u64) {
-        self.mark_out(tenant, ordering, id);
+    fn hold(&mut self, key: Key, id: u64) {
+        self.mark_out(key, id);
         let first = self
             .keys
-            .get(&tenant)
-            .and_then(|keys| keys.first_two(ordering)[0]);
+            .get(&key.tenant)
+            .and_then(|keys| keys.first_two(key.ordering)[0]);
         if let Some(first) = first {
             self.make_follower(first);
         }
     }
 
-    fn mark_out(&mut self, tenant: u32, ordering: u64, id: u64) {
-        if self.out.insert(id, (tenant, ordering)).is_none() {
+    fn mark_out(&mut self, key: Key, id: u64) {
+        if self.out.insert(id, key).is_none() {
             *self
                 .keys
-                .entry(tenant)
+                .entry(key.tenant)
                 .or_default()
                 .out
-                .entry(ordering)
+                .entry(key.ordering)
                 .or_default() += 1;
         }
     }
 
-    fn release(&mut self, id: u64) -> Option<(u32, u64)> {
-        let (tenant, ordering) = self.out.remove(&id)?;
-        let keys = self.keys.entry(tenant).or_default();
-        if let Some(count) = keys.out.get_mut(&ordering) {
+    fn release(&mut self, id: u64) -> Option<Key> {
+        let key = self.out.remove(&id)?;
+        let keys = self.keys.entry(key.tenant).or_default();
+        if let Some(count) = keys.out.get_mut(&key.ordering) {
             *count -= 1;
             if *count == 0 {
-                keys.out.remove(&ordering);
+                keys.out.remove(&key.ordering);
             }
         }
-        Some((tenant, ordering))
+        Some(key)
     }
 
     /// A message with a key comes in: first of its key, or behind.
-    pub(super) fn enter_key(&mut self, tenant: u32, ordering: u64, id: u64, slot: u32) {
+    pub(super) fn enter_key(&mut self, key: Key, id: u64, slot: u32) {
         let former = self.release(id);
         self.keys
-            .entry(tenant)
+            .entry(key.tenant)
             .or_default()
             .waiting
-            .insert((ordering, id), slot);
+            .insert((key.ordering, id), slot);
         self.counts.ordering += 1;
         let expires_us = self.slab.at(slot).expires_us;
         self.set_timer(slot, expires_us, false);
-        self.advance(tenant, ordering);
-        if let Some((tenant, other)) = former
-            && other != ordering
+        self.advance(key.tenant, key.ordering);
+        if let Some(former) = former
+            && former.ordering != key.ordering
         {
-            self.advance(tenant, other);
+            self.advance(former.tenant, former.ordering);
         }
     }
 
     /// A message with a key has left.
-    pub(super) fn leave_key(&mut self, tenant: u32, ordering: u64, id: u64, out: bool) {
-        if let Some(keys) = self.keys.get_mut(&tenant) {
-            keys.waiting.remove(&(ordering, id));
+    pub(super) fn leave_key(&mut self, key: Key, id: u64, out: bool) {
+        if let Some(keys) = self.keys.get_mut(&key.tenant) {
+            keys.waiting.remove(&(key.ordering, id));
         }
         if out {
-            self.hold(tenant, ordering, id);
+            self.hold(key, id);
         } else {
-            self.advance(tenant, ordering);
-            self.forget_if_unused(tenant);
+            self.advance(key.tenant, key.ordering);
+            self.forget_if_unused(key.tenant);
         }
     }
 

@@ -160,6 +160,16 @@ impl Slab {
         found
     }
 
+    /// Slots of messages in some lanes, whatever they wait in. Looks at every slot.
+    pub(super) fn of_lanes(&self, is_one: impl Fn(u32) -> bool) -> Vec<u32> {
+        let slots = self.chunks.iter().flat_map(|chunk| &chunk.slots);
+        let found = (0..).zip(slots).filter(|(_, waiting)| {
+            // A free slot has no body.
+            waiting.body.is_some() && is_one(waiting.lane)
+        });
+        found.map(|(slot, _)| slot).collect()
+    }
+
     /// Reads what `insert` will, of all these: side by side that takes little longer than one.
     pub(super) fn touch_ids(&self, messages: &[Held]) {
         let words = messages.iter().map(|held| self.ids.touch(held.id));

@@ -8,6 +8,7 @@
 use super::charges::Days;
 use super::lanes::Status;
 use super::meters::{Need, Wait};
+use super::order::Key;
 use super::slab::{Place, Slab};
 use super::turns::TURN_SEGMENTS_MAX;
 use super::{Popped, Scheduler, TOUCHED_MESSAGES};
@@ -19,7 +20,7 @@ enum Turn {
     Done,
     /// Something was moved aside, which counts as work.
     Worked,
-    /// The provider's own limit: nothing goes before this time.
+    /// The provider's own limit: nothing goes before this time, `Micros::MAX` if the store is to say.
     Closed(Micros),
 }
 
@@ -75,7 +76,9 @@ impl Scheduler {
             .into_iter()
             .flatten()
             .map(|at_us| at_us.saturating_sub(self.now_us).max(0));
-        let closed = closed_until.map(|at_us| at_us.saturating_sub(self.mono_us).max(0));
+        // At the end of time for a budget that the store is asked for: its answer is what wakes.
+        let closed = closed_until.filter(|&at_us| at_us < Micros::MAX);
+        let closed = closed.map(|at_us| at_us.saturating_sub(self.mono_us).max(0));
         timers
             .chain(closed)
             .chain(self.meters.alarm_after_us(self.now_us, self.mono_us))
@@ -142,6 +145,9 @@ impl Scheduler {
                 self.set_aside(slot);
                 return Turn::Worked;
             }
+            if matches!(wait, Wait::Budget(_)) {
+                self.note_refused(at, need);
+            }
             self.wait_at(at, meter, wait);
             return Turn::Done;
         }
@@ -151,6 +157,10 @@ impl Scheduler {
                 return Turn::Worked;
             }
             Some(Wait::Rate(until_us)) => return Turn::Closed(until_us),
+            Some(Wait::Budget(until_us)) => {
+                self.note_refused(at, need);
+                return Turn::Closed(until_us);
+            }
             _ => {}
         }
         self.take(at, slot, need);
@@ -194,6 +204,16 @@ impl Scheduler {
             .max()
     }
 
+    /// A budget refused this lane's head: it asks for all that it needs together, since each lasts for a short time.
+    fn note_refused(&mut self, at: u32, need: Need) {
+        for &meter in &self.lanes.at(at).meters {
+            self.meters.note_refused(meter, need);
+        }
+        for meter in self.meters.provider().to_vec() {
+            self.meters.note_refused(meter, need);
+        }
+    }
+
     /// All limits let it pass: takes them, and the message.
     fn take(&mut self, at: u32, slot: u32, need: Need) {
         let meters = std::mem::take(&mut self.lanes.at_mut(at).meters);
@@ -207,7 +227,8 @@ impl Scheduler {
         self.meters.put_provider(provider);
         let lane = self.lanes.at_mut(at);
         lane.meters = meters;
-        let (tenant, mms) = (lane.key.tenant, lane.key.kind == Kind::Mms);
+        let (tenant, campaign) = (lane.key.tenant, lane.key.campaign);
+        let mms = lane.key.kind == Kind::Mms;
         self.turns
             .served(&self.lanes, at, turn_segments(&self.slab, slot));
         self.leave_lane(slot);
@@ -215,7 +236,12 @@ impl Scheduler {
         let waiting = self.slab.at(slot);
         let (id, recipient) = (waiting.id, waiting.recipient);
         if waiting.is_ordered() {
-            self.leave_key(tenant, waiting.ordering, id, true);
+            let key = Key {
+                tenant,
+                campaign,
+                ordering: waiting.ordering,
+            };
+            self.leave_key(key, id, true);
         }
         if days.is_empty() {
             if self.charges.any() && self.slab.at(slot).is_again() {
@@ -289,7 +315,12 @@ impl Scheduler {
             let need = Need::new(self.slab.at(slot).segments, &lane.key);
             match self.meters.check(meter, need, self.now_us, self.mono_us) {
                 Ok(()) | Err(Wait::Never) => self.set_status(at, Status::Ready),
-                Err(wait) => self.meters.arm(meter, wait),
+                Err(wait) => {
+                    if matches!(wait, Wait::Budget(_)) {
+                        self.note_refused(at, need);
+                    }
+                    self.meters.arm(meter, wait);
+                }
             }
             return;
         }

@@ -19,6 +19,7 @@ import pytest
 
 from engine import _core, append, corridor, dispatch, record
 from engine.breaker import Breaker
+from engine.entry import Reply
 from engine.http_client import HttpPool, Phase
 from engine.registry.records import OnUnknown
 from engine.stores import embedded, sql, sqlite, wal
@@ -192,7 +193,7 @@ def refused_and_stored(patch: Patch, _scene: Scene) -> None:
         for call, (verdict, encoded, *rest) in zip(group, admission.replies(), strict=True):
             response = pb.SubmitMessagesResponse.FromString(encoded)
             response.results[-1].CopyFrom(pb.SubmitResult(verdict=verdict_pb2.VERDICT_INVALID_RECIPIENT))
-            call.future.set_result(append.Reply(verdict, response.SerializeToString(), *rest))
+            call.future.set_result(Reply(verdict, response.SerializeToString(), *rest))
 
     patch.setattr(append.Append, "_answer", answer_wrongly)
 
@@ -219,7 +220,7 @@ def bytes_before_intent(patch: Patch, scene: Scene) -> None:
     send = dispatch.Dispatch._send
 
     async def send_first(self: Any, batch: Any) -> None:
-        batch.intent_rows(self._clock.now_us(), self._link.recipe)
+        batch.intent_rows(self._clock.now_us(), self.link.recipe)
         pool = self._pool
         for request in self._render(batch):
             pool.submit(request, request.data)
@@ -237,7 +238,7 @@ def no_intent(patch: Patch, _scene: Scene) -> None:
     """Bytes leave, and nothing is ever written down."""
 
     async def send_only(self: Any, batch: Any) -> None:
-        batch.intent_rows(self._clock.now_us(), self._link.recipe)
+        batch.intent_rows(self._clock.now_us(), self.link.recipe)
         for request in self._render(batch):
             self._pool.submit(request, request.data)
 

@@ -2,14 +2,20 @@
 
 import pytest
 
-from tests.corridor.conftest import carrier, carrier_process, empty_store, start_engine
+from tests.corridor.conftest import carrier, carrier_process, empty_store, new_store_url, start_engine
 from tests.proof.power import disk, fault_shim
 
-__all__ = ["carrier", "carrier_process", "empty_store", "start_engine"]
+__all__ = ["carrier", "carrier_process", "empty_store", "new_store_url", "start_engine"]
 
 # What a test asks for by a fixture of this name, and how to find out whether it can be had.
 WHY_NOT = {"loop_disk": disk.why_not, "shim": fault_shim.why_not}
 LEFT_OUT = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def store_kind() -> str:
+    """Faults of files, and of what lies on this machine's disk."""
+    return "sqlite"
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,11 @@ class PowerRun(CrashRun):
         await asyncio.to_thread(self.disk.close)
 
     def _environment(self, failpoint: str) -> dict[str, str]:
-        return super()._environment(failpoint) | {"LONGWAVE_STORE_URL": f"sqlite:///{self.disk.root / STORE}"}
+        on_disk = self.disk.root / STORE
+        return super()._environment(failpoint) | {
+            "LONGWAVE_STORE_URL": f"sqlite:///{on_disk}",
+            "LONGWAVE_SECRET_FILE": f"{on_disk}.secrets",
+        }
 
     async def cut(self) -> None:
         """No power, then power again; the engine is dead."""

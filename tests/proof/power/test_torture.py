@@ -59,7 +59,7 @@ def test_a_round_that_the_rig_did_not_finish_is_told_apart_from_a_broken_promise
     ]
     text = summary_of(rounds, [])
     assert "- rounds: 2026-11-24: 1, 2026-11-25: 1" in text
-    assert "| append-kills | 2 | 9 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 1 | 1 | 0.00 |" in text
+    assert "| append-kills | 2 | 9 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 1 | 1 | 0.00 |" in text
     found, _, not_finished = text.partition("did not finish")
     assert "--seed 6 --rounds 1` (b): I1 m: is gone" in found
     assert "--seed 5 --rounds 1` (a): not finished: gone" in not_finished

@@ -383,8 +383,8 @@ def _replaced(run: Run) -> Iterator[None]:
         """The right time beside the engine's."""
         note(self, kind, right_us=world.clock.right_us(), **fields)
 
-    def start_lease(self: lease.Lease) -> None:
-        self._until_us = world.clock.mono_us() + self._lease_us
+    def start_lease(self: lease.Lease, asked_us: int) -> None:
+        self._node_until_us = asked_us + self._lease_us
 
     with contextlib.ExitStack() as stack:
         for target, name, value in (

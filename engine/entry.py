@@ -1,0 +1,181 @@
+"""Entry: where calls stand in line for their group, and who is told to come back when too much comes in.
+
+It judges no submission and stores nothing. `Lines` gives each tenant a line of its own; `Pressure` looks at how long
+calls stand there.
+
+A queue that never empties gives everyone the same delay for nothing, and once it is longer than deadlines all that it
+does is done for nobody. So the door refuses by urgency as soon as even the luckiest call of a tenth of a second stood
+in line too long (after CoDel and DAGOR), a little more each time, until the line is short again.
+
+Invariants: the calls of a tenant leave in the order in which they came; while not all can leave, tenants that wait have
+equal shares of the messages; one tenant never holds more bytes than it leaves free; without pressure nothing is shed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    import asyncio
+
+# Levels of urgency of the core's door (`rust_core/src/admit.rs`): sixteen for each of three classes.
+LEVELS: Final = 16
+FLOOR_MAX: Final = 3 * LEVELS
+# Of one look at the line: longer than a few groups take, so that one slow commit is no pressure.
+INTERVAL_S: Final = 0.1
+# Levels that the floor rises by at one look, at the most: a whole class in less than half a second.
+RISE_MAX: Final = 4
+FALL: Final = 1
+# Where the line is all but empty it falls faster, so that full service is back soon after.
+FALL_WHEN_SHORT: Final = 4
+# Shares of a round: a largest batch, so that no batch waits for several rounds.
+ROUND_MESSAGES: Final = 1000
+# What one group tells of the speed of all: a twentieth, so that a second of groups is remembered.
+NEWEST_SHARE: Final = 0.05
+
+
+class Reply(NamedTuple):
+    """The answer to one call."""
+
+    verdict: int
+    """ACCEPTED (then `response` holds the encoded answer) or why the whole call was refused."""
+    response: bytes
+    field: str
+    detail: str
+    retry_delay_us: int
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A call between its arrival and its group."""
+
+    kind: int
+    tenant: int
+    request: bytes
+    deadline_us: int
+    future: asyncio.Future[Reply]
+    messages: int
+    """An estimate."""
+    came_s: float
+    """On the loop's clock."""
+
+
+class Lines:
+    """Who waits, by tenant; used on the loop's thread only."""
+
+    def __init__(self, bytes_max: int) -> None:
+        """Hold request bytes of all tenants up to `bytes_max`."""
+        self._free_bytes = bytes_max
+        self._lines: dict[int, deque[Waiting]] = {}  # in the order of their turns; no line is empty
+        self._bytes: dict[int, int] = {}
+        self._owed: dict[int, int] = {}  # messages that a tenant may still have in its turn
+        self.calls = 0
+        self.messages = 0
+        """As estimated."""
+
+    def has_room(self, tenant: int, request_bytes: int) -> bool:
+        """Whether a tenant may bring so many bytes: all together never more than are left free."""
+        return self._bytes.get(tenant, 0) + request_bytes <= self._free_bytes
+
+    def put(self, call: Waiting) -> None:
+        """Let a call stand in its tenant's line."""
+        tenant, size = call.tenant, len(call.request)
+        line = self._lines.get(tenant)
+        if line is None:
+            self._lines[tenant] = deque((call,))
+            self._bytes[tenant] = size
+        else:
+            line.append(call)
+            self._bytes[tenant] += size
+        self._free_bytes -= size
+        self.calls += 1
+        self.messages += call.messages
+
+    def since_s(self) -> float:
+        """When the call came that waits longest; call with at least one waiting."""
+        return min(line[0].came_s for line in self._lines.values())
+
+    def take(self, calls_max: int, messages_max: int) -> list[Waiting]:
+        """The next group, at least one call when any waits."""
+        if self.calls <= calls_max and self.messages <= messages_max:
+            taken = [call for line in self._lines.values() for call in line]
+            self._free_bytes += sum(self._bytes.values())
+            self._lines.clear()
+            self._bytes.clear()
+            self._owed.clear()
+            self.calls = self.messages = 0
+            return taken
+        taken, messages = [], 0
+        while self._lines and len(taken) < calls_max and messages < messages_max:
+            # Deficit round robin: a tenant that overdrew its share has the less of the next round.
+            tenant = next(iter(self._lines))
+            owed = self._owed.get(tenant, 0)
+            if owed <= 0:
+                self._owed[tenant] = owed + ROUND_MESSAGES
+                self._lines[tenant] = self._lines.pop(tenant)
+                continue
+            call = self._pop(tenant)
+            self._owed[tenant] = owed - call.messages
+            messages += call.messages
+            taken.append(call)
+            if tenant not in self._lines:
+                del self._owed[tenant]
+        return taken
+
+    def _pop(self, tenant: int) -> Waiting:
+        line = self._lines[tenant]
+        call = line.popleft()
+        self.calls -= 1
+        self.messages -= call.messages
+        self._bytes[tenant] -= len(call.request)
+        self._free_bytes += len(call.request)
+        if not line:
+            del self._lines[tenant], self._bytes[tenant]
+        return call
+
+
+class Pressure:
+    """How urgent a call must be to be let in; used on the loop's thread only."""
+
+    def __init__(self, target_s: float) -> None:
+        """Shed when calls stand in line for longer than `target_s`; 0 sheds nothing, ever."""
+        self._target_s = target_s
+        self._least_s = inf
+        self._look_at_s = 0.0
+        self._stored_at_s = 0.0
+        self._message_s = 0.0
+        self.floor = 0
+        """So many of `FLOOR_MAX` levels, the least urgent first, are to come back later."""
+
+    def waited(self, waited_s: float, now_s: float) -> None:
+        """The longest that a call of the group that leaves now stood in line."""
+        self.look(now_s)
+        self._least_s = min(self._least_s, waited_s)
+
+    def look(self, now_s: float) -> None:
+        """Move the floor when its time has come; an interval in which nothing left the line was calm."""
+        if now_s < self._look_at_s:
+            return
+        quiet = int((now_s - self._look_at_s) / INTERVAL_S)
+        if self._least_s == inf or not self._target_s:
+            fall = FALL_WHEN_SHORT
+        elif self._least_s > self._target_s:
+            fall = -min(RISE_MAX, int(self._least_s / self._target_s))
+        else:
+            fall = FALL_WHEN_SHORT if self._least_s < self._target_s / 4 else FALL
+        self.floor = min(FLOOR_MAX, max(0, self.floor - fall - quiet * FALL_WHEN_SHORT))
+        self._least_s, self._look_at_s = inf, now_s + INTERVAL_S
+
+    def stored(self, messages: int, began_s: float, now_s: float) -> None:
+        """A group of so many messages that was taken up at `began_s` is answered."""
+        if messages:
+            took_s = (now_s - max(began_s, self._stored_at_s)) / messages
+            self._message_s += (took_s - self._message_s) * (NEWEST_SHARE if self._message_s else 1)
+        self._stored_at_s = now_s
+
+    def expected_s(self, messages: int) -> float:
+        """How long a call waits for its answer behind so many messages, by the speed of late."""
+        return messages * self._message_s

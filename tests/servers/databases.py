@@ -1,0 +1,53 @@
+"""Databases for tests: each test has one that looks new, and making one anew is rare, because that costs a disk most.
+
+It migrates nothing: the store does when it is first opened. What a test leaves is deleted; numbers that the server
+gives go on counting.
+"""
+
+from tests.servers.mariadb import MariaDB
+
+# Rows that the schema came with.
+_KEPT = ("schema_version", "schema_revisions", "opt_out_slots", "event_slots", "lanes", "leases")
+_RESET = (
+    "UPDATE event_slots SET next_position = 1",
+    "UPDATE leases SET owner = '', node = 0, epoch = 0, expires_us = 0",
+    "INSERT INTO facts (name, value) VALUES ('registry_version', 1), ('epoch', 0)",
+    "INSERT INTO providers (`key`, id) VALUES (1, 'telnyx')",
+)
+
+
+class Databases:
+    """Those of one server."""
+
+    def __init__(self, server: MariaDB) -> None:
+        """Make none yet."""
+        self.server = server
+        self._free: list[str] = []
+        self._made = 0
+
+    def take(self) -> str:
+        """The name of one without rows; it may be without tables, too."""
+        if self._free:
+            return self._free.pop()
+        self._made += 1
+        name = f"test_{self._made}"
+        self.server.create_database(name)
+        return name
+
+    def give_back(self, name: str) -> None:
+        """Nobody uses it any more."""
+        tables = [row[0] for row in self.server.run("SHOW TABLES", database=name)]
+        triggers = [row[0] for row in self.server.run("SHOW TRIGGERS", database=name)]
+        if "schema_version" not in tables:
+            self.server.drop_database(name)
+            return
+        self.server.run(
+            *(f"DROP TRIGGER {trigger}" for trigger in triggers),
+            "SET foreign_key_checks = 0",
+            "BEGIN",
+            *(f"DELETE FROM {table}" for table in tables if table not in _KEPT),  # noqa: S608 - names of tables
+            *_RESET,
+            "COMMIT",
+            database=name,
+        )
+        self._free.append(name)

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Installs the servers that tests start (programs only, no service), when one is missing and this user may.
+#
+# mariadb-server-core has mariadbd and no service, mariadb-client has mariadb-dump. redis-tools has the program of redis-server under another name
+# (redis-check-rdb: which of the two it is, it reads from its own name); the package redis-server would start a service.
+set -euo pipefail
+
+PATH="$PATH:/usr/sbin:/usr/local/sbin"
+wanted=()
+command -v mariadbd >/dev/null && command -v mariadb-install-db >/dev/null || wanted+=(mariadb-server-core)
+command -v mariadb-dump >/dev/null || wanted+=(mariadb-client)
+command -v redis-check-rdb >/dev/null || wanted+=(redis-tools)
+[ "${#wanted[@]}" -gt 0 ] || exit 0
+
+install=(apt-get install -y --no-install-recommends "${wanted[@]}")
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  if ! sudo -n true 2>/dev/null; then
+    echo "make: tests need servers that are not installed; as root: ${install[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo -n)
+fi
+command -v apt-get >/dev/null || {
+  echo "make: tests need mariadbd and redis-server; install MariaDB 10.6 or newer and Redis 7 or newer" >&2
+  exit 1
+}
+echo "test: installing ${wanted[*]}"
+# The lists may be old: then they are fetched once, and it is tried again.
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive "${install[@]}" >/dev/null 2>&1 || {
+  "${as_root[@]}" apt-get update >/dev/null
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive "${install[@]}" >/dev/null
+}
