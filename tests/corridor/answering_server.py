@@ -4,12 +4,13 @@ Invariants: after `stop` no connection and no task of it is left.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import Final
 
 HOST: Final = "127.0.0.1"
 
 
-class AnsweringServer:
+class AnsweringServer(ABC):
     """Start with `start`, end with `stop`; what a request gets is the subclass's."""
 
     _server: asyncio.Server | None = None
@@ -36,9 +37,9 @@ class AnsweringServer:
         for _ in range(3):  # transports that were cut close in the turns that follow
             await asyncio.sleep(0)
 
+    @abstractmethod
     async def exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Take one request and do with it what is to be done; returns whether another may follow."""
-        raise NotImplementedError
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         handler = asyncio.get_running_loop().create_task(self._serve(reader, writer))
