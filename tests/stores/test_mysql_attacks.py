@@ -14,6 +14,7 @@ from engine.errors import NotReady, Verdict
 from engine.stores.mysql import control, sql, transactions
 from engine.stores.mysql import pool as pools
 from engine.stores.mysql.address import parse
+from engine.stores.mysql.partitions import DAYS_AHEAD
 from engine.stores.mysql.prune import prune
 from engine.stores.store import ID_MAX, Kept
 from longwave.v1 import messaging_pb2 as pb
@@ -314,7 +315,7 @@ async def test_a_backup_that_holds_the_tables_keeps_no_start_out(
         backup.rollback()
     await store.close()
     await open_store(url)
-    assert len(mariadb.run(asked, database=database)) == len(days)
+    assert len(mariadb.run(asked, database=database)) == DAYS_AHEAD + 1
 
 
 async def test_a_start_brings_look_ups_forward_in_few_statements(
