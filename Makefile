@@ -31,6 +31,8 @@ PIP_INSTALL_LOCAL := $(PIP_INSTALL) --no-deps --no-build-isolation --no-index --
 RUN_COMMAND ?= $(BIN)/longwave demo
 BENCH_COMMAND ?= $(PY) -m loadtest.benchmarks
 PYTEST_ARGS ?=
+# Files of tests at once. More than the two cores: most of them wait for a process, a server or a clock.
+PYTEST_WORKERS ?= 3
 HOURS ?= 1
 SECONDS_EACH ?= 60
 MINUTES ?= 1
@@ -181,7 +183,7 @@ test-rust: $(STAMPS)/crates
 	@$(CARGO) test $(CARGO_FLAGS) --quiet
 
 test-python: setup servers
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PY) -m pytest --numprocesses $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # The store's tests against a real MySQL 9, fetched once into .tools (58 MB); optional, no other target wants it.
 test-mysql9: setup servers ## The store against MySQL 9, unpacked into .tools at the first run (Debian's archive).

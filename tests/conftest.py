@@ -2,12 +2,19 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 
+from tests.left_out import LEFT_OUT
 from tests.servers.databases import Databases
 from tests.servers.mariadb import MariaDB, quick_folder
 from tests.servers.mysql9 import MySQL9
+from tests.side_by_side import Turns
+
+TURNS = pytest.StashKey[Turns]()
+RUN_ID = "testrunuid"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,6 +27,43 @@ def interrupts() -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Which server the store is tested on."""
     parser.addoption("--mysql", choices=["9"], help="a MySQL of this version instead of MariaDB: make test-mysql9")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Of several workers each knows the turns of all."""
+    config.addinivalue_line("markers", "alone: no other test runs meanwhile: it measures, or fills the machine")
+    config.stash[LEFT_OUT] = []
+    run = getattr(config, "workerinput", {}).get(RUN_ID)
+    if run is not None:
+        config.stash[TURNS] = Turns(run)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Wait for the test's turn; the time for it begins then."""
+    turns = item.config.stash.get(TURNS, None)
+    with nullcontext() if turns is None else turns.turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells what it left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash[LEFT_OUT]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker ended."""
+    said = node.config.stash[LEFT_OUT]
+    said += [line for line in getattr(node, "workeroutput", {}).get("left_out", []) if line not in said]
+    Turns(node.workerinput[RUN_ID]).forget()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was left out and why."""
+    for line in config.stash[LEFT_OUT]:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -103,6 +103,8 @@ class ClusterRun(CrashRun):
         """As last seen."""
         self.takeovers: list[float] = []
         """Seconds from each fall of an owner to the next one."""
+        self.store_urls: list[str] = []
+        """Each node's own way to the store, where they have one."""
         self._settings = settings
 
     async def open(self) -> None:
@@ -137,6 +139,8 @@ class ClusterRun(CrashRun):
         environment = self._environment("")
         for name, port in zip(("GRPC", "HTTP", "WEBHOOK"), node.ports, strict=True):
             environment[f"LONGWAVE_{name}_ADDRESS"] = f"{HOST}:{port}"
+        if self.store_urls:
+            environment["LONGWAVE_STORE_URL"] = self.store_urls[node.index]
         with (self.folder / f"node-{node.index}.log").open("ab") as log:
             node.process = await asyncio.create_subprocess_exec(
                 *self._command, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
@@ -144,7 +148,7 @@ class ClusterRun(CrashRun):
         node.frozen = False
         self.lives += 1
         async with asyncio.timeout(WAIT_S):
-            while (await self._get(node, "ready"))[0] != 200:
+            while not await self.is_ready(node):
                 assert node.alive, f"node {node.index} ended: see node-{node.index}.log"
                 await asyncio.sleep(PAUSE_S)
 
@@ -165,6 +169,10 @@ class ClusterRun(CrashRun):
                 return response.status, await response.text()
         except (aiohttp.ClientError, TimeoutError):
             return 0, ""
+
+    async def is_ready(self, node: Node) -> bool:
+        """Whether it takes work, by its own word."""
+        return (await self._get(node, "ready"))[0] == 200
 
     async def until_owner(self, but: Node | None = None) -> Node:
         """Wait until a node owns, and not this one."""

@@ -10,6 +10,11 @@ wanted=()
 command -v mariadbd >/dev/null && command -v mariadb-install-db >/dev/null || wanted+=(mariadb-server-core)
 command -v mariadb-dump >/dev/null || wanted+=(mariadb-client)
 command -v redis-check-rdb >/dev/null || wanted+=(redis-tools)
+# Networks between a node and its store that lose packets or end; only root's tests use them.
+if [ "$(id -u)" -eq 0 ]; then
+  command -v ip >/dev/null || wanted+=(iproute2)
+  command -v nft >/dev/null || wanted+=(nftables)
+fi
 [ "${#wanted[@]}" -gt 0 ] || exit 0
 
 install=(apt-get install -y --no-install-recommends "${wanted[@]}")

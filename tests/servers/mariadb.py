@@ -73,6 +73,7 @@ class MariaDB:
         With `certificates` it takes TLS, and nothing else from a network.
         """
         self.folder = folder
+        self.host = "127.0.0.1"
         self.port = free_port()
         self.server_id = server_id
         self._certificates = certificates
@@ -92,7 +93,7 @@ class MariaDB:
 
     def url(self, database: str, port: int = 0) -> str:
         """As `LONGWAVE_STORE_URL`; the password is `PASSWORD`."""
-        return f"mysql://{USER}@127.0.0.1:{port or self.port}/{database}"
+        return f"mysql://{USER}@{self.host}:{port or self.port}/{database}"
 
     def start(self, *options: str) -> None:
         """Start, on the same data and port as before; returns when it answers."""
@@ -171,7 +172,7 @@ class MariaDB:
         """A connection that commits each statement; close it."""
         files = self._certificates
         return pymysql.connect(
-            host="127.0.0.1", port=self.port, user=USER, password=PASSWORD, database=database, autocommit=True,
+            host=self.host, port=self.port, user=USER, password=PASSWORD, database=database, autocommit=True,
             ssl_ca=None if files is None else str(files.authority), ssl_verify_identity=False,
         )  # fmt: skip
 

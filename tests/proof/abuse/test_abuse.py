@@ -12,7 +12,7 @@ import pytest
 from tests.proof.abuse.abusers import ABUSES
 from tests.proof.abuse.run import Abused, abused
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.alone]
 WINDOW_S: Final = 2.0
 MEMORY_MIB: Final = 300
 BUSY_MS: Final = 1_500.0

@@ -1,15 +1,15 @@
-"""Leaves out what this machine truly cannot do, found by trying, and says so at the end of the run."""
+"""Leaves out what this machine truly cannot do, found by trying."""
 
 import pytest
 
 from tests.corridor.conftest import carrier, carrier_process, empty_store, new_store_url, start_engine
+from tests.left_out import LEFT_OUT
 from tests.proof.power import disk, fault_shim
 
 __all__ = ["carrier", "carrier_process", "empty_store", "new_store_url", "start_engine"]
 
 # What a test asks for by a fixture of this name, and how to find out whether it can be had.
 WHY_NOT = {"loop_disk": disk.why_not, "shim": fault_shim.why_not}
-LEFT_OUT = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def shim() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out tests that need what is not to be had."""
-    said: list[str] = []
+    said = config.stash[LEFT_OUT]
     for fixture, why_not in WHY_NOT.items():
         needing = [item for item in items if fixture in getattr(item, "fixturenames", ())]
         reason = why_not() if needing else ""
@@ -38,10 +38,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=needing)
             items[:] = [item for item in items if item not in needing]
             said += [f"left out, {reason}: {item.nodeid}" for item in needing]
-    config.stash[LEFT_OUT] = said
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what was left out and why."""
-    for line in config.stash.get(LEFT_OUT, []):
-        terminalreporter.write_line(line)

@@ -16,7 +16,7 @@ from tests.corridor.crash_harness import ENGINE, Options, crash_run
 from tests.proof.power.starve import GROUP, OUTSIDE, MemoryBound, ProcessorBound
 from tests.proof.power.starve_rig import CRAWL_S, LEASE, SHARE, TEXTS, at_a_crawl, held_back, lease_lines, out_of_memory
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.alone]
 ENDLESS = 1_000_000
 GROWS = """
 kept = []
