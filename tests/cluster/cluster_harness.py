@@ -49,6 +49,8 @@ class Node:
     """Of gRPC, operations and webhooks."""
     process: asyncio.subprocess.Process | None = None
     frozen: bool = False
+    command: tuple[str, ...] = SERVE
+    """Its next life's."""
 
     @property
     def alive(self) -> bool:
@@ -143,7 +145,7 @@ class ClusterRun(CrashRun):
             environment["LONGWAVE_STORE_URL"] = self.store_urls[node.index]
         with (self.folder / f"node-{node.index}.log").open("ab") as log:
             node.process = await asyncio.create_subprocess_exec(
-                *self._command, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+                *node.command, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
             )
         node.frozen = False
         self.lives += 1

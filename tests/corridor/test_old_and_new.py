@@ -1,9 +1,7 @@
 """Old and new binary on one database, under load: the schema expands beneath the old one, then they take turns."""
 
 import asyncio
-import os
 import signal
-import sys
 from pathlib import Path
 
 from tests.corridor.crash_harness import SERVE, CrashRun, Options, crash_run
@@ -13,12 +11,6 @@ from tests.stores.binaries import EXPAND, EXPANDING_STEPS, Binary, newer
 WORK = 150
 # More than a run gets through.
 ENDLESS = 1_000_000
-
-
-def served_by(binary: Binary) -> tuple[str, ...]:
-    """`longwave serve` of a copy, wherever it is started."""
-    path = f"import sys; sys.path.insert(0, {os.fspath(binary.folder)!r}); sys.argv = ['longwave', 'serve']"
-    return (sys.executable, "-c", f"{path}\nfrom server.__main__ import main\nmain()")
 
 
 async def migrating(run: CrashRun, binary: Binary, failpoint: str = "") -> tuple[int, str]:
@@ -54,7 +46,7 @@ async def test_no_promise_breaks_while_the_schema_expands_and_binaries_take_turn
         assert code == 0, said
         assert "compared by checksum" in said
         await run.work(until_accepted=len(run.sender.accepted) + WORK)
-        for command in (served_by(new), SERVE, served_by(new), SERVE):
+        for command in (new.serve(), SERVE, new.serve(), SERVE):
             if command == SERVE:
                 await run.kill_while_working(len(run.sender.accepted) + WORK)
             else:

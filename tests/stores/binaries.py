@@ -66,6 +66,11 @@ class Binary:
         """As a shell would call it."""
         return [sys.executable, "-m", "server", *arguments]
 
+    def serve(self) -> tuple[str, ...]:
+        """`longwave serve`, wherever it is started."""
+        path = f"import sys; sys.path.insert(0, {os.fspath(self.folder)!r}); sys.argv = ['longwave', 'serve']"
+        return (sys.executable, "-c", f"{path}\nfrom server.__main__ import main\nmain()")
+
     def environment(self, settings: Mapping[str, str]) -> dict[str, str]:
         """With these settings and none of the machine's."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LONGWAVE_")}
