@@ -53,17 +53,18 @@ def _deliver(running: EngineProcess, taking: CarrierProcess, prefix: str, messag
     """Seconds from the first submission until all are delivered. Raises BenchmarkError if one is not in time."""
     submissions = [submission(OPEN, prefix, place) for place in range(messages)]
     began = time.monotonic()
-    run_loop(_submit(running, submissions))
+    run_loop(submit(running, submissions))
     taking.wait_delivered(messages_total, began + MEASUREMENT_S_MAX)
     # A receipt that overtakes its answer is acknowledged when it is stored; the answer is recorded a moment after.
-    while left := run_loop(_first_not_delivered(running)):
+    while left := run_loop(first_not_delivered(running)):
         if time.monotonic() > began + MEASUREMENT_S_MAX:
             raise BenchmarkError(f"every receipt was acknowledged, but a message is {left}")
         time.sleep(LOOK_S)
     return time.monotonic() - began
 
 
-async def _submit(running: EngineProcess, submissions: list[pb.Submission]) -> None:
+async def submit(running: EngineProcess, submissions: list[pb.Submission]) -> None:
+    """Hand all of them in. Raises BenchmarkError when one is refused."""
     async with AsyncClient(running.address, api_key=running.api_key) as client:
         results = await client.submit_many(submissions, deadline_s=MEASUREMENT_S_MAX)
     refused = [result for result in results if result.error is not None]
@@ -71,7 +72,8 @@ async def _submit(running: EngineProcess, submissions: list[pb.Submission]) -> N
         raise BenchmarkError(f"{len(refused)} submissions were not accepted, the first: {refused[0].error}")
 
 
-async def _first_not_delivered(running: EngineProcess) -> str:
+async def first_not_delivered(running: EngineProcess) -> str:
+    """The state of a message that is not delivered; empty when all are."""
     async with AsyncClient(running.address, api_key=running.api_key) as client, asyncio.timeout(MEASUREMENT_S_MAX):
         async for message in client.list(ListMessagesRequest(page_size=1, states=NOT_DELIVERED)):
             return pb.MessageState.Name(message.state)

@@ -42,7 +42,14 @@ OPEN: Final = "notices"
 URGENT: Final = "otp"
 # Held back by its quota.
 LIMITED: Final = "offers"
-NUMBERS: Final = {OPEN: "+12025550150", URGENT: "+12025550151", LIMITED: "+12025550152"}
+# As many as it takes that nodes share them evenly, each open as the first.
+SPREAD: Final = tuple(f"spread-{number}" for number in range(16))
+NUMBERS: Final = {
+    OPEN: "+12025550150",
+    URGENT: "+12025550151",
+    LIMITED: "+12025550152",
+    **{campaign: f"+12025550{160 + place}" for place, campaign in enumerate(SPREAD)},
+}
 # A segment a second leaves of the limited campaign: it moves, and what waits stays what it was.
 LIMITED_PER_MINUTE: Final = 60
 MINUTE_MS: Final = 60_000

@@ -12,6 +12,7 @@ from loadtest.benchmarks import (
     accept_sdk,
     accept_unary,
     delivery,
+    delivery_nodes,
     raw_insert,
     restart,
     urgent,
@@ -113,10 +114,20 @@ def test_the_raw_insert_writes_what_the_engine_wrote(made: Path, tmp_path: Path)
         (accept_unary.measure, 1, 11),
         (accept_sdk.measure, 0, 3),
         (delivery.measure, 0, 6),
+        (delivery_nodes.measure, 1, 11),
         (urgent.measure, 0, 4),
         (restart.measure, 0, 4),
     ],
-    ids=["accept_batches", "accept_batches_mysql", "accept_unary", "accept_sdk", "delivery", "urgent", "restart"],
+    ids=[
+        "accept_batches",
+        "accept_batches_mysql",
+        "accept_unary",
+        "accept_sdk",
+        "delivery",
+        "delivery_nodes",
+        "urgent",
+        "restart",
+    ],
 )
 def test_each_measurement_fills_the_sheet_and_leaves_nothing(
     made: Path, measure: object, ratios: int, figures: int
