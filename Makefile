@@ -183,7 +183,7 @@ test-rust: $(STAMPS)/crates
 	@$(CARGO) test $(CARGO_FLAGS) --quiet
 
 test-python: setup servers
-	@$(PY) -m pytest --numprocesses $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@GRPC_VERBOSITY=ERROR $(PY) -m pytest --numprocesses $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # The store's tests against a real MySQL 9, fetched once into .tools (58 MB); optional, no other target wants it.
 test-mysql9: setup servers ## The store against MySQL 9, unpacked into .tools at the first run (Debian's archive).

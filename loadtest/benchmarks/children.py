@@ -6,7 +6,6 @@ It knows no engine. Invariant: a child that was started is ended and waited for 
 import http.client
 import os
 import selectors
-import socket
 import subprocess
 import sys
 import time
@@ -123,16 +122,6 @@ def _is_ready(port: int) -> bool:
         return get(port, "/ready", wait_s=1.0)[0] == http.client.OK
     except (OSError, http.client.HTTPException):
         return False
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nothing listens on now."""
-    probes = [socket.create_server((HOST, 0)) for _ in range(count)]
-    try:
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def tail(log: Path) -> str:

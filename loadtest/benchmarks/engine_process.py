@@ -21,7 +21,6 @@ from loadtest.benchmarks.children import (
     BenchmarkError,
     Process,
     clean_environment,
-    free_ports,
     get,
     kill,
     module_command,
@@ -29,6 +28,7 @@ from loadtest.benchmarks.children import (
     stop,
     wait_ready,
 )
+from loadtest.ports import free_ports
 from longwave.client import Client, Registry
 from longwave.v1 import registry_pb2 as r
 

@@ -6,16 +6,15 @@ The whole of it, with the real engine, is the corridor's tests' and `make run`'s
 import os
 import re
 import signal
-import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from loadtest.ports import free_ports
 from server.cli import demo
 from tests.cli.conftest import Run, process_environment
 
@@ -28,12 +27,8 @@ SCRIPT = f"from server.cli import app, demo; demo.COMMAND = {PROGRAM!r}; app.app
 @pytest.fixture
 def ports() -> list[str]:
     """Options with three ports that are free now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for probe in sockets:
-            probe.bind(("127.0.0.1", 0))
-        numbers = [str(probe.getsockname()[1]) for probe in sockets]
-    return ["--grpc-port", numbers[0], "--http-port", numbers[1], "--webhook-port", numbers[2]]
+    names = ("--grpc-port", "--http-port", "--webhook-port")
+    return [word for name, port in zip(names, free_ports(3), strict=True) for word in (name, str(port))]
 
 
 @pytest.fixture

@@ -21,10 +21,11 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from loadtest.carrier.signing import key_seed_from
+from loadtest.ports import free_ports
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import messaging_pb2_grpc
 from tests.corridor.crash_client import AGAIN, Handsets, Sender, now_us, plan
-from tests.corridor.crash_harness import HOST, SERVE, WAIT_S, CrashRun, Options, Summary, _free_ports
+from tests.corridor.crash_harness import HOST, SERVE, WAIT_S, CrashRun, Options, Summary
 from tests.corridor.crash_relay import HEADERS, PAUSE_S, Relay
 
 LEASE_S: Final = 3.0
@@ -100,7 +101,7 @@ class ClusterRun(CrashRun):
     def __init__(self, folder: Path, options: Options, nodes: int, **settings: str) -> None:
         """Start nothing; `settings` lie over those of every node."""
         super().__init__(folder, options, SERVE)
-        self.nodes = [Node(index, _free_ports(3)) for index in range(nodes)]
+        self.nodes = [Node(index, free_ports(3)) for index in range(nodes)]
         self.owner: Node | None = None
         """As last seen."""
         self.takeovers: list[float] = []

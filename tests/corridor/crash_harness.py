@@ -11,7 +11,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -36,6 +35,7 @@ from engine.stores.mysql.pool import Limits
 from engine.stores.mysql.store import MySQLStore, Place
 from engine.stores.store import Callbacks
 from loadtest.carrier.signing import key_seed_from
+from loadtest.ports import free_ports
 from tests.corridor import crash_evidence
 from tests.corridor.crash_checker import Promises, Violation, check, state_name
 from tests.corridor.crash_client import CAREFUL, METERED, RESEND, SENDERS, ClientLog, Handsets, Sender, now_us, plan
@@ -164,7 +164,7 @@ class CrashRun:
         self.draw = random.Random(options.seed)  # noqa: S311 - it must repeat
         self.log = ClientLog(folder / "client.jsonl")
         self._command = tuple(command)
-        self._ports = _free_ports(3)
+        self._ports = free_ports(3)
         self._engine: asyncio.subprocess.Process | None = None
         self._after = "new"
         self._steps = 0
@@ -536,15 +536,3 @@ def _set_quota(control: sa.Connection, tenant: Tenant, scope: Scope, subject: st
         reserved_percent=0, reserved_class=0,
     )  # fmt: skip
     quotas.set_quota(control, tenant, wish)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; the engine needs the same ones in every life."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

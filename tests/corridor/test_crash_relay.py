@@ -4,14 +4,14 @@ import asyncio
 
 import aiohttp
 
+from loadtest.ports import free_ports
 from tests.corridor.crash_harness import HOST
 from tests.corridor.crash_relay import Relay
-from tests.servers.mariadb import free_port
 
 
 async def test_it_drops_what_it_holds_when_it_is_stopped() -> None:
     async with aiohttp.ClientSession() as session:
-        relay = Relay(session, f"http://{HOST}:{free_port()}")
+        relay = Relay(session, f"http://{HOST}:{free_ports(1)[0]}")
         url = await relay.start(HOST)
         held = asyncio.ensure_future(session.post(f"{url}/webhooks/telnyx", data=b"{}"))
         await asyncio.wait([held], timeout=0.3)

@@ -9,7 +9,6 @@ Settings are those of durability level D1: the log is flushed at every commit, t
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 import pymysql
 
+from loadtest.ports import free_ports
 from tests.servers.certificates import Certificates
 
 USER: Final = "longwave"
@@ -54,14 +54,6 @@ def quick_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
 class MariaDB:
     """One server. `start` it; whoever made it calls `remove` at the end."""
 
@@ -74,7 +66,7 @@ class MariaDB:
         """
         self.folder = folder
         self.host = "127.0.0.1"
-        self.port = free_port()
+        [self.port] = free_ports(1)
         self.server_id = server_id
         self._certificates = certificates
         self._options = options

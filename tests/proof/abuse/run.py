@@ -20,11 +20,12 @@ import grpc.aio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from loadtest.benchmarks.callers import CHANNEL_OPTIONS, run_loop
-from loadtest.benchmarks.children import HOST, free_ports
+from loadtest.benchmarks.children import HOST
 from loadtest.benchmarks.engine_process import OPEN, EngineProcess, engine
 from loadtest.benchmarks.process_costs import memory
 from loadtest.benchmarks.submissions import singles
 from loadtest.carrier.signing import key_seed_from
+from loadtest.ports import free_ports
 from longwave import contract
 from tests.corridor.engine_fixture import Signing, receipt_body
 

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Final, Self
 
 import grpc
 
+from loadtest.ports import free_ports
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import messaging_pb2_grpc, verdict_pb2
 from tests.corridor.crash_client import RESEND, fictitious
-from tests.corridor.crash_harness import HOST, Options, _free_ports, make_store
+from tests.corridor.crash_harness import HOST, Options, make_store
 
 if TYPE_CHECKING:
     import sqlite3 as dbapi
@@ -68,7 +69,7 @@ class Server:
         self.store = self.store_folder / STORE
         self.caller = Caller()
         self._token = make_store(self.store_folder, Options(seed=seed, messages=0))
-        self._ports = _free_ports(3)
+        self._ports = free_ports(3)
         self._log_from = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._channel: grpc.Channel | None = None

@@ -9,7 +9,7 @@ import pytest
 from tests.proof.power.append_rig import STORE
 from tests.proof.power.append_worker import PLANT_NORMAL
 from tests.proof.power.torn_disk import RENAME, SECTOR_BYTES, SYNC, TRUNCATE, UNLINK, WRITE, Record, TornDisk
-from tests.proof.power.torn_rig import WAL, run_torn
+from tests.proof.power.torn_rig import WAL, replays, run_torn
 
 pytestmark = pytest.mark.timeout(300)
 OLD, NEW = b"o" * SECTOR_BYTES, b"n" * SECTOR_BYTES
@@ -97,3 +97,22 @@ def test_a_lie_about_syncs_promises_nothing() -> None:
         disk.take(record)
     assert disk.sure() == {STORE: OLD}
     assert disk.whole() == {STORE: NEW}
+
+
+@pytest.mark.parametrize(
+    ("there", "whole"),
+    [
+        (OLD + OLD, True),
+        (NEW + OLD, True),
+        (NEW[:7] + OLD[7:] + OLD, True),
+        (OLD + NEW, False),
+        (OLD[:7] + NEW[7:] + OLD, False),
+    ],
+    ids=["not made", "made", "made in part", "another", "its end without its beginning"],
+)
+def test_the_last_write_may_have_been_cut_short_and_no_other(there: bytes, *, whole: bool) -> None:
+    before = (WRITE, SECTOR_BYTES, STORE, OLD)
+    last = (WRITE, 0, STORE, NEW)
+    base = {STORE: OLD + NEW}
+    assert replays(base, list(recording(before, last, (SYNC, 1, STORE, b""))), {STORE: there}) is whole
+    assert not replays(base, list(recording(last, before)), {STORE: OLD + OLD})
