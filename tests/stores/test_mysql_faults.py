@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 
 from engine.errors import NotReady
 from engine.stores.mysql import control, transactions
 from engine.stores.mysql.store import MySQLStore
-from engine.stores.store import OPT_OUT_API
+from engine.stores.store import OPT_OUT_API, Stretch
 from tests.servers.mariadb import MariaDB, quick_folder
 from tests.stores.conftest import OpenStore
 from tests.stores.relay import Relay
@@ -195,6 +196,30 @@ async def test_work_that_cannot_be_stored_in_time_is_refused_as_not_stored(
     relay.refusing, relay.cut = False, lambda _statement: ""
     assert await kept(store) == (0, 0)
     assert (await opt_out(store))[2]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda store: store.view(TENANT, 1),
+        lambda store: store.views(TENANT, Stretch(2**62, 0, 0, (), 0, 10, 100)),
+        lambda store: store.opt_outs_of(TENANT, 0, 10),
+        lambda store: store.events(TENANT, 0, 10),
+        lambda store: store.event_bounds(TENANT),
+        lambda store: store.shared.inbox_size(),
+    ],
+    ids=["view", "views", "opt-outs", "events", "event bounds", "inbox"],
+)
+async def test_what_cannot_be_read_in_time_is_not_ready_and_no_bug(
+    open_store: OpenStore, relay: Relay, new_database: Callable[[], str], read: Callable[[MySQLStore], Any]
+) -> None:
+    store = await open_store(through(new_database(), relay.port))
+    relay.refusing = True
+    relay.cut = lambda _statement: "before"
+    with pytest.raises(NotReady, match="does not answer"):
+        await read(store)
+    relay.refusing, relay.cut = False, lambda _statement: ""
+    await read(store)
 
 
 async def test_a_killed_server_loses_nothing_it_answered(own_server: MariaDB, open_store: OpenStore) -> None:

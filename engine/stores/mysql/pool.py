@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import asyncmy
 
+from engine.errors import NotReady
 from engine.stores.mysql.address import Address
 from engine.stores.mysql.faults import Fault, classify
 
@@ -34,6 +35,7 @@ MAX_AGE_S: Final = 3600.0
 LOCK_WAIT_S: Final = 5
 # Waiting for a table that is being altered.
 METADATA_WAIT_S: Final = 30
+UNANSWERED: Final = "the store does not answer; nothing was read and nothing changed"
 # The server ends what its client forgot and what a machine that is gone left open: nobody waits for its locks until TCP
 # gives up after two hours.
 IDLE_S: Final = 60
@@ -262,6 +264,20 @@ class Pool:
                 else:
                     self.open_count -= 1
                     link.close()
+
+    @contextlib.asynccontextmanager
+    async def asking(self, *, for_caller: bool = False) -> AsyncIterator[Link]:
+        """Borrow a connection to read only. Raises NotReady when the server does not answer, or cannot now."""
+        try:
+            async with self.link(for_caller=for_caller) as link:
+                yield link
+        except Exception as error:
+            fault = classify(error)
+            if fault is Fault.READ_ONLY:
+                self.drop()
+            if fault not in {Fault.LOST, Fault.AGAIN, Fault.READ_ONLY}:
+                raise
+            raise NotReady(UNANSWERED) from error
 
     async def _take(self) -> Link:
         while self._idle:

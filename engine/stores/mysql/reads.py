@@ -28,7 +28,7 @@ class MySQLReads:
         self._replica = replica
 
     async def _rows(self, statement: str, *values: Any) -> list[Any]:
-        async with self._pool.link() as link:
+        async with self._pool.asking() as link:
             return await link.rows(statement, values or None)
 
     async def _rows_at_start(self, statement: str, *values: Any) -> list[Any]:
@@ -36,7 +36,7 @@ class MySQLReads:
             return await link.rows(statement, values or None, within_s=START_S)
 
     async def _rows_for_caller(self, statement: str, *values: Any) -> list[Any]:
-        async with self._pool.link(for_caller=True) as link:
+        async with self._pool.asking(for_caller=True) as link:
             return await link.rows(statement, values)
 
     async def _number(self, statement: str) -> Any:
@@ -150,7 +150,7 @@ class MySQLReads:
 
         rows = await self._replica.ask(read) if self._replica is not None else None
         if not rows:
-            async with self._pool.link(for_caller=True) as link:
+            async with self._pool.asking(for_caller=True) as link:
                 rows = await read(link)
         return rows[0] if rows else None
 
@@ -177,7 +177,7 @@ class MySQLReads:
 
         found = await self._replica.ask(read) if self._replica is not None else None
         if found is None:
-            async with self._pool.link(for_caller=True) as link:
+            async with self._pool.asking(for_caller=True) as link:
                 found = await read(link)
         return found
 
@@ -189,7 +189,7 @@ class MySQLReads:
 
     async def events(self, tenant: int, after_position: int, rows_max: int) -> tuple[list[bytes], int]:
         """See `Store`."""
-        async with self._pool.link(for_caller=True) as link:
+        async with self._pool.asking(for_caller=True) as link:
             # Newest first: rows committed between the two reads are left for the next call, never skipped.
             slot = self.slot_of(tenant)
             [(_, newest)] = await link.rows(sql.SELECT_EVENT_BOUNDS, (slot, slot))

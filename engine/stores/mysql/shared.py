@@ -39,7 +39,7 @@ class MySQLShared:
         self._me = me
 
     async def _rows(self, statement: str, *values: Any) -> list[Any]:
-        async with self._pool.link() as link:
+        async with self._pool.asking() as link:
             return await link.rows(statement, values or None)
 
     def _write(self, stage: str, job: Job, weight: int) -> asyncio.Future[Any]:
