@@ -85,9 +85,9 @@ verdicts! {
     InvalidValidity = 18, "INVALID_VALIDITY", InvalidArgument, "choose a positive, shorter validity";
     InvalidRequestId = 19, "INVALID_REQUEST_ID", InvalidArgument,
         "give a request_id of 1 to 64 printable ASCII characters";
-    InvalidOrderingKey = 20, "INVALID_ORDERING_KEY", InvalidArgument, "shorten ordering_key";
-    InvalidClientReference = 21, "INVALID_CLIENT_REFERENCE", InvalidArgument, "shorten client_reference";
-    InvalidLabels = 22, "INVALID_LABELS", InvalidArgument, "give fewer or shorter labels, each with a key";
+    InvalidOrderingKey = 20, "INVALID_ORDERING_KEY", InvalidArgument, "shorten ordering_key, or remove its NUL character";
+    InvalidClientReference = 21, "INVALID_CLIENT_REFERENCE", InvalidArgument, "shorten client_reference, or remove its NUL character";
+    InvalidLabels = 22, "INVALID_LABELS", InvalidArgument, "give fewer or shorter labels, each with a key, none with a NUL character";
     InvalidEnum = 23, "INVALID_ENUM", InvalidArgument, "use a value that the published proto lists";
     InvalidField = 24, "INVALID_FIELD", InvalidArgument, "give the field in the form that the proto states";
     InvalidPageToken = 25, "INVALID_PAGE_TOKEN", InvalidArgument,

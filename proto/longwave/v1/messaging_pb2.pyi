@@ -299,9 +299,9 @@ class Submission(_message.Message):
     request_id: _builtins.str
     """1 to 64 printable ASCII characters. The same id with the same content returns the same answer for 72 h."""
     ordering_key: _builtins.str
-    """Messages of a campaign with the same key start in accept order. At most 64 bytes."""
+    """Messages of a campaign with the same key start in accept order. At most 64 bytes, no NUL."""
     client_reference: _builtins.str
-    """Yours; returned and listed by. At most 128 bytes."""
+    """Yours; returned and listed by. At most 128 bytes, no NUL."""
     smart_encoding: _builtins.bool
     """Replace characters that cost GSM-7 by look-alikes where that makes the whole text GSM-7. Off: nothing is replaced."""
     @_builtins.property
@@ -318,7 +318,7 @@ class Submission(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Yours; at most 16, keys up to 63 bytes, values up to 255 bytes."""
+        """Yours; at most 16, keys up to 63 bytes, values up to 255 bytes, no NUL."""
 
     def __init__(
         self,

@@ -130,29 +130,23 @@ fn check_keys(submission: &Submission) -> Result<(), Refusal> {
     {
         return Err(Refusal::new(Verdict::InvalidRequestId, "request_id"));
     }
-    if submission.ordering_key.len() > ORDERING_KEY_BYTES_MAX {
-        let detail = too_long(
-            "ordering_key",
-            submission.ordering_key.len(),
-            ORDERING_KEY_BYTES_MAX,
-        );
-        return Err(Refusal::with_detail(
+    for (verdict, field, value, bytes_max) in [
+        (
             Verdict::InvalidOrderingKey,
             "ordering_key",
-            detail,
-        ));
-    }
-    if submission.client_reference.len() > CLIENT_REFERENCE_BYTES_MAX {
-        let detail = too_long(
-            "client_reference",
-            submission.client_reference.len(),
-            CLIENT_REFERENCE_BYTES_MAX,
-        );
-        return Err(Refusal::with_detail(
+            &submission.ordering_key,
+            ORDERING_KEY_BYTES_MAX,
+        ),
+        (
             Verdict::InvalidClientReference,
             "client_reference",
-            detail,
-        ));
+            &submission.client_reference,
+            CLIENT_REFERENCE_BYTES_MAX,
+        ),
+    ] {
+        if let Some(detail) = unfit(field, value, bytes_max) {
+            return Err(Refusal::with_detail(verdict, field, detail));
+        }
     }
     if submission.labels.len() > LABELS_MAX {
         let detail = format!(
@@ -167,21 +161,30 @@ fn check_keys(submission: &Submission) -> Result<(), Refusal> {
     }
     for (key, value) in &submission.labels {
         let detail = if key.is_empty() {
-            Cow::Borrowed("a label has an empty key: give each a key")
-        } else if key.len() > LABEL_KEY_BYTES_MAX {
-            too_long("a label's key", key.len(), LABEL_KEY_BYTES_MAX).into()
-        } else if value.len() > LABEL_VALUE_BYTES_MAX {
-            too_long("a label's value", value.len(), LABEL_VALUE_BYTES_MAX).into()
+            Some("a label has an empty key: give each a key".into())
         } else {
-            continue;
+            unfit("a label's key", key, LABEL_KEY_BYTES_MAX)
+                .or_else(|| unfit("a label's value", value, LABEL_VALUE_BYTES_MAX))
         };
-        return Err(Refusal::with_detail(
-            Verdict::InvalidLabels,
-            "labels",
-            detail,
-        ));
+        if let Some(detail) = detail {
+            return Err(Refusal::with_detail(
+                Verdict::InvalidLabels,
+                "labels",
+                detail,
+            ));
+        }
     }
     Ok(())
+}
+
+/// What is wrong with a string of the caller's, if anything is. Many who read it later take NUL for its end.
+fn unfit(name: &str, value: &str, bytes_max: usize) -> Option<String> {
+    if value.len() > bytes_max {
+        return Some(too_long(name, value.len(), bytes_max));
+    }
+    value
+        .contains('\0')
+        .then(|| format!("{name} holds a NUL character: remove it"))
 }
 
 fn check_media(submission: &Submission, limits: &Limits) -> Result<(), Refusal> {
