@@ -41,8 +41,8 @@ WRITE_S_MAX: Final = 30.0
 # Subscribers of a busy log share two reading threads: 200 of them at 50 reads a second are 10,000 short reads.
 PACE_S: Final = 0.02
 # A tenant's subscribers read by turns: each event would wake all 50 at once, and 50 reads with their responses keep the
-# loop from a submission for longer than it takes. 250 turns a second; 5 subscribers go at their pace, 50 are told within
-# 0.2 s, of all that came until then at once.
+# loop from a submission for longer than it takes. Of 250 turns a second 5 subscribers go at their pace, and 50 are told
+# within 0.2 s, of all that came until then at once.
 TURN_S: Final = 0.004
 SUBSCRIBERS_MAX: Final = 200
 # One tenant leaves room for three others as greedy.
@@ -106,7 +106,7 @@ class Watches:
         self._subscribers_max = subscribers_max
         self._tenant_subscribers_max = tenant_subscribers_max
         self._of_tenant: Counter[int] = Counter()
-        self._turns_s: dict[int, float] = {}  # of each tenant with subscribers: when the next turn is, on the loop's clock
+        self._turns_s: dict[int, float] = {}  # by tenant with subscribers: its next turn, on the loop's clock
         self._drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
