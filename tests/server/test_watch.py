@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine.errors import Refused, Verdict
 from longwave.v1 import messaging_pb2 as pb
 from server.gate import RefusedWith
-from server.watch import Watches, cursor_of, position_of
+from server.watch import TURN_S, Watches, cursor_of, position_of
 from tests.server.conftest import OTHER, TENANT, WAIT_S, Server, StartServer, refusal_of
 from tests.server.fake_corridor import SLOT
 
@@ -244,6 +244,44 @@ async def test_subscribers_are_counted_and_bounded(server: Server, monkeypatch: 
     async with asyncio.timeout(WAIT_S):
         await emptied.wait()
     assert server.grpc.watches.subscribers == 0
+
+
+async def test_subscribers_of_a_tenant_read_by_turns(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 20
+    loop, read_events = asyncio.get_running_loop(), server.corridor.read_events
+    reads_s: list[float] = []
+    reached = asyncio.Event()
+
+    async def timed(tenant: int, after_position: int, rows_max: int) -> tuple[list[bytes], int]:
+        reads_s.append(loop.time())
+        if len(reads_s) == 2 * count:
+            reached.set()
+        return await read_events(tenant, after_position, rows_max)
+
+    monkeypatch.setattr(server.corridor, "read_events", timed)
+    watches = [(await opened(server))[0] for _ in range(count)]
+    # Each reads once when it begins; from here on all of them wait, and one event wakes them.
+    server.corridor.commit(TENANT, event("messages/new"))
+    for watch in watches:
+        assert await names(watch, 1) == ["messages/new"]
+    async with asyncio.timeout(WAIT_S):
+        await reached.wait()
+    # The loop's timers may be a millisecond early.
+    assert reads_s[2 * count - 1] - reads_s[count] >= (count - 1) * TURN_S - 0.005
+
+
+async def test_turns_are_a_tenants_own(server: Server) -> None:
+    watches = server.grpc.watches
+    assert [watches._turn(TENANT, 1.0) for _ in range(3)] == [1.0, 1.0 + TURN_S, 1.0 + 2 * TURN_S]
+    assert watches._turn(OTHER, 1.0) == 1.0
+    assert watches._turn(TENANT, 2.0) == 2.0
+
+
+async def test_a_turn_is_no_further_away_than_all_others(server: Server) -> None:
+    watches = server.grpc.watches
+    watches._tenant_subscribers_max = 3
+    turns_s = [watches._turn(TENANT, 1.0) for _ in range(100)]
+    assert max(turns_s) == 1.0 + 3 * TURN_S
 
 
 async def test_draining_ends_a_watch_with_its_cursor(server: Server) -> None:
