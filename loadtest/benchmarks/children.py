@@ -34,8 +34,10 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """This environment without the settings of another engine, and `extra`."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("LONGWAVE_")} | dict(extra)
+    """This environment without the settings of another engine or of gRPC, and `extra`."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("LONGWAVE_", "GRPC_"))} | dict(
+        extra
+    )
 
 
 def start(command: Sequence[str], environment: Mapping[str, str], log: Path, *, piped: bool = False) -> Process:

@@ -282,6 +282,9 @@ def test_what_was_the_same_before_and_behind_must_be_the_same_in_the_dump() -> N
     # A row that came and went meanwhile, in a table that is written to; one that is missing is none of that.
     assert comparison.compare(quiet, busy, {"t": {1: (3, 60), 2: (1, 7)}}).wrong == []
     assert comparison.compare(quiet, busy, {"t": {1: (1, 20), 2: (1, 7)}}).wrong
+    passing, dumped = {"passing": dict[int, tuple[int, int]]()}, {"passing": {9: (1, 4)}}
+    assert comparison.compare(quiet | passing, busy | passing, quiet | dumped).wrong == []
+    assert comparison.compare(quiet | passing, quiet | passing, quiet | dumped).wrong
 
 
 def test_the_end_of_a_dump_is_looked_for(tmp_path: Path) -> None:
