@@ -84,7 +84,7 @@ class Append:
         self._pressure = Pressure(queue_target_s)
         self._timer: asyncio.Handle | None = None
         self._going = False  # the timer is due in this turn of the loop
-        self._expected = 1  # calls that were here at once lately: those of a group that has found all its company
+        self._expected = 1  # calls to store that were here at once lately: a group of so many has found all its company
         self._groups_in_flight = 0
         self._unpushed = 0
         self._closed_because: str | None = "the server is starting"
@@ -197,8 +197,7 @@ class Append:
             self._meter.metrics.admit_floor.set(self._pressure.floor)
         group = self._lines.take(GROUP_CALLS_MAX, self._group_messages_max)
         # Forgotten by an eighth a group, and at once by a call that waited all the while for nobody.
-        alone = len(group) == 1
-        self._expected = 1 if alone else max(len(group), self._expected - (self._expected + 7) // 8)
+        self._expected = 1 if len(group) == 1 else max(1, self._expected - (self._expected + 7) // 8)
         mono_us = self._clock.mono_us()
         alive: list[Waiting] = []
         for call in group:
@@ -235,6 +234,9 @@ class Append:
                 self._fail(group)
                 raise  # a bug: the loop logs it
             self._meter.stage("admit", admission.total, (self._clock.mono_us() - began_us) / 1e6)
+            if len(group) > 1:
+                # Calls that are refused are no company: they cost no transaction, however many come.
+                self._expected = max(self._expected, min(len(group), admission.accepted))
             if admission.needs_store:
                 self._groups_in_flight += 1
                 self._unpushed += admission.accepted
@@ -261,7 +263,9 @@ class Append:
     ) -> None:
         self._groups_in_flight -= 1
         self._unpushed -= counted
-        self._expected = max(self._expected, len(group) + self._lines.calls)
+        # Of those who came meanwhile, as many will be stored as of these were.
+        company = min(len(group), counted)
+        self._expected = max(self._expected, company + self._lines.calls * company // len(group))
         self._pressure.stored(sum(call.messages for call in group), began_us / 1e6, self._clock.mono_us() / 1e6)
         error = stored.exception()
         if error is None:

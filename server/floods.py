@@ -219,6 +219,9 @@ class Floods(grpc.GenericRpcHandler):
                 return response
             finally:
                 account.begun -= begun
+                # A refused call holds its error, that this frame, and this frame would hold the call: only the
+                # collector would let go of it, of hundreds at once.
+                del _requests, context
 
         async def streamed(requests: Any, context: Context) -> Any:
             peer = peer_of(context.peer()) or NOBODY
@@ -232,6 +235,7 @@ class Floods(grpc.GenericRpcHandler):
                 self._streams[peer] -= 1
                 if not self._streams[peer]:
                     del self._streams[peer]
+                del requests, context
 
         make = (
             grpc.stream_stream_rpc_method_handler

@@ -260,8 +260,11 @@ class Gate(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(guarded)
 
     async def _no_such_method(self, _requests: Any, context: Context) -> None:
-        await self._hold_back(_address(context), TRIES_A_SECOND)
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+        try:
+            await self._hold_back(_address(context), TRIES_A_SECOND)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+        finally:
+            del _requests, context  # or the call would hold itself, as above
 
     async def _hold_back(self, caller: str, a_second: float) -> None:
         """Wait where this caller was refused too often lately."""

@@ -225,10 +225,11 @@ async def test_calls_that_could_not_be_judged_are_told_so_and_those_behind_go_on
 LINGER = {"group_linger_ms": 100}
 
 
-def hand_in(engine: Engine, *indices: int) -> "list[asyncio.Future[Any]]":
+def hand_in(engine: Engine, *indices: int, **fields: Any) -> "list[asyncio.Future[Any]]":
     """Unary calls, not waited for."""
     deadline_us = engine.clock.mono_us() + WAIT_S * US
-    requests = [pb.SubmitMessageRequest(submission=submission(index)).SerializeToString() for index in indices]
+    made = [submission(index, **fields) for index in indices]
+    requests = [pb.SubmitMessageRequest(submission=one).SerializeToString() for one in made]
     return [engine.corridor.submit(UNARY, engine.tenant_key, request, deadline_us) for request in requests]
 
 
@@ -266,6 +267,25 @@ async def test_a_group_waits_for_as_many_as_were_here_lately(start_engine: Start
     assert engine.corridor.append._groups_in_flight == 1
     await asyncio.gather(*first, *others)
     assert groups(engine) == 2
+
+
+async def test_calls_that_are_refused_are_nobodys_company(start_engine: StartEngine, carrier: Carrier) -> None:
+    engine = await start_engine(carrier.base_url, **LINGER)
+    wrong = {"campaign": "campaigns/nobody-has-it"}
+    refused = hand_in(engine, *range(20), **wrong)
+    assert {(await reply).verdict for reply in refused} == {Verdict.CAMPAIGN_NOT_FOUND}
+    # Nor do they count where they come with others.
+    refused = hand_in(engine, *range(20), **wrong)
+    good = hand_in(engine, 20, 21)
+    await asyncio.gather(*refused, *good)
+    assert engine.corridor.append._expected == 2
+    first = hand_in(engine, 22)
+    await turns()
+    assert (engine.corridor.append._groups_in_flight, engine.corridor.append.waiting) == (0, 1)
+    others = hand_in(engine, 23)
+    await turns()
+    assert engine.corridor.append._groups_in_flight == 1
+    await asyncio.gather(*first, *others)
 
 
 async def test_who_does_not_come_is_waited_for_at_most_the_linger(start_engine: StartEngine, carrier: Carrier) -> None:

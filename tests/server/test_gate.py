@@ -328,8 +328,12 @@ async def test_refused_calls_leave_nothing_for_the_collector(server: Server) -> 
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         for each in (client, stranger):
+            for path in (contract.LIST_MESSAGES.path, "/longwave.v1.MessagingService/Nothing"):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await each.raw(path)(b"\xff", metadata=each.headers, timeout=WAIT_S)
+            channel: Any = each.channel
             with pytest.raises(grpc.aio.AioRpcError):
-                await each.raw(contract.LIST_MESSAGES.path)(b"\xff", metadata=each.headers, timeout=WAIT_S)
+                await channel.unary_unary(contract.STREAM_MESSAGES.path)(b"\xff", metadata=each.headers, timeout=WAIT_S)
         gc.collect()
         left = [type(each) for each in gc.garbage if isinstance(each, grpc.aio.AbortError | Refused)]
     finally:

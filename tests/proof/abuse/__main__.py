@@ -1,4 +1,4 @@
-"""`python -m tests.proof.abuse [--only NAME ...] [--seconds N] [--rounds N] [--file FILE]`: every abuse, measured."""
+"""`python -m tests.proof.abuse [--only NAME ...] [--seconds N] [--rounds N] [--together]`: every abuse, measured."""
 
 import argparse
 import json
@@ -12,10 +12,10 @@ from tests.proof.abuse.abusers import ABUSES
 from tests.proof.abuse.run import abused, shown
 
 
-def measure(name: str, seconds: float, rounds: int, folder: Path) -> dict[str, Any]:
+def measure(name: str, seconds: float, rounds: int, folder: Path, *, apart: bool) -> dict[str, Any]:
     """Quiet and abused windows by turns, on one engine."""
     quiet, loud, did = [], [], ""
-    with abused(folder) as target:
+    with abused(folder, apart=apart) as target:
         target.window(seconds)  # warm
         for _ in range(rounds):
             quiet.append(target.window(seconds))
@@ -48,12 +48,13 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=sorted(ABUSES), help="this abuse (repeatable)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of a window (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="abused windows of each (default: %(default)s)")
+    parser.add_argument("--together", action="store_true", help="abusers share the engine's cores, at lowest priority")
     parser.add_argument("--file", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory(prefix="abuse-") as folder:
         for name in options.only or ABUSES:
-            row = measure(name, options.seconds, options.rounds, Path(folder))
+            row = measure(name, options.seconds, options.rounds, Path(folder), apart=not options.together)
             found.append(row)
             sys.stdout.write(
                 "{abuse}: p99 {p99_quiet_ms} -> {p99_ms} ms ({ratio} x), webhooks {webhook_p99_quiet_ms} -> "

@@ -360,6 +360,8 @@ async def _run(name: str, target: Target) -> None:
 
 if __name__ == "__main__":
     os.nice(19)
-    name, grpc_port, webhook_port, key = sys.argv[1:5]
+    name, grpc_port, webhook_port, key, *core = sys.argv[1:]
+    if core:
+        os.sched_setaffinity(0, map(int, core))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(name, Target(int(grpc_port), int(webhook_port), key)))

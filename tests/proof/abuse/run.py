@@ -1,6 +1,7 @@
 """A good client beside an abuser: what each of its calls took, before, during and after, and what the engine held.
 
-Engine, abuser and good client are three processes of one machine; the abuser has the lowest priority. Calls are made at
+Engine, abuser and good client are three processes of one machine; the abuser has the lowest priority, or a core of its
+own. Calls are made at
 a steady pace whether or not the ones before are done, and a call's time counts from the moment it was due.
 """
 
@@ -57,10 +58,11 @@ class Window:
 class Abused:
     """One engine to abuse."""
 
-    def __init__(self, running: EngineProcess, webhook_port: int) -> None:
-        """It runs already."""
+    def __init__(self, running: EngineProcess, webhook_port: int, abusers_core: int | None) -> None:
+        """It runs already; an abuser is to run on `abusers_core` alone."""
         self.engine = running
         self.webhook_port = webhook_port
+        self._abusers_core = abusers_core
         self._windows = 0
 
     @contextlib.contextmanager
@@ -68,7 +70,7 @@ class Abused:
         """Abuse it; the list holds what the abuser says it did, when it has ended."""
         port = self.engine.address.rpartition(":")[2]
         command = [sys.executable, "-m", "tests.proof.abuse.abusers", name, port, str(self.webhook_port),
-                   self.engine.api_key]  # fmt: skip
+                   self.engine.api_key, *([] if self._abusers_core is None else [str(self._abusers_core)])]  # fmt: skip
         environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "proto")))}
         said: list[str] = []
         with subprocess.Popen(
@@ -150,16 +152,33 @@ def _p99(sorted_ms: list[float]) -> float:
 
 
 @contextlib.contextmanager
-def abused(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Abused]:
-    """An engine without a carrier, whose webhooks are signed by `SIGNING`."""
+def _apart() -> Iterator[int]:
+    """Leave the last core to abusers; its number."""
+    ours = os.sched_getaffinity(0)
+    last = max(ours)
+    os.sched_setaffinity(0, ours - {last})
+    try:
+        yield last
+    finally:
+        os.sched_setaffinity(0, ours)
+
+
+@contextlib.contextmanager
+def abused(folder: Path, settings: Mapping[str, str] | None = None, *, apart: bool = False) -> Iterator[Abused]:
+    """An engine without a carrier, whose webhooks are signed by `SIGNING`.
+
+    With `apart` its abusers have a core of their own, which the engine and the good client leave to them, abuser or
+    not: abusers have machines of their own, and what these spend on sending is not to be taken for what they do to an
+    engine. Needs two cores.
+    """
     [webhook_port] = free_ports(1)
     wanted = {
         "LONGWAVE_WEBHOOK_ADDRESS": f"{HOST}:{webhook_port}",
         "LONGWAVE_TELNYX_PUBLIC_KEY": SIGNING.public_base64,
         **(settings or {}),
     }
-    with engine(folder, wanted) as running:
-        yield Abused(running, webhook_port)
+    with _apart() if apart else contextlib.nullcontext() as core, engine(folder, wanted) as running:
+        yield Abused(running, webhook_port, core)
 
 
 def shown(window: Window) -> dict[str, float]:
