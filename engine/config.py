@@ -301,6 +301,12 @@ class Settings(BaseSettings):
     )
 
     # -- retention -----------------------------------------------------------------------------------------------------
+    message_retention_days: float = Field(
+        90,
+        ge=7,
+        description="Days that a message stays after it was accepted, with its text and its timeline; one that may "
+        "still move stays longer. A MySQL store drops whole days (UTC) when nothing in them moves any more.",
+    )
     event_retention_days: float = Field(7, ge=1, description="Days that events stay for WatchEvents to resume from.")
     request_id_retention_h: float = Field(
         72, ge=72, description="Hours a request_id is remembered after acceptance; at least 72, as promised."

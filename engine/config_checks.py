@@ -149,6 +149,14 @@ def _times(settings: "Settings") -> Iterator[str]:
             f"LONGWAVE_NO_RECEIPT_AFTER_H ({settings.no_receipt_after_h:g} h): a receipt could be dropped while its "
             "message still waits for it; raise the one or lower the other"
         )
+    longest_h = max(
+        settings.request_id_retention_h, settings.early_receipt_retention_h, settings.event_retention_days * 24
+    )
+    if settings.message_retention_days * 24 < longest_h + 24:
+        yield (
+            f"LONGWAVE_MESSAGE_RETENTION_DAYS ({settings.message_retention_days:g} d) is not a day above what else is "
+            f"kept of a message ({longest_h / 24:g} d: request ids, early receipts, events): raise it or lower those"
+        )
     if settings.drain_s < settings.send_s:
         yield (
             f"LONGWAVE_DRAIN_S ({settings.drain_s:g} s) is below LONGWAVE_SEND_S ({settings.send_s:g} s): a stop would "

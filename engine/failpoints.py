@@ -31,6 +31,8 @@ POINTS: Final = (
     "opt_out.after_commit",
     "render.message",
 )
+# Passed over a server's store alone, when a day is dropped.
+DAY_POINTS: Final = ("partitions.after_drop",)
 # Those of a command that migrates; an engine passes none of them.
 MIGRATION_POINTS: Final = ("migrate.after_backup", "migrate.after_step", "migrate.after_steps")
 
@@ -51,7 +53,7 @@ _armed: dict[str, _Armed] = {}
 def arm(specification: str) -> None:
     """Arm the points of `name:action[@n]`, comma-separated; an empty string disarms all. Raises ConfigError."""
     _armed.clear()
-    known = (*POINTS, *MIGRATION_POINTS)
+    known = (*POINTS, *DAY_POINTS, *MIGRATION_POINTS)
     for part in filter(None, (piece.strip() for piece in specification.split(","))):
         name, _, rest = part.partition(":")
         action, _, count = rest.partition("@")

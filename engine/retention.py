@@ -1,6 +1,6 @@
 """Retention: rows past their time are removed, as fast as they come in and without holding the writer for long.
 
-It removes no message and no opt-out.
+It removes no opt-out, and no message that may still move.
 
 Rows carry wall time, and the wall clock may be set wrong or right: a row a second old would look days old after a
 step forward. So its age is the younger by two clues: the wall clock, and the time that the engine has run
@@ -42,7 +42,7 @@ _log = structlog.get_logger("longwave.sweep")
 class _Elapsed:
     """How long the engine has run over this store, and how far the wall clock was ahead of that, at the lowest.
 
-    Two spans, each as long as the longest retention: the lowest of both covers all that may still be kept.
+    Two spans, each as long as the retention: the lowest of both covers all that may still be kept.
     """
 
     ran_us: int
@@ -64,7 +64,11 @@ class _Elapsed:
         return step_us if step_us > STEP_US else 0
 
 
-FACTS: Final = ("retention_ran_us", "retention_low_us", "retention_low_before_us", "retention_span_from_us")
+RAN: Final = "retention_ran_us"
+
+
+def _facts_of(kinds: str) -> tuple[str, str, str]:
+    return (f"{kinds}_low_us", f"{kinds}_low_before_us", f"{kinds}_span_from_us")
 
 
 class Retention:
@@ -86,41 +90,53 @@ class Retention:
             Kept.EARLY_RECEIPTS: early_us,
             Kept.REQUEST_IDS: request_ids_us,
         }
-        self._span_us = max(self._kept_us.values())
-        self._elapsed: _Elapsed | None = None
+        # Messages are kept for months, and a day without power need not keep everything else as much longer.
+        messages_us = int(settings.message_retention_days * day_us)
+        self._spans_us = {"retention": max(self._kept_us.values()), "message_retention": messages_us}
+        self._kept_us[Kept.MESSAGES] = messages_us
+        self._elapsed: dict[str, _Elapsed] = {}
         self._started_us = 0  # boot clock less the time that the engine has run
         self._rows = dict.fromkeys(Kept, ROWS_FIRST)
 
-    async def look_at_clock(self) -> int:
-        """The wall time by which rows are old; call at a start, before anything is stored, and from time to time."""
+    async def look_at_clock(self) -> tuple[int, int]:
+        """The wall time by which rows are old, and by which messages are.
+
+        Call at a start, before anything is stored, and from time to time.
+        """
         corridor = self._corridor
         mono_us, now_us = corridor.clock.mono_us(), corridor.clock.now_us()
-        elapsed = self._elapsed
-        if elapsed is None:
-            ran_us, *others = await corridor.store.facts(FACTS)
-            ahead_us = now_us - (ran_us or 0)
-            low_us, low_before_us, span_from_us = (
-                value if value is not None else otherwise
-                for value, otherwise in zip(others, (ahead_us, ahead_us, ran_us or 0), strict=True)
-            )
-            elapsed = self._elapsed = _Elapsed(ran_us or 0, low_us, low_before_us, span_from_us)
-            self._started_us = mono_us - elapsed.ran_us
+        if not self._elapsed:
+            [ran_us] = await corridor.store.facts((RAN,))
+            ran_us = ran_us or 0
+            for kinds in self._spans_us:
+                known = await corridor.store.facts(_facts_of(kinds))
+                first = (now_us - ran_us, now_us - ran_us, ran_us)
+                self._elapsed[kinds] = _Elapsed(
+                    ran_us, *(new if old is None else old for old, new in zip(known, first, strict=True))
+                )
+            self._started_us = mono_us - ran_us
         ran_us = mono_us - self._started_us
         ahead_us = now_us - ran_us
-        elapsed.look(ran_us, ahead_us, self._span_us)
-        stepped_us = elapsed.stepped_us(ahead_us)
-        values = (elapsed.ran_us, elapsed.low_us, elapsed.low_before_us, elapsed.span_from_us)
-        await corridor.store.set_facts(list(zip(FACTS, values, strict=True)))
-        if stepped_us:
-            _log.info("retention waits: the wall clock went forward", seconds=stepped_us // US)
-        return now_us - stepped_us
+        facts, old_us = [(RAN, ran_us)], []
+        for kinds, span_us in self._spans_us.items():
+            elapsed = self._elapsed[kinds]
+            elapsed.look(ran_us, ahead_us, span_us)
+            values = (elapsed.low_us, elapsed.low_before_us, elapsed.span_from_us)
+            facts += zip(_facts_of(kinds), values, strict=True)
+            stepped_us = elapsed.stepped_us(ahead_us)
+            if stepped_us:
+                _log.info("retention waits: the wall clock went forward", kinds=kinds, seconds=stepped_us // US)
+            old_us.append(now_us - stepped_us)
+        await corridor.store.set_facts(facts)
+        return old_us[0], old_us[1]
 
     async def prune(self) -> None:
         """Remove rows past their retention, round by round, until no kind has more."""
-        now_us = await self.look_at_clock()
+        rows_us, messages_us = await self.look_at_clock()
+        now_us = dict.fromkeys(self._kept_us, rows_us) | {Kept.MESSAGES: messages_us}
         going = list(self._kept_us.items())
         while going:
-            going = [(kind, kept_us) for kind, kept_us in going if await self._round(kind, now_us - kept_us)]
+            going = [(kind, kept_us) for kind, kept_us in going if await self._round(kind, now_us[kind] - kept_us)]
 
     async def _round(self, kind: Kept, before_us: int) -> bool:
         """One transaction; True when there may be more."""

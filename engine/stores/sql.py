@@ -345,6 +345,13 @@ DELETE FROM early_receipts WHERE position IN (
   WHERE received_us < ?1)
 """
 
+# The few that still move are passed by.
+SELECT_MESSAGES_TO_PRUNE: Final = "SELECT id FROM messages WHERE id < ?1 AND state >= 16 ORDER BY id LIMIT ?2"
+
+DELETE_MESSAGE: Final = "DELETE FROM messages WHERE id = ?"
+
+DELETE_BODY: Final = "DELETE FROM bodies WHERE id = ?"
+
 # Request ids whose message is older than the retention: found through the time-ordered ids, not by a scan.
 SELECT_REQUEST_IDS_TO_PRUNE: Final = """
 SELECT b.id, m.tenant, b.record FROM bodies AS b JOIN messages AS m ON m.id = b.id

@@ -25,6 +25,8 @@ def prune(connection: Connection, kind: Kept, before_us: int, rows_max: int) -> 
     """Remove rows from before a wall time; True when there may be more."""
     if kind is Kept.REQUEST_IDS:
         return _prune_request_ids(connection, _core.first_id_at(before_us), rows_max)
+    if kind is Kept.MESSAGES:
+        return _prune_messages(connection, _core.first_id_at(before_us), rows_max)
     removed: int = connection.execute(_DELETE[kind], (before_us, rows_max)).rowcount
     return removed == rows_max
 
@@ -41,4 +43,11 @@ def _prune_request_ids(connection: Connection, before: int, rows_max: int) -> bo
         [(tenant, _core.record_request_id(record), identity) for identity, tenant, record in old],
     )
     connection.execute(sql.UPSERT_FACT, (PRUNED_TO, old[-1][0]))
+    return len(old) == rows_max
+
+
+def _prune_messages(connection: Connection, before: int, rows_max: int) -> bool:
+    old = connection.execute(sql.SELECT_MESSAGES_TO_PRUNE, (before, rows_max)).fetchall()
+    connection.executemany(sql.DELETE_MESSAGE, old)
+    connection.executemany(sql.DELETE_BODY, old)
     return len(old) == rows_max

@@ -177,6 +177,8 @@ class Kept(Enum):
     EARLY_RECEIPTS = "early_receipts"
     REQUEST_IDS = "request_ids"
     """By when their message was accepted."""
+    MESSAGES = "messages"
+    """With bodies, by when they were accepted; what may still move stays, and in a MySQL store its day with it."""
 
 
 class Callbacks(NamedTuple):

@@ -27,6 +27,7 @@ CRITICAL_STREAMS = range(5)
 VIEW_ID = 0
 # A cursor gives a slot two bytes.
 SLOTS_MAX = 1 << 16
+DAY_US = 24 * HOUR_US
 
 
 @pytest.fixture(params=KINDS)
@@ -301,6 +302,28 @@ async def test_what_is_past_its_time_goes_piece_by_piece(house: House) -> None:
     assert len(await house.accept(submission(0, request_id="r0"))) == 1
     await house.accept(submission(9))
     assert (await house.store.event_bounds(house.tenant))[1] > newest
+
+
+async def test_messages_past_their_time_go_unless_they_may_still_move(house: House) -> None:
+    async def cancel(identity: int) -> None:
+        facts = _core.Facts.cancel([identity])
+        await house.store.cancel(facts, house.settler, house.registry, house.clock.now_us(), 1, tenant=house.tenant)
+
+    async def prune(before_us: int) -> None:
+        while (await house.store.prune(Kept.MESSAGES, before_us, 1))[0]:
+            pass
+
+    ids = await house.accept(*some(3))
+    await cancel(ids[0])
+    await cancel(ids[1])
+    await prune(house.clock.now_us() - 2 * DAY_US)
+    assert len((await house.store.views(house.tenant, stretch()))[0]) == 3
+    later_us = house.clock.now_us() + 2 * DAY_US
+    await prune(later_us)
+    assert await house.store.view(house.tenant, ids[2]) is not None
+    await cancel(ids[2])
+    await prune(later_us)
+    assert await house.store.views(house.tenant, stretch()) == ([], 0)
 
 
 async def test_webhook_ids_are_forgotten(house: House) -> None:

@@ -102,3 +102,42 @@ async def test_after_a_step_everything_is_forgotten_in_the_end(engine: Engine) -
         await engine.corridor.sweep.prune()
     assert (await kept(engine))[:2] == [0, 0]
     assert await engine.rows("SELECT count(*) FROM events") == [(1,)]  # the newest stays, for its position
+
+
+async def gone(engine: Engine, *ids: int) -> list[bool]:
+    """Of messages, which are not there any more."""
+    return [await engine.corridor.get_message(engine.tenant_key, identity) is None for identity in ids]
+
+
+async def test_messages_are_forgotten_with_their_text(engine: Engine) -> None:
+    await engine.set_campaign(CampaignState.PAUSED)
+    ids = await engine.submit(submission(0, request_id="old"), submission(1))
+    for identity in ids:
+        await engine.corridor.cancel_message(engine.tenant_key, identity)
+    engine.clock.jump(80 * DAY)
+    await engine.corridor.sweep.prune()
+    assert await gone(engine, *ids) == [False, False]
+    engine.clock.jump(40 * DAY)
+    [new] = await engine.submit(submission(2))
+    await engine.corridor.sweep.prune()
+    assert await gone(engine, *ids, new) == [True, True, False]
+    assert await engine.rows("SELECT count(*) FROM messages") == [(1,)]
+    assert await engine.rows("SELECT count(*) FROM bodies") == [(1,)]
+    # A receipt for what is gone is one that nobody knows.
+    assert await engine.deliver("", receipt_body("late", "delivered", provider_id="gone")) == 200
+
+
+async def test_a_clock_that_went_forward_by_months_forgets_no_message(engine: Engine) -> None:
+    await engine.set_campaign(CampaignState.PAUSED)
+    [identity] = await engine.submit(submission(0))
+    await engine.corridor.cancel_message(engine.tenant_key, identity)
+    engine.clock.set_wall(200 * DAY)
+    await engine.corridor.sweep.prune()
+    # What forgets the step for events, after two of their spans, does not for messages.
+    for _ in range(30):
+        engine.clock.jump(DAY)
+        await engine.corridor.sweep.prune()
+    assert await gone(engine, identity) == [False]
+    engine.clock.jump(61 * DAY)
+    await engine.corridor.sweep.prune()
+    assert await gone(engine, identity) == [True]

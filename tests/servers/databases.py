@@ -4,6 +4,9 @@ It migrates nothing: the store does when it is first opened. What a test leaves 
 gives go on counting.
 """
 
+from datetime import UTC, datetime
+
+from engine.stores.mysql.partitions import DAYS_AHEAD
 from tests.servers.mariadb import MariaDB
 
 # Rows that the schema came with.
@@ -13,6 +16,11 @@ _RESET = (
     "UPDATE leases SET owner = '', node = 0, epoch = 0, expires_us = 0",
     "INSERT INTO facts (name, value) VALUES ('registry_version', 1), ('epoch', 0)",
     "INSERT INTO providers (`key`, id) VALUES (1, 'telnyx')",
+)
+# A test that dropped or made days leaves a database that is like no new one.
+_COUNT_DAYS = (
+    "SELECT COUNT(*), MIN(PARTITION_NAME) FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() "
+    "AND TABLE_NAME = 'messages'"
 )
 
 
@@ -38,7 +46,9 @@ class Databases:
         """Nobody uses it any more."""
         tables = [row[0] for row in self.server.run("SHOW TABLES", database=name)]
         triggers = [row[0] for row in self.server.run("SHOW TRIGGERS", database=name)]
-        if "schema_version" not in tables:
+        [(days, first)] = self.server.run(_COUNT_DAYS, database=name)
+        as_new = days == DAYS_AHEAD + 2 and str(first) <= f"p{datetime.now(UTC):%Y%m%d}"
+        if "schema_version" not in tables or not as_new:
             self.server.drop_database(name)
             return
         self.server.run(

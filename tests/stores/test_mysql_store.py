@@ -1,6 +1,7 @@
 """The MySQL store on a real server: schema, owners, partitions, positions of the log, what it says of durability."""
 
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from engine import _core
+from engine import _core, failpoints
 from engine.errors import ConfigError, StoreTooNew
 from engine.registry.tables import METADATA
 from engine.stores.mysql import migrate
 from engine.stores.mysql.partitions import DAYS_AHEAD, make_ahead
+from engine.stores.mysql.store import MySQLStore
 from engine.stores.store import OPT_OUT_API, Kept
 from tests.servers.mariadb import MariaDB
 from tests.stores.conftest import OpenStore
@@ -169,6 +171,96 @@ async def test_partitions_are_made_ahead_and_hold_their_day(
     named = f"p{datetime.fromtimestamp(later / 1e6, UTC):%Y%m%d}"
     of_day = f"SELECT COUNT(*) FROM bodies PARTITION ({named})"  # noqa: S608 - the name of a day
     assert mariadb.run(of_day, database=database_of(url)) == [(1,)]
+
+
+QUEUED, CANCELLED = 1, 20
+
+
+async def message_at(store: MySQLStore, at_us: int, state: int, place: int = 1) -> None:
+    """A row of a message and of its body, as old as that."""
+    identity = _core.first_id_at(at_us) + place
+    columns = (
+        "tenant, campaign, sender, recipient, class, kind, encoding, segments, reason, seq, attempt, generation, "
+        "counted, flags, due_us, accept_us, expires_us, updated_us"
+    )
+    zeros = ", ".join(["0"] * len(columns.split(",")))
+    async with store.pool.link() as link:
+        await link.run(
+            f"INSERT INTO messages (id, state, history, {columns}) VALUES ({identity}, {state}, '', {zeros})"  # noqa: S608
+        )
+        await link.run("INSERT INTO bodies (id, record) VALUES (%s, '')", (identity,))
+
+
+async def days(store: MySQLStore, table: str) -> list[str]:
+    """Names of a table's partitions."""
+    async with store.pool.link() as link:
+        rows = await link.rows(
+            "SELECT PARTITION_NAME FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() "
+            "AND TABLE_NAME = %s ORDER BY PARTITION_ORDINAL_POSITION",
+            (table,),
+        )
+    return [str(name) for (name,) in rows]
+
+
+@pytest.fixture
+async def aged(open_store: OpenStore, new_database: Callable[[], str]) -> tuple[MySQLStore, int]:
+    """A store in which today's messages are done, one of tomorrow waits, those of the day after are done; and today."""
+    store = await open_store(new_database())
+    now_us = time.time_ns() // 1000
+    for later, state in enumerate((CANCELLED, QUEUED, CANCELLED)):
+        await message_at(store, now_us + later * DAY_US, state)
+    return store, now_us
+
+
+async def drop_all(store: MySQLStore, before_us: int) -> None:
+    """Prune until nothing is left to prune."""
+    while (await store.prune(Kept.MESSAGES, before_us, 1))[0]:
+        pass
+
+
+async def test_a_day_goes_as_a_whole_and_not_while_anything_in_it_may_move(aged: tuple[MySQLStore, int]) -> None:
+    store, now_us = aged
+    before = await days(store, "messages")
+    await drop_all(store, now_us + 2 * DAY_US)
+    assert await days(store, "messages") == await days(store, "bodies") == before[1:]
+    await drop_all(store, now_us + 3 * DAY_US)
+    assert await days(store, "messages") == await days(store, "bodies") == [before[1], *before[3:]]
+    async with store.pool.link() as link:
+        await link.run("UPDATE messages SET state = %s", (CANCELLED,))
+        await drop_all(store, now_us + 3 * DAY_US)
+        assert await link.rows("SELECT COUNT(*) FROM messages UNION ALL SELECT COUNT(*) FROM bodies") == [(0,), (0,)]
+    # Whatever is past every day made ahead has the last partition, which never goes.
+    await drop_all(store, now_us + 400 * DAY_US)
+    assert await days(store, "messages") == await days(store, "bodies") == ["pmax"]
+    await message_at(store, now_us, QUEUED)
+    async with store.pool.link() as link:
+        assert await make_ahead(link, now_us + 400 * DAY_US) > 0
+        assert await link.rows("SELECT COUNT(*) FROM messages") == [(1,)]
+
+
+async def test_a_drop_that_ended_between_messages_and_bodies_is_finished(aged: tuple[MySQLStore, int]) -> None:
+    store, now_us = aged
+    before = await days(store, "messages")
+    failpoints.arm("partitions.after_drop:raise")
+    with pytest.raises(failpoints.Injected):
+        await store.prune(Kept.MESSAGES, now_us + 2 * DAY_US, 1)
+    assert (await days(store, "messages"), await days(store, "bodies")) == (before[1:], before)
+    assert (await store.prune(Kept.MESSAGES, now_us + 2 * DAY_US, 1))[0]
+    assert await days(store, "messages") == await days(store, "bodies") == before[1:]
+
+
+async def test_who_holds_the_tables_keeps_the_day_and_nobody_waits_behind_it(aged: tuple[MySQLStore, int]) -> None:
+    store, now_us = aged
+    async with store.pool.link() as reader:
+        await reader.run("START TRANSACTION")
+        await reader.rows("SELECT COUNT(*) FROM messages")
+        began_s = time.monotonic()
+        assert not (await store.prune(Kept.MESSAGES, now_us + 2 * DAY_US, 1))[0]
+        assert time.monotonic() - began_s < 60
+        await message_at(store, now_us, QUEUED, 2)
+        await reader.run("ROLLBACK")
+    await drop_all(store, now_us + 2 * DAY_US)
+    assert len(await days(store, "messages")) == DAYS_AHEAD + 2, "a message of that day moves again"
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
-"""Partitions of messages and bodies by day of the id, made ahead, so that a day can be dropped as a whole later.
+"""Partitions of messages and bodies by day of the id: made ahead, dropped as a whole when a day is past its retention.
 
-It drops none. Invariant: the last partition takes whatever no day was made for, so a late look costs nothing but its
-size.
+Invariants: the last partition takes whatever no day was made for, so a late look costs nothing but its size; no day is
+dropped in which a message may still move; a body goes behind its message, so that a process that dies between the two
+leaves bodies of nobody, which the next look drops.
 """
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from engine import _core
+from engine import _core, failpoints
 from engine.stores.mysql.pool import Link
 
 TABLES: Final = ("messages", "bodies")
@@ -16,6 +17,13 @@ DAYS_AHEAD: Final = 14
 DAYS_LEFT_MIN: Final = 7
 _LAST: Final = "pmax"
 _US: Final = 1_000_000
+
+_SELECT_DAYS: Final = (
+    "SELECT PARTITION_NAME, PARTITION_DESCRIPTION FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() "
+    "AND TABLE_NAME = %s AND PARTITION_NAME IS NOT NULL AND PARTITION_DESCRIPTION <> 'MAXVALUE' "
+    "ORDER BY PARTITION_ORDINAL_POSITION"
+)
+_SELECT_MOVING: Final = "SELECT 1 FROM messages PARTITION ({name}) WHERE state < 16 LIMIT 1"
 
 _SELECT: Final = (
     "SELECT PARTITION_NAME FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s "
@@ -52,3 +60,32 @@ async def make_ahead(link: Link, now_us: int) -> int:
         )
         made += len(missing)
     return made
+
+
+async def oldest_to_drop(link: Link, before: int) -> tuple[tuple[str, ...], str] | None:
+    """A day of ids below `before` in which no message moves any more: the tables that still have it, and its name."""
+    messages, bodies = await _days(link, "messages"), await _days(link, "bodies")
+    for name, behind in bodies.items():
+        if behind <= before and name < min(messages, default=_LAST):
+            return ("bodies",), name
+    for name, behind in messages.items():
+        if behind <= before and not await link.rows(_SELECT_MOVING.format(name=name)):
+            return TABLES if name in bodies else ("messages",), name
+    return None
+
+
+async def drop_oldest(link: Link, before: int) -> str | None:
+    """Drop such a day; its name, None when there is none. Raises the driver's errors."""
+    found = await oldest_to_drop(link, before)
+    if found is None:
+        return None
+    tables, name = found
+    for table in tables:
+        await link.run(f"ALTER TABLE {table} DROP PARTITION {name}")
+        failpoints.passing("partitions.after_drop")
+    return name
+
+
+async def _days(link: Link, table: str) -> dict[str, int]:
+    """Name → first id behind it, oldest first."""
+    return {str(name): int(behind) for name, behind in await link.rows(_SELECT_DAYS, (table,))}

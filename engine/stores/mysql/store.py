@@ -10,7 +10,7 @@ guarded by the epoch that this process had at the call.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -27,7 +27,7 @@ from engine.stores.mysql.control import Control
 from engine.stores.mysql.faults import Fault, classify, code_of
 from engine.stores.mysql.lanes import Lane
 from engine.stores.mysql.migrate import migrate
-from engine.stores.mysql.partitions import make_ahead
+from engine.stores.mysql.partitions import drop_oldest, make_ahead, oldest_to_drop
 from engine.stores.mysql.pool import Limits, Link, OnLent, Pool, connect, nobody
 from engine.stores.mysql.prune import prune
 from engine.stores.mysql.reads import MySQLReads
@@ -174,18 +174,40 @@ class MySQLStore(MySQLReads):
         except Exception as error:  # noqa: BLE001 - they run out by themselves
             _log.warning("leases not given back", error=type(error).__name__)
 
-    async def _make_partitions(self) -> None:
+    @contextlib.asynccontextmanager
+    async def _partitioning(self) -> AsyncIterator[Link]:
         async with owner.alone(self.place.primary, self.place.limits):
             # Not one of the pool's: moving rows of the last partition takes longer than any other statement may.
             link = Link(await connect(self.place.primary, self.place.limits), PARTITIONS_S)
             try:
                 # While it waits for a long read or a backup to let go of the table, everybody else waits behind it.
                 await link.run(f"SET SESSION lock_wait_timeout = {PARTITIONS_WAIT_S}")
-                made = await make_ahead(link, self._clock.now_us())
+                yield link
             finally:
                 await link.end()
+
+    async def _make_partitions(self) -> None:
+        async with self._partitioning() as link:
+            made = await make_ahead(link, self._clock.now_us())
         if made:
             self._progress(f"made {made} partitions ahead")
+
+    async def _drop_oldest_day(self, before_us: int) -> tuple[bool, int]:
+        began_s = time.monotonic()
+        before, dropped = _core.first_id_at(before_us), None
+        try:
+            async with self.pool.link() as link:
+                found = await oldest_to_drop(link, before)
+            if found:
+                async with self._partitioning() as link:
+                    dropped = await drop_oldest(link, before)
+        except Exception as error:
+            if classify(error) is not Fault.AGAIN:
+                raise
+            _log.warning("day of messages not dropped: the tables are held", code=code_of(error))
+        if dropped:
+            self._progress(f"dropped {dropped}, a day past its retention")
+        return dropped is not None, int((time.monotonic() - began_s) * 1e6)
 
     async def _make_partitions_if_free(self) -> None:
         try:
@@ -467,6 +489,8 @@ class MySQLStore(MySQLReads):
 
     def prune(self, kind: Kept, before_us: int, rows_max: int) -> asyncio.Future[tuple[bool, int]]:
         """See `Store`."""
+        if kind is Kept.MESSAGES:
+            return asyncio.get_running_loop().create_task(self._drop_oldest_day(before_us))
 
         async def timed(tx: Transaction) -> tuple[bool, int]:
             began_s = time.monotonic()
