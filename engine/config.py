@@ -102,6 +102,24 @@ class Settings(BaseSettings):
         description="Seconds for one statement of the MySQL store; then its connection is given up and the transaction "
         "runs again.",
     )
+    redis_url: str = Field(
+        "",
+        description="redis://[user@]host:port, or rediss:// with TLS, of a Redis over which nodes that share a MySQL "
+        "store tell each other at once that something was committed. It holds nothing: unset or away, they find out by "
+        "looking, up to 50 ms later. Beyond this machine it needs rediss:// and a password.",
+    )
+    redis_password: SecretStr | None = Field(
+        None, description="Password of that Redis; never part of LONGWAVE_REDIS_URL."
+    )
+    redis_tls_ca_file: Path | None = Field(
+        None, description="PEM authorities of that Redis's certificate; unset: those of the system."
+    )
+    redis_wait_ms: int = Field(
+        250,
+        ge=10,
+        le=5000,
+        description="Milliseconds for a connection to Redis and for its answers. No call ever waits for them.",
+    )
     migrate_backup_folder: Path | None = Field(
         None,
         description="Folder for the dump that `longwave migrate` takes and verifies before it changes a MySQL store "
@@ -384,7 +402,8 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "webhook_base_url", "secret_file", "store_password", "store_tls_ca_file", "history_file", "api_key",
+        "webhook_base_url", "secret_file", "store_password", "store_tls_ca_file", "redis_password", "redis_tls_ca_file",
+        "history_file", "api_key",
         "telnyx_api_key", "grpc_tls_cert_file", "grpc_tls_key_file", "grpc_tls_client_ca_file", mode="before",
     )  # fmt: skip
     @classmethod

@@ -21,7 +21,8 @@ ROLES: Final = 4
 
 def contradictions(settings: "Settings") -> list[str]:
     """Every contradiction, empty when there is none."""
-    return [*_store(settings), *_limits(settings), *_times(settings), *_addresses(settings), *_provider(settings)]
+    parts = (_store, _redis, _limits, _times, _addresses, _provider)
+    return [problem for part in parts for problem in part(settings)]
 
 
 def is_loopback(host: str) -> bool:
@@ -91,6 +92,33 @@ def _server_store(settings: "Settings") -> Iterator[str]:
             f"LONGWAVE_STORE_CONNECTIONS_MIN ({settings.store_connections_min}) is above "
             f"LONGWAVE_STORE_CONNECTIONS_MAX ({settings.store_connections_max}): lower the one or raise the other"
         )
+
+
+def _redis(settings: "Settings") -> Iterator[str]:
+    if not settings.redis_url:
+        return
+    problem = "LONGWAVE_REDIS_URL: write redis://[user@]host:port, or rediss:// with TLS"
+    try:
+        parts = urlsplit(settings.redis_url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        yield problem
+        return
+    if parts.password is not None:
+        yield "LONGWAVE_REDIS_URL carries a password: put it into LONGWAVE_REDIS_PASSWORD"
+        return
+    if parts.scheme not in {"redis", "rediss"} or not host or port == 0 or parts.path or parts.query or parts.fragment:
+        yield problem
+        return
+    if parts.username and settings.redis_password is None:
+        yield "LONGWAVE_REDIS_URL names a user: set LONGWAVE_REDIS_PASSWORD, too"
+    if settings.store_is_embedded:
+        yield "LONGWAVE_REDIS_URL is set: an embedded store has one process, which nobody need tell; leave it unset"
+    if not is_loopback(host) and not settings.insecure:
+        if parts.scheme != "rediss":
+            yield "LONGWAVE_REDIS_URL leaves this machine in the clear: write rediss://, or set LONGWAVE_INSECURE=true"
+        if settings.redis_password is None:
+            yield "LONGWAVE_REDIS_PASSWORD is not set, and Redis is elsewhere: set it, or LONGWAVE_INSECURE=true"
 
 
 def _limits(settings: "Settings") -> Iterator[str]:

@@ -78,6 +78,7 @@ class Corridor:
         self._closing = contextlib.AsyncExitStack()
         self._registry_changing = asyncio.Lock()
         self._registry_rows: RegistryRows | None = None
+        self._tell: Callable[[], None] | None = None
         self.broken: asyncio.Future[StoreBroken] = asyncio.get_event_loop().create_future()
         self.started_us = self.clock.mono_us()
         self.provider_name = settings.provider
@@ -123,9 +124,27 @@ class Corridor:
                 self.every(settings.durability_check_s, self._check_durability),
             )
         )
+        if shared is not None and settings.redis_url:
+            self._hear_hints()
         self.append.open()
         self._not_ready = None
         self.metrics.store_durable.set(1)
+
+    def _hear_hints(self) -> None:
+        from engine.hints import Hints, RedisPlace  # noqa: PLC0415 - an extra, loaded only where it is set
+
+        settings = self.settings
+        password = None if settings.redis_password is None else settings.redis_password.get_secret_value()
+        place = RedisPlace(settings.redis_url, password, settings.redis_tls_ca_file, settings.redis_wait_ms / 1000)
+        hints = Hints(place, self.metrics, self._heard)
+        self._closing.push_async_callback(hints.close)
+        hints.start()
+        self._tell = hints.tell
+
+    def _heard(self) -> None:
+        """Another node committed something: look, as at the next turn anyway."""
+        self.look_up.events_moved()
+        self.duty.look()
 
     def _keep_lease(self, asked_us: int) -> None:
         self.lease.start(asked_us)
@@ -442,6 +461,8 @@ class Corridor:
         """Something was stored: look at events, and at what may leave."""
         self.look_up.events_moved()
         self.dispatch.wake()
+        if self._tell is not None:
+            self._tell()
 
     def _read_back(self) -> None:
         if hasattr(self, "dispatch"):  # at recovery there is none to wake

@@ -273,6 +273,13 @@ class Metrics:
         self.inbox_oldest_seconds = self._gauge(
             "longwave_inbox_oldest_seconds", "Age of the oldest of these, 0 without one."
         )
+        self.redis_up = self._gauge("longwave_redis_up", "1 while hints of other nodes are heard over Redis, else 0.")
+        self.hints = self._counter(
+            "longwave_hints_total", "Hints over Redis: told, heard, tell_failed, hear_failed.", "result"
+        )
+        self.hint_seconds = self._histogram(
+            "longwave_hint_seconds", "Time until Redis had taken a hint; nobody waits for it.", _STAGE_BUCKETS_S
+        )
         self.store_connections_in_use = self._gauge(
             "longwave_store_connections_in_use", "Connections to a store on a server that work runs on."
         )

@@ -1,0 +1,175 @@
+"""Hints between two nodes over a real Redis, and what they do while it is killed, frozen, emptied, full or shut."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from engine.hints import ENTRIES_MAX, STREAM, Hints, RedisPlace
+from engine.metrics import Metrics
+from tests.servers.certificates import make_certificates
+from tests.servers.redis_server import RedisServer
+
+pytestmark = pytest.mark.timeout(120)
+WAIT_S = 30.0
+
+
+class Node:
+    """One of two that tell each other."""
+
+    def __init__(
+        self, server: RedisServer, password: str | None = None, user: str = "", ca_file: Path | None = None
+    ) -> None:
+        self.metrics = Metrics("test", "mysql")
+        self.heard = asyncio.Event()
+        self.hints = Hints(
+            RedisPlace(server.url.replace("//", f"//{user}@" if user else "//"), password, ca_file, 0.25),
+            self.metrics,
+            self.heard.set,
+        )
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    made = RedisServer(tmp_path)
+    made.start()
+    yield made
+    made.kill()
+
+
+@asynccontextmanager
+async def two(
+    server: RedisServer, password: str | None = None, user: str = "", ca_file: Path | None = None
+) -> AsyncIterator[tuple[Node, Node]]:
+    nodes = Node(server, password, user, ca_file), Node(server, password, user, ca_file)
+    for node in nodes:
+        node.hints.start()
+    try:
+        yield nodes
+    finally:
+        for node in nodes:
+            await node.hints.close()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not true():  # noqa: ASYNC110 - of counters that nobody signals
+            await asyncio.sleep(0.01)
+
+
+async def until_heard(teller: Node, hearer: Node) -> None:
+    """Tell until it is heard, as a node that commits again and again does."""
+    before = hearer.value("longwave_hints_total", result="heard")
+    async with asyncio.timeout(WAIT_S):
+        while hearer.value("longwave_hints_total", result="heard") == before:
+            teller.hints.tell()
+            await asyncio.sleep(0.01)
+    assert hearer.heard.is_set()
+
+
+async def test_what_one_node_tells_the_other_hears_and_itself_does_not(server: RedisServer) -> None:
+    async with two(server) as (first, second):
+        await until_heard(first, second)
+        assert not first.heard.is_set()
+        assert second.value("longwave_redis_up") == 1
+
+
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+async def test_a_redis_that_is_gone_is_heard_again_when_it_is_back(server: RedisServer, fault: str) -> None:
+    async with two(server) as (first, second):
+        await until_heard(first, second)
+        getattr(server, fault)()
+        second.heard.clear()
+        await until(lambda: second.value("longwave_hints_total", result="hear_failed") > 0)
+        first.hints.tell()
+        await until(lambda: first.value("longwave_hints_total", result="tell_failed") > 0)
+        assert second.value("longwave_redis_up") == 0
+        server.start() if fault == "kill" else server.thaw()
+        # Nobody tells: what was missed meanwhile is looked at all the same.
+        await asyncio.wait_for(second.heard.wait(), WAIT_S)
+        await until_heard(first, second)
+        assert second.value("longwave_redis_up") == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "healed"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    ],
+    ids=["out of memory", "read-only"],
+)
+async def test_a_redis_that_takes_nothing_is_told_again_later(
+    server: RedisServer, fault: tuple[str, ...], healed: tuple[str, ...]
+) -> None:
+    async with two(server) as (first, second), Redis(port=server.port) as operator:
+        await until_heard(first, second)
+        await operator.execute_command(*fault)  # type: ignore[no-untyped-call] # any command
+        first.hints.tell()
+        await until(lambda: first.value("longwave_hints_total", result="tell_failed") > 0)
+        await operator.execute_command(*healed)  # type: ignore[no-untyped-call] # any command
+        await until_heard(first, second)
+
+
+async def test_an_emptied_redis_is_heard_on(server: RedisServer) -> None:
+    async with two(server) as (first, second), Redis(port=server.port) as operator:
+        await until_heard(first, second)
+        await operator.flushall()
+        await until_heard(first, second)
+
+
+async def test_the_stream_is_bounded(server: RedisServer) -> None:
+    async with two(server) as (first, second), Redis(port=server.port) as operator:
+        for _ in range(5 * ENTRIES_MAX):
+            await operator.xadd(STREAM, {"by": "x"})
+        await until_heard(first, second)
+        # Redis trims by whole nodes of 100 entries.
+        assert await operator.xlen(STREAM) <= ENTRIES_MAX + 200
+
+
+async def test_the_documented_rights_are_enough(server: RedisServer) -> None:
+    page = (Path(__file__).parents[2] / "docs/operations/REDIS.md").read_text(encoding="utf-8")
+    [rule] = re.findall(r"`ACL (SETUSER [^`]+)`", page)
+    async with Redis(port=server.port) as operator:
+        words = rule.replace(">…", ">secret").split()
+        await operator.execute_command("ACL", *words)  # type: ignore[no-untyped-call] # any command
+    async with two(server, "secret", user="speaker") as (first, second):
+        await until_heard(first, second)
+        assert first.value("longwave_hints_total", result="tell_failed") == 0
+        assert second.value("longwave_hints_total", result="hear_failed") == 0
+
+
+async def test_a_wrong_password_is_counted_and_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = RedisServer(tmp_path, "--requirepass", "right-one")
+    server.start()
+    try:
+        async with two(server, "wrong-one") as (first, _):
+            first.hints.tell()
+            await until(lambda: first.value("longwave_hints_total", result="tell_failed") > 0)
+        assert "wrong-one" not in "".join(capsys.readouterr())
+        async with two(server, "right-one") as (first, second):
+            await until_heard(first, second)
+    finally:
+        server.kill()
+
+
+async def test_over_tls_only_a_server_that_is_believed_is_told(tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path)
+    server = RedisServer(tmp_path, certificates=certificates)
+    server.start()
+    try:
+        async with two(server, ca_file=certificates.authority) as (first, second):
+            await until_heard(first, second)
+        async with two(server) as (first, _):  # by the system's authorities
+            first.hints.tell()
+            await until(lambda: first.value("longwave_hints_total", result="tell_failed") > 0)
+            assert first.value("longwave_hints_total", result="told") == 0
+    finally:
+        server.kill()
