@@ -36,6 +36,13 @@ PYTEST_WORKERS ?= 3
 HOURS ?= 1
 SECONDS_EACH ?= 60
 MINUTES ?= 1
+# Of `make load`: messages a second and seconds, or how much of a day and how fast.
+SHAPE ?= day
+FACTOR ?= 60
+FIRST_HOUR ?= 0
+HOURS_OF_DAY ?= 24
+RATE ?= 100
+SECONDS ?= 60
 
 PROTOS = $(sort $(wildcard proto/longwave/v1/*.proto))
 RUST_SOURCES = $(shell find rust_core -path rust_core/target -prune -o -name '*.rs' -print)
@@ -48,8 +55,7 @@ export PYO3_PYTHON := $(CURDIR)/$(PY)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 torture cluster \
-	fuzz bench overload \
-	overload \
+	fuzz bench overload load load-ceiling \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
@@ -212,6 +218,13 @@ bench: setup ## Measure on this machine; results go to loadtest/results/.
 
 overload: setup ## Offer up to five times what the engine stores, with shedding and without; draws the curve into var/overload.
 	@$(PY) -m loadtest.overload --results var/overload
+
+load: setup ## Load by Locust: SHAPE=day|steady|soak|spike|ramp, with a verdict; reports in var/load (docs/operations/LOAD.md).
+	@$(PY) -m loadtest.locust --results var/load --shape $(SHAPE) --factor $(FACTOR) --first-hour $(FIRST_HOUR) \
+	  --hours $(HOURS_OF_DAY) --rate $(RATE) --seconds $(SECONDS) $(ARGS)
+
+load-ceiling: setup ## What Locust itself reaches, against a server that only echoes.
+	@$(PY) -m loadtest.locust --ceiling
 
 # -------------------------------------------------------------------------------------------------------------------- lint
 

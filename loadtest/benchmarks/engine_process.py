@@ -75,6 +75,7 @@ class EngineProcess:
             }
         )
         self._key_file = folder / "tenant-key"
+        self._admin_key_file = folder / "admin-key"
         self._log = folder / "engine.log"
         self._process: Process | None = None
 
@@ -109,6 +110,11 @@ class EngineProcess:
         """The key that benchmarks send with."""
         return self._key_file.read_text(encoding="ascii")
 
+    @property
+    def admin_key(self) -> str:
+        """The key that the registry is changed with."""
+        return self._admin_key_file.read_text(encoding="ascii")
+
     def make_store(self) -> None:
         """Make store, registry and key, with an engine of its own for that."""
         done = subprocess.run(  # noqa: S603 - this interpreter and a module of ours
@@ -120,9 +126,10 @@ class EngineProcess:
         )
         if done.returncode:
             raise BenchmarkError(f"longwave bootstrap failed: {done.stderr.decode('utf-8', 'replace').strip()}")
+        self._admin_key_file.write_text(str(json.loads(done.stdout)["api_key"]), encoding="ascii")
         self.start()
         try:
-            with Client(self.address, api_key=str(json.loads(done.stdout)["api_key"])) as client:
+            with Client(self.address, api_key=self.admin_key) as client:
                 _make(client.registry)
                 wish = r.CreateApiKeyRequest(tenant=TENANT, role=r.ROLE_TENANT, display_name="benchmarks")
                 self._key_file.write_text(client.registry.create_api_key(wish).secret, encoding="ascii")
