@@ -104,12 +104,17 @@ class Settings(BaseSettings):
     )
     redis_url: str = Field(
         "",
-        description="redis://[user@]host:port, or rediss:// with TLS, of a Redis over which nodes that share a MySQL "
-        "store tell each other at once that something was committed. It holds nothing: unset or away, they find out by "
-        "looking, up to 50 ms later. Beyond this machine it needs rediss:// and a password.",
+        description="redis://[user@]host:port of a Redis over which nodes that share a MySQL store tell each other at "
+        "once that something was committed; redis+sentinel://[user@]host:port,host:port/service where Sentinels name "
+        "the primary, redis+cluster://[user@]host:port,host:port for a Cluster; rediss in place of redis with TLS. It "
+        "holds nothing: unset or away, nodes find out by looking, up to 50 ms later. Beyond this machine it needs TLS "
+        "and a password.",
     )
     redis_password: SecretStr | None = Field(
         None, description="Password of that Redis; never part of LONGWAVE_REDIS_URL."
+    )
+    redis_sentinel_password: SecretStr | None = Field(
+        None, description="Password of the Sentinels, where they ask for one; the primary's is LONGWAVE_REDIS_PASSWORD."
     )
     redis_tls_ca_file: Path | None = Field(
         None, description="PEM authorities of that Redis's certificate; unset: those of the system."
@@ -402,8 +407,8 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "webhook_base_url", "secret_file", "store_password", "store_tls_ca_file", "redis_password", "redis_tls_ca_file",
-        "history_file", "api_key",
+        "webhook_base_url", "secret_file", "store_password", "store_tls_ca_file", "redis_password",
+        "redis_sentinel_password", "redis_tls_ca_file", "history_file", "api_key",
         "telnyx_api_key", "grpc_tls_cert_file", "grpc_tls_key_file", "grpc_tls_client_ca_file", mode="before",
     )  # fmt: skip
     @classmethod

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from engine import redis_place
 from engine.errors import ConfigError
 from engine.stores.connection import store_path
 from engine.stores.mysql.address import parse
@@ -97,26 +98,24 @@ def _server_store(settings: "Settings") -> Iterator[str]:
 def _redis(settings: "Settings") -> Iterator[str]:
     if not settings.redis_url:
         return
-    problem = "LONGWAVE_REDIS_URL: write redis://[user@]host:port, or rediss:// with TLS"
-    try:
-        parts = urlsplit(settings.redis_url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        yield problem
-        return
-    if parts.password is not None:
+    user, at, _ = settings.redis_url.partition("//")[2].rpartition("@")
+    if at and ":" in user:
         yield "LONGWAVE_REDIS_URL carries a password: put it into LONGWAVE_REDIS_PASSWORD"
         return
-    if parts.scheme not in {"redis", "rediss"} or not host or port == 0 or parts.path or parts.query or parts.fragment:
-        yield problem
+    try:
+        place = redis_place.read(settings.redis_url)
+    except ValueError as error:
+        yield f"LONGWAVE_REDIS_URL: {error}"
         return
-    if parts.username and settings.redis_password is None:
+    if place.user and settings.redis_password is None:
         yield "LONGWAVE_REDIS_URL names a user: set LONGWAVE_REDIS_PASSWORD, too"
+    if settings.redis_sentinel_password is not None and place.kind is not redis_place.Kind.SENTINEL:
+        yield "LONGWAVE_REDIS_SENTINEL_PASSWORD is set, and LONGWAVE_REDIS_URL names no Sentinels: unset it"
     if settings.store_is_embedded:
         yield "LONGWAVE_REDIS_URL is set: an embedded store has one process, which nobody need tell; leave it unset"
-    if not is_loopback(host) and not settings.insecure:
-        if parts.scheme != "rediss":
-            yield "LONGWAVE_REDIS_URL leaves this machine in the clear: write rediss://, or set LONGWAVE_INSECURE=true"
+    if not all(is_loopback(host) for host, _ in place.hosts) and not settings.insecure:
+        if not place.tls:
+            yield "LONGWAVE_REDIS_URL leaves this machine in the clear: write rediss, or set LONGWAVE_INSECURE=true"
         if settings.redis_password is None:
             yield "LONGWAVE_REDIS_PASSWORD is not set, and Redis is elsewhere: set it, or LONGWAVE_INSECURE=true"
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 import sqlalchemy as sa
 import structlog
 
-from engine import _core, failpoints
+from engine import _core, failpoints, redis_place
 from engine.append import Append
 from engine.breaker import Breaker, RetryBudget
 from engine.clock import Clock
@@ -131,12 +131,21 @@ class Corridor:
         self.metrics.store_durable.set(1)
 
     def _hear_hints(self) -> None:
-        from engine.hints import Hints, RedisPlace  # noqa: PLC0415 - an extra, loaded only where it is set
+        from engine.hints import Access, Hints  # noqa: PLC0415 - an extra, loaded only where it is set
 
         settings = self.settings
-        password = None if settings.redis_password is None else settings.redis_password.get_secret_value()
-        place = RedisPlace(settings.redis_url, password, settings.redis_tls_ca_file, settings.redis_wait_ms / 1000)
-        hints = Hints(place, self.metrics, self._heard)
+        password, of_sentinels = (
+            None if secret is None else secret.get_secret_value()
+            for secret in (settings.redis_password, settings.redis_sentinel_password)
+        )
+        access = Access(
+            redis_place.read(settings.redis_url),
+            password,
+            settings.redis_tls_ca_file,
+            settings.redis_wait_ms / 1000,
+            of_sentinels,
+        )
+        hints = Hints(access, self.metrics, self._heard)
         self._closing.push_async_callback(hints.close)
         hints.start()
         self._tell = hints.tell

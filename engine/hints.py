@@ -15,15 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from engine.metrics import Metrics
+from engine.redis_place import Kind, RedisPlace
 
 STREAM: Final = "longwave:hints"
 # Each is about 60 bytes; whoever is further behind looks once for all of them.
@@ -37,51 +39,61 @@ PACE_S: Final = 0.005
 # After a failure Redis is let alone for this long, doubling, with jitter.
 REST_S: Final = 0.1
 REST_S_MAX: Final = 5.0
+CLUSTER_TRIES_MORE: Final = 3
 ERRORS: Final = (RedisError, OSError, TimeoutError)
 
 _log = structlog.get_logger("longwave.hints")
 
 
 @dataclass(frozen=True, slots=True)
-class RedisPlace:
-    """Where Redis is, and how it is reached."""
+class Access:
+    """A Redis, and how it is spoken to."""
 
-    url: str
-    """As `LONGWAVE_REDIS_URL`, which `config_checks` has read before."""
+    place: RedisPlace
     password: str | None = field(repr=False)
     ca_file: Path | None
     wait_s: float
     """For a connection, and for an answer."""
+    sentinel_password: str | None = field(default=None, repr=False)
 
-    def client(self, more_s: float) -> Redis:
-        """A client whose answers may take `more_s` beyond the wait; it connects at its first call."""
-        parts = urlsplit(self.url)
-        more: dict[str, Any] = {}
-        if parts.scheme == "rediss":
-            more = {"ssl": True, "ssl_ca_certs": None if self.ca_file is None else str(self.ca_file)}
-        return Redis(
-            host=parts.hostname or "",
-            port=parts.port or 6379,
-            username=unquote(parts.username) if parts.username else None,
-            password=self.password,
-            socket_connect_timeout=self.wait_s,
-            socket_timeout=self.wait_s + more_s,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            **more,
-        )
+    def open(self, more_s: float) -> tuple[Any, list[Any]]:
+        """A client whose answers may take `more_s` beyond the wait, and all that is to be closed; it connects late."""
+        place = self.place
+        common: dict[str, Any] = {
+            "socket_connect_timeout": self.wait_s, "socket_timeout": self.wait_s + more_s, "protocol": 2,
+        }  # fmt: skip
+        if place.tls:
+            common |= {"ssl": True, "ssl_ca_certs": None if self.ca_file is None else str(self.ca_file)}
+        named: dict[str, Any] = {"username": place.user or None, "password": self.password}
+        # Whoever calls waits and tries again by itself.
+        once = Retry(NoBackoff(), 0)
+        if place.kind is Kind.CLUSTER:
+            # Between its tries it finds the nodes anew, and another to ask where things are.
+            tries = Retry(NoBackoff(), CLUSTER_TRIES_MORE)
+            nodes = [ClusterNode(host, port) for host, port in place.hosts]
+            cluster = RedisCluster(startup_nodes=nodes, require_full_coverage=False, retry=tries, **common, **named)
+            return cluster, [cluster]
+        if place.kind is Kind.SENTINEL:
+            asked = common | {"socket_timeout": self.wait_s, "password": self.sentinel_password}
+            sentinel = Sentinel(list(place.hosts), sentinel_kwargs=asked, **common, **named)  # type: ignore[no-untyped-call]
+            primary = sentinel.master_for(place.service, retry=once)
+            return primary, [primary, *sentinel.sentinels]
+        [(host, port)] = place.hosts
+        single = Redis(host=host, port=port, retry=once, **common, **named)
+        return single, [single]
 
 
 class Hints:
     """Of one node. All of it belongs to the loop's thread."""
 
-    def __init__(self, place: RedisPlace, metrics: Metrics, on_heard: Callable[[], None]) -> None:
+    def __init__(self, access: Access, metrics: Metrics, on_heard: Callable[[], None]) -> None:
         """`on_heard` is called when another node told, and when hints may have been missed. Nothing is opened yet."""
         self._metrics = metrics
         self._on_heard = on_heard
         self._name = secrets.token_hex(8).encode("ascii")
-        self._teller = place.client(0)
-        self._listener = place.client(QUIET_MS / 1000)
+        self._teller, closed = access.open(0)
+        self._listener, closed_too = access.open(QUIET_MS / 1000)
+        self._clients = [*closed, *closed_too]
         self._something = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -95,7 +107,7 @@ class Hints:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for client in (self._teller, self._listener):
+        for client in self._clients:
             with contextlib.suppress(*ERRORS):
                 await client.aclose()
 

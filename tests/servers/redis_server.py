@@ -20,12 +20,18 @@ START_S: Final = 20.0
 class RedisServer:
     """One server. `start` it; whoever made it calls `kill` at the end."""
 
-    def __init__(self, folder: Path, *options: str, certificates: Certificates | None = None) -> None:
-        """`options` go to the server behind its own. With `certificates` it takes TLS, and nothing else."""
+    def __init__(
+        self, folder: Path, *options: str, certificates: Certificates | None = None, config: Path | None = None
+    ) -> None:
+        """`options` go to the server behind its own. With `certificates` it takes TLS, and nothing else.
+
+        With `config` it is a Sentinel of that file, which it writes itself.
+        """
         [self.port] = free_ports(1)
         self._folder = folder
         self._options = options
         self._certificates = certificates
+        self._config = config
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -39,9 +45,11 @@ class RedisServer:
         named = self._folder / "redis-server"
         if not named.exists():
             named.symlink_to(shutil.which("redis-server") or program("redis-check-rdb"))
+        kept = [str(self._config)] if self._config else []
+        nothing_kept = ["--sentinel"] if self._config else ["--save", "", "--appendonly", "no"]
         command = [
-            str(named), *self._ports(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            "--dir", str(self._folder), *self._options,
+            str(named), *kept, *self._ports(), "--bind", "127.0.0.1", "--dir", str(self._folder), *nothing_kept,
+            *self._options,
         ]  # fmt: skip
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -66,6 +74,14 @@ class RedisServer:
             str(files.certificate), "--tls-key-file", str(files.key), "--tls-ca-cert-file", str(files.authority),
         ]  # fmt: skip
 
+    def said(self, *command: str) -> bytes:
+        """What it answers a command."""
+        done = subprocess.run(
+            [program("redis-cli"), "-p", str(self.port), *command],
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False,
+        )  # fmt: skip
+        return done.stdout
+
     def freeze(self) -> None:
         """It answers nobody, and holds its connections."""
         assert self._process is not None
@@ -83,3 +99,88 @@ class RedisServer:
             with suppress(ProcessLookupError):
                 process.kill()
             process.wait()
+
+
+class SentinelPair:
+    """A primary, its replica, and a Sentinel that makes the replica the primary when the first is gone for 0.5 s."""
+
+    SERVICE: Final = "hints"
+
+    def __init__(self, folder: Path) -> None:
+        """Start nothing."""
+        for name in ("primary", "replica", "sentinel"):
+            (folder / name).mkdir()
+        self.primary = RedisServer(folder / "primary")
+        self.replica = RedisServer(folder / "replica", "--replicaof", "127.0.0.1", str(self.primary.port))
+        config = folder / "sentinel" / "sentinel.conf"
+        config.write_text(
+            f"sentinel monitor {self.SERVICE} 127.0.0.1 {self.primary.port} 1\n"
+            f"sentinel down-after-milliseconds {self.SERVICE} 500\nsentinel failover-timeout {self.SERVICE} 3000\n",
+            encoding="ascii",
+        )
+        self.sentinel = RedisServer(folder / "sentinel", config=config)
+
+    @property
+    def url(self) -> str:
+        """As `LONGWAVE_REDIS_URL`."""
+        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/{self.SERVICE}"
+
+    def start(self) -> None:
+        """Returns when the Sentinel knows the replica, which it then can choose."""
+        self.primary.start()
+        self.replica.start()
+        self.sentinel.start()
+        until_s = time.monotonic() + START_S
+        while b"slaves=1" not in self.sentinel.said("INFO", "sentinel"):
+            assert time.monotonic() < until_s, "the Sentinel does not find the replica"
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """End all of them."""
+        for server in (self.sentinel, self.replica, self.primary):
+            server.kill()
+
+
+class RedisCluster:
+    """Three primaries without replicas, which serve the slots they have when another is gone."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start nothing."""
+        self.servers = []
+        for number, bus in enumerate(free_ports(3)):
+            home = folder / f"node{number}"
+            home.mkdir()
+            options = ["--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "1000"]
+            self.servers.append(RedisServer(home, *options, "--cluster-require-full-coverage", "no"))
+
+    @property
+    def url(self) -> str:
+        """As `LONGWAVE_REDIS_URL`."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+
+    def start(self) -> None:
+        """Returns when all slots have an owner that each node knows."""
+        for server in self.servers:
+            server.start()
+        places = [f"127.0.0.1:{server.port}" for server in self.servers]
+        done = subprocess.run(
+            [program("redis-cli"), "--cluster", "create", *places, "--cluster-yes"],
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        until_s = time.monotonic() + START_S
+        while not all(b"cluster_slots_ok:16384" in server.said("CLUSTER", "INFO") for server in self.servers):
+            assert time.monotonic() < until_s, "the slots have no owners"
+            time.sleep(0.1)
+
+    def owner_of(self, key: str) -> RedisServer:
+        """The node that has the slot of a key."""
+        for server in self.servers:
+            if not server.said("XLEN", key).startswith(b"MOVED"):
+                return server
+        raise AssertionError("nobody has the slot")
+
+    def kill(self) -> None:
+        """End all of them."""
+        for server in self.servers:
+            server.kill()
