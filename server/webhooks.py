@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from server.patience import Patience
+from server.seldom import Seldom
 from server.webhook_connection import ROUTE, TELNYX_HEADERS, Connection, Inbound, SignatureHeaders, Slot, WebhookLimits
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class WebhookServer:
         self._in_flight = 0
         self._patience = Patience()
         self._refusals = Patience()
+        self._late, self._failed = Seldom(), Seldom()
         self._server: asyncio.Server | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event = asyncio.Event()
@@ -206,10 +208,12 @@ class WebhookServer:
         done, _ = await asyncio.wait([work], timeout=self.limits.handle_s)
         statuses = [503] * len(batch)
         if not done:
-            _log.error("webhooks.handle_late", messages=len(batch), wait_s=self.limits.handle_s)
+            if late := self._late.told(self._loop.time(), len(batch)):
+                _log.error("webhooks.handle_late", messages=late, wait_s=self.limits.handle_s)
             work.add_done_callback(_see_failure)
         elif work.cancelled() or (error := work.exception()) is not None:
-            _log.error("webhooks.handle_failed", messages=len(batch), exc_info=None if work.cancelled() else error)
+            if failed := self._failed.told(self._loop.time(), len(batch)):
+                _log.error("webhooks.handle_failed", messages=failed, exc_info=None if work.cancelled() else error)
         elif len(given := work.result()) == len(batch) and _HANDLED.issuperset(given):
             statuses = given
         else:

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from server.patience import LATE_S_MIN
+from server.seldom import Seldom
 from server.webhooks import (
     BAD_SIGNATURES_A_SECOND,
     REFUSALS_A_SECOND,
@@ -282,6 +283,28 @@ async def test_a_handler_that_takes_too_long_answers_503_and_keeps_its_place(
     await client.send(post())
     assert (await client.answer())[0] == 200
     assert edge.server.held_bytes == 0
+
+
+async def test_a_store_that_is_away_writes_few_lines(
+    start: Start, raw_client: RawClients, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first is told at once; the rest of the next seconds is one line, when they are over."""
+    edge = await start()
+
+    def lost(_: list[Inbound]) -> list[int]:
+        raise RuntimeError("store lost")
+
+    edge.store.statuses = lost
+    client = await raw_client(edge.port)
+    for _ in range(50):
+        await client.send(post())
+        assert (await client.answer())[0] == 503
+    assert capsys.readouterr().out.count("webhooks.handle_failed") in {1, 2}
+
+
+def test_what_was_not_told_is_told_with_the_next() -> None:
+    seldom = Seldom(5.0)
+    assert [seldom.told(at_s, 2) for at_s in (0.0, 1.0, 4.9, 5.0, 5.1)] == [2, 0, 0, 6, 0]
 
 
 async def test_requests_in_flight_are_bounded(start: Start, raw_client: RawClients) -> None:
