@@ -245,6 +245,14 @@ class Settings(BaseSettings):
         description="gRPC calls at once on one connection, streams included; a client holds further ones back. "
         "It bounds what one connection can make others wait for.",
     )
+    connection_age_s: float = Field(
+        600,
+        ge=1,
+        le=86_400,
+        description="Seconds that a gRPC connection lives, give or take a tenth; then its client is asked to open "
+        "another, which may go to another node, and calls that are open get ten minutes to end. Nodes that are added "
+        "get clients within about this time.",
+    )
     connection_given_up_max: Count = Field(
         256,
         description="gRPC calls a second that one connection may give up (reset, or past their deadline) unanswered; "

@@ -82,7 +82,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 25_000),
         # Behind a layer-4 balancer new nodes get clients only when old connections end. Watches and streams get ten
         # minutes to end by themselves; the client resumes them.
-        ("grpc.max_connection_age_ms", 3_600_000),
+        ("grpc.max_connection_age_ms", int(settings.connection_age_s * 1000)),
         ("grpc.max_connection_age_grace_ms", 600_000),
     ]
 

@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import socket
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from engine.errors import ConfigError
+from longwave.channels import channel_options
 from longwave.v1 import admin_pb2, admin_pb2_grpc, verdict_pb2
 from longwave.v1 import messaging_pb2 as pb
 from server.gate import COMPLIANCE, MESSAGING, REGISTRY, SERVER
@@ -253,3 +255,50 @@ async def test_a_missing_certificate_is_told(start_server: StartServer, tmp_path
     files = {"grpc_tls_key_file": tmp_path / "key.pem", "grpc_tls_cert_file": tmp_path / "cert.pem"}
     with pytest.raises(ConfigError, match=r"key\.pem: No such file or directory \(LONGWAVE_GRPC_TLS_CERT_FILE"):
         await start_server(**files)
+
+
+def client_ports(port: int) -> set[int]:
+    """Of the connections that are open to a port of this machine."""
+    tables = [Path(f"/proc/net/{name}").read_text(encoding="ascii") for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table.splitlines()[1:]]
+    ends = [(int(row[1].partition(":")[2], 16), int(row[2].partition(":")[2], 16)) for row in rows if row[3] == "01"]
+    return {near for near, far in ends if far == port}
+
+
+async def test_an_old_connection_is_replaced_and_no_call_fails(start_server: StartServer) -> None:
+    server = await start_server(connection_age_s=1)
+    client = server.client()
+    seen: set[int] = set()
+    async with asyncio.timeout(WAIT_S * 3):
+        while len(seen) < 3:
+            await client.call(client.server.GetServerInfo, admin_pb2.GetServerInfoRequest())
+            seen |= client_ports(server.grpc.port)
+            await asyncio.sleep(0.02)
+
+
+async def test_the_clients_options_spread_calls_over_all_addresses(start_server: StartServer) -> None:
+    """Each server knows its own keys alone, so the status says which one answered."""
+    first, second = await start_server(), await start_server()
+    options = [*channel_options(), ("grpc.use_local_subchannel_pool", 1)]
+    target = f"ipv4:127.0.0.1:{first.grpc.port},127.0.0.1:{second.grpc.port}"
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
+        stub: Any = admin_pb2_grpc.ServerServiceStub(channel)
+        headers = (("authorization", f"Bearer {first.tenant_key}"),)
+
+        async def codes(calls: int) -> Counter[str]:
+            found = Counter[str]()
+            for _ in range(calls):
+                try:
+                    await stub.GetServerInfo(admin_pb2.GetServerInfoRequest(), metadata=headers, timeout=WAIT_S)
+                    found["OK"] += 1
+                except grpc.aio.AioRpcError as error:
+                    found[error.code().name] += 1
+            return found
+
+        async with asyncio.timeout(WAIT_S * 3):
+            while len(await codes(2)) < 2:  # both are connected
+                pass
+        assert await codes(40) == {"OK": 20, "UNAUTHENTICATED": 20}
+        await second.grpc.drain()
+        await second.grpc.stop(1)
+        assert (await codes(40))["OK"] == 40
