@@ -25,6 +25,8 @@ DUE_ROWS_MAX: Final = 500
 REFILL_EVERY_S: Final = 1.0
 EXPIRED: Final = 1
 BACKLOG_EVERY_S: Final = 5.0
+# Of the time at most this part is spent with counting what waits.
+COUNTING_PART: Final = 20
 DAYS_EVERY_S: Final = 1.0
 PRUNE_EVERY_S: Final = 60.0
 # Timers of these: SUBMITTED, SENT, UNKNOWN.
@@ -47,6 +49,7 @@ class Sweep:
         self.retention = Retention(corridor)
         self.backlog: dict[str, int] = {}
         """Non-terminal messages by state, as last counted."""
+        self._count_again_s = 0.0
         self._lookups: asyncio.Queue[tuple[int, str, int]] = asyncio.Queue(LOOKUPS_WAITING_MAX)
         self._looked_up: set[int] = set()  # messages that wait for a look-up or are asked for
 
@@ -139,8 +142,7 @@ class Sweep:
     async def count_backlog(self) -> None:
         """Count what is not final, for metrics and statistics."""
         corridor = self._corridor
-        rows = await corridor.store.count_by_state()
-        self.backlog = {STATE_NAMES[state]: messages for state, messages in rows}
+        await self._count_by_state()
         corridor.metrics.admit_floor.set(corridor.append.floor)
         corridor.metrics.message_queue.set(sum(self.backlog.values()))
         for reason, messages in corridor.scheduler.waiting():
@@ -151,6 +153,18 @@ class Sweep:
         at_us = await corridor.store.oldest_event_us()
         age_us = 0 if at_us is None else max(0, corridor.clock.now_us() - at_us)
         corridor.metrics.event_log_oldest_seconds.set(age_us / US)
+
+    async def _count_by_state(self) -> None:
+        # A server counts a million rows in some tenths of a second: the longer it takes, the more seldom it is asked.
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        if began_s < self._count_again_s:
+            return
+        rows = await self._corridor.store.count_by_state()
+        self.backlog = {STATE_NAMES[state]: messages for state, messages in rows}
+        took_s = loop.time() - began_s
+        if took_s > BACKLOG_EVERY_S / COUNTING_PART:
+            self._count_again_s = began_s + COUNTING_PART * took_s
 
     async def prune(self) -> None:
         """Remove rows past their retention."""
