@@ -125,6 +125,7 @@ for panel, commands in {
         serve.serve,
         store.bootstrap,
         store.migrate,
+        store.restore,
         config.config,
         doctor.doctor,
     ),

@@ -6,6 +6,7 @@ shown once; a secret file is made only for a store without keys.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ from engine.stores.mysql import durability, migrate, sql
 from engine.stores.mysql.dump import BackupFailed
 from engine.stores.mysql.migration import Migration, MigrationFailed, Report, Wish
 from engine.stores.mysql.pool import Link, connect
+from engine.stores.mysql.restoring import Restored, RestoreRefused, restore
 from engine.stores.mysql.store import MySQLStore
 from engine.stores.opened import mysql_store
 from engine.stores.store import Callbacks
@@ -109,6 +111,26 @@ def migrate_store(settings: Settings, *, contract: bool, has_backup: bool, wait_
     try:
         return run(Migration(place.primary, place.limits, place.level, wish, output.say).run())
     except (MigrationFailed, BackupFailed, migrate.NotExpanding) as error:
+        raise CliFailure(str(error)) from None
+
+
+def restore_store(settings: Settings, file: Path) -> Restored:
+    """Put a backup of `longwave migrate` into the empty database that the settings name.
+
+    Raises StoreTooNew, and CliFailure for what went wrong on the way.
+    """
+    place = mysql_store(settings, Clock()).place
+    work = restore(
+        place.primary,
+        place.limits,
+        file,
+        output.say,
+        tls=settings.store_tls,
+        tls_ca_file=settings.store_tls_ca_file,
+    )
+    try:
+        return run(work)
+    except (RestoreRefused, BackupFailed) as error:
         raise CliFailure(str(error)) from None
 
 

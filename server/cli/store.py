@@ -1,4 +1,4 @@
-"""`longwave bootstrap` and `longwave migrate`: make the store and its first key, bring its schema up to date.
+"""`longwave bootstrap`, `migrate` and `restore`: make the store and its first key, bring its schema up to date or back.
 
 It works on a store that nothing serves: both take the store's lock. Serving is `serve.py`'s; a store on a server is
 `server_store.py`'s.
@@ -145,6 +145,32 @@ def migrate(
             return
         applied = schema.migrate_store(path, now_us=Clock().now_us(), progress=output.say)
     _report({"applied": applied}, f"applied: {', '.join(applied) or 'nothing'}", as_json=as_json)
+
+
+def restore(
+    *,
+    file: Annotated[Path, typer.Argument(help="A backup that `longwave migrate` made: NAME-before-….sql.gz.")],
+    as_json: Json = False,
+) -> None:
+    """Put a backup into the empty database on a server that LONGWAVE_STORE_URL names, and look whether all is there.
+
+    What was accepted after the backup is lost with it: docs/operations/BACKUP.md.
+    """
+    settings = load_settings()
+    if settings.store_is_embedded:
+        raise usage("a store in a file is restored by putting its copy in place: docs/operations/BACKUP.md")
+    if not file.is_file():
+        raise usage(f"there is no file {file}")
+    done = server_store.restore_store(settings, file)
+    text = f"restored: {done.rows} rows, " + (
+        "all compared by checksum" if done.compared else "not compared: the backup does not say what they add up to"
+    )
+    if done.missing:
+        text += f"\nnext: longwave migrate ({', '.join(done.missing)})"
+    if as_json:
+        output.json_line({"rows": done.rows, "compared": done.compared, "missing": list(done.missing)})
+    else:
+        output.line(text)
 
 
 def _migrate_on_server(

@@ -4,7 +4,7 @@ import gzip
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -268,6 +268,65 @@ def test_a_backup_is_restored_as_the_page_says(place: Place, new: Binary) -> Non
     assert restored.data() == held
     migrating.works(restored)
     place.server.drop_database("restored")
+
+
+@pytest.fixture
+def restored(place: Place) -> Iterator[Place]:
+    """An empty database beside it."""
+    place.server.create_database("restored")
+    yield Place(place.server, "restored", place.folder)
+    place.server.drop_database("restored")
+
+
+def test_a_backup_is_put_back_and_compared(place: Place, restored: Place, new: Binary) -> None:
+    held = place.data()
+    assert new.run(place.settings(), "migrate")[0] == 0
+    [name] = place.dumps
+    code, said = new.run(restored.settings(), "restore", str(place.backups / name))
+    assert code == 0, said
+    assert "all compared by checksum" in said
+    assert f"next: longwave migrate ({EXPAND})" in said
+    assert restored.revision == HEAD.name
+    assert restored.data() == held
+    migrating.works(restored)
+    assert new.run(restored.settings(), "migrate", "--without-backup")[0] == 0
+    assert restored.revision == EXPAND
+    code, said = new.run(restored.settings(), "restore", str(place.backups / name))
+    assert code == 1
+    assert "a backup goes into an empty database" in said
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (lambda text: text[: len(text) // 2], "its last line is missing"),
+        (lambda text: text.replace(b"STOP", b"STOQ"), "is not what the backup says: opt_outs"),
+        (lambda text: text.replace(b"-- Dump completed", b"INSERT INTO nowhere;\n-- Dump completed"), "ERROR 1064"),
+    ],
+    ids=["cut", "spoiled", "broken"],
+)
+def test_a_backup_that_was_spoiled_is_found(
+    place: Place, restored: Place, new: Binary, body: Callable[[bytes], bytes], words: str
+) -> None:
+    assert new.run(place.settings(), "migrate")[0] == 0
+    [name] = place.dumps
+    spoiled = place.backups / "spoiled.sql.gz"
+    spoiled.write_bytes(gzip.compress(body(gzip.decompress((place.backups / name).read_bytes()))))
+    code, said = new.run(restored.settings(), "restore", str(spoiled))
+    assert code == 1
+    assert words in said
+    assert "12025552001" not in said
+
+
+def test_a_file_that_is_no_backup_changes_nothing(restored: Place, new: Binary, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("nothing of the kind", encoding="ascii")
+    code, said = new.run(restored.settings(), "restore", str(file))
+    assert code == 1
+    assert "cannot be read back" in said
+    code, said = new.run(restored.settings(), "restore", str(tmp_path / "absent"))
+    assert code == 2
+    assert restored.server.run("SHOW TABLES", database="restored") == []
 
 
 def test_what_was_the_same_before_and_behind_must_be_the_same_in_the_dump() -> None:

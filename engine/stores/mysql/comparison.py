@@ -46,6 +46,14 @@ async def sums(link: Link, database: str) -> Sums:
     return {table: await _sums_of(link, database, table, keys.get(table, of), of) for table, of in columns.items()}
 
 
+def totals(found: Sums) -> dict[str, tuple[int, int]]:
+    """Table → (rows, sum of checksums)."""
+    return {
+        table: (sum(rows for rows, _ in buckets.values()), sum(total for _, total in buckets.values()))
+        for table, buckets in found.items()
+    }
+
+
 def _summed(column: str) -> str:
     return f"COALESCE(CRC32(`{column}`), 'N')"
 

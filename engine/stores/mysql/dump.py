@@ -1,12 +1,13 @@
 """A backup of a database before its schema changes: a dump that is taken, loaded and compared, or a command's.
 
-It restores nothing: docs/operations/BACKUP.md says how. It blocks; whoever calls it from a loop does so in a thread.
+It blocks; whoever calls it from a loop does so in a thread.
 
-Invariants: a file without `.part` was verified; passwords are in a file of mode 0600 and in no argument; nothing but
-what this module named is ever removed.
+Invariants: a file without `.part` was verified, and one whose rows were compared says at its end what they add up to;
+passwords are in a file of mode 0600 and in no argument; nothing but what this module named is ever removed.
 """
 
 import gzip
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,7 +32,9 @@ PART: Final = ".part"
 LINE_CHARACTERS_MAX: Final = 500
 # What the tools write last; a dump that was cut short has none.
 _LAST: Final = b"-- Dump completed"
-_TAIL_BYTES: Final = 4096
+_TAIL_BYTES: Final = 16_384
+# What follows that line when the dump was loaded and compared: table → rows, sum of checksums.
+_SUMS: Final = b"-- longwave sums "
 _CLIENT_ERROR: Final = re.compile(r"^ERROR \d+ \(\w+\) at line \d+", re.MULTILINE)
 _PIECE_BYTES: Final = 1 << 20
 _DAY_S: Final = 86_400
@@ -142,16 +146,37 @@ def one_line(text: str) -> str:
 
 def refuse_if_cut(path: Path) -> None:
     """Raises BackupFailed for a file that cannot be unpacked to its end, or whose end is not that of a dump."""
+    sums_in(path)
+
+
+def seal(path: Path, sums: dict[str, tuple[int, int]]) -> None:
+    """Write behind a dump's end what its rows add up to, and sync it: a comment to whoever loads it. Raises OSError."""
+    with path.open("ab") as file:
+        with gzip.GzipFile(fileobj=file, mode="wb") as packed:
+            packed.write(_SUMS + json.dumps(sums).encode("ascii") + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sums_in(path: Path) -> dict[str, tuple[int, int]] | None:
+    """What a dump says its rows add up to; None when it says nothing, because they were not compared.
+
+    Raises BackupFailed for a file that cannot be unpacked to its end, or whose end is not that of a dump.
+    """
     tail = b""
     try:
         with gzip.open(path) as packed:
             while piece := packed.read(_PIECE_BYTES):
                 tail = (tail + piece)[-_TAIL_BYTES:]
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BackupFailed(f"the dump cannot be read back: {error}") from None
-    lines = tail.splitlines()
-    if not lines or not lines[-1].startswith(_LAST):
+    *lines, last = tail.splitlines() or [b""]
+    if last.startswith(_SUMS) and lines and lines[-1].startswith(_LAST):
+        read: dict[str, list[int]] = json.loads(last.removeprefix(_SUMS))
+        return {table: (rows, total) for table, (rows, total) in read.items()}
+    if not last.startswith(_LAST):
         raise BackupFailed("the dump was cut short: its last line is missing")
+    return None
 
 
 def tables_in(path: Path) -> set[str]:

@@ -283,7 +283,8 @@ class Migration:
         try:
             self._progress("backup: loading the dump into a scratch database")
             await asyncio.to_thread(dump.load, self._address, tools, part, scratch)
-            compared = comparison.compare(before, behind, await comparison.sums(self._link, scratch))
+            loaded = await comparison.sums(self._link, scratch)
+            compared = comparison.compare(before, behind, loaded)
         finally:
             await self._link.run(f"DROP DATABASE IF EXISTS `{scratch}`")
         if compared.wrong:
@@ -291,6 +292,7 @@ class Migration:
                 f"the dump is not what the store holds: {'; '.join(compared.wrong)}. Nothing was changed; run it "
                 "again, at a quieter time if an engine writes to the store"
             )
+        await asyncio.to_thread(dump.seal, part, comparison.totals(loaded))
         if compared.compared == compared.rows:
             return f"verified by loading it: all {compared.rows} rows compared by checksum"
         share = f"{compared.compared} of {compared.rows} rows"
