@@ -33,6 +33,10 @@ __all__ = ["BatchUser", "Profiled", "SdkUser", "StreamUser", "UnaryUser", "Watch
 USERS_ENOUGH: Final = 80
 PACE_MAX: Final = 20.0
 SPAWNED_A_SECOND: Final = 100.0
+# Workers tell of what they did within so long.
+REPORTED_S: Final = 4.0
+CATCH_UP_S: Final = 30.0
+CATCH_UP_MOST: Final = 0.25
 TERMINAL: Final = 16
 LOOK_S: Final = 0.5
 # A step of a ramp is judged by its own calls, once it has gone on for half of its time.
@@ -101,7 +105,12 @@ class Profiled(LoadTestShape):
         if at_s >= self._profile.seconds or (options.shape == "ramp" and self._is_too_much(at_s, options)):
             return None
         watching = 0 if options.no_watch else WatchUser.fixed_count
-        users = max(1, round(self._profile.rate(at_s) / pace_of(self._profile)))
+        rate = self._profile.rate(at_s)
+        if options.shape != "ramp":
+            # What slow calls or late users left undone is made up for within the next half minute.
+            undone = self._profile.messages(at_s - REPORTED_S) - tally_of(self.runner).handed_in
+            rate += min(CATCH_UP_MOST * rate, max(0.0, undone / CATCH_UP_S))
+        users = max(1, round(rate / pace_of(self._profile)))
         return users + watching, SPAWNED_A_SECOND, kinds_of(options, batches_only=self._profile.batches_only)
 
     def _is_too_much(self, at_s: float, options: Namespace) -> bool:

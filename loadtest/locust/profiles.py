@@ -35,7 +35,7 @@ class Profile:
 
     def messages(self, until_s: float | None = None) -> float:
         """To be handed in by then; by the end without a time."""
-        end_s = self.seconds if until_s is None else min(until_s, self.seconds)
+        end_s = self.seconds if until_s is None else max(0.0, min(until_s, self.seconds))
         steps = max(1, math.ceil(end_s))
         width_s = end_s / steps
         return sum(self.rate((step + 0.5) * width_s) for step in range(steps)) * width_s

@@ -6,8 +6,9 @@ It does nothing itself. A traceback on the terminal is a bug: whatever can be ex
 import errno
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
@@ -119,7 +120,7 @@ def root(
     context.obj = Target(address=address, ca_file=ca_file, tls=tls, insecure=insecure)
 
 
-for panel, commands in {
+_COMMANDS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     SERVER: (
         demo.demo,
         serve.serve,
@@ -138,7 +139,8 @@ for panel, commands in {
         segment.segment,
         info.info,
     ),
-}.items():
+}
+for panel, commands in _COMMANDS.items():
     for command in commands:
         name = command.__name__.partition("_")[0]
         app.command(name=name, rich_help_panel=panel)(command)
