@@ -8,6 +8,7 @@ there is Locust's own limit on this machine, not an engine's. Further options go
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,7 @@ def _run(folder: Path, options: argparse.Namespace, more: Sequence[str]) -> int:
     results = options.results or folder
     results.mkdir(parents=True, exist_ok=True)
     summary = results / "summary.json"
+    summary.unlink(missing_ok=True)
     with ExitStack() as stack:
         sink = None
         file = options.world
@@ -79,7 +81,12 @@ def _locust(file: str, arguments: Sequence[str]) -> int:
     command = [sys.executable, "-m", "locust", "--locustfile", file, "--skip-log-setup", *arguments]
     path = os.pathsep.join(filter(None, (".", "proto", os.environ.get("PYTHONPATH", ""))))
     environment = clean_environment({"PYTHONPATH": path, "GRPC_VERBOSITY": "NONE"})
-    return subprocess.run(command, env=environment, check=False, stdin=subprocess.DEVNULL).returncode  # noqa: S603
+    # An interrupt is Locust's to answer: it ends the run and says how it went.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return subprocess.run(command, env=environment, check=False, stdin=subprocess.DEVNULL).returncode  # noqa: S603
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _all_delivered(sink: Any, summary: Path) -> int:

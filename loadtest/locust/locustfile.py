@@ -1,7 +1,7 @@
 """What Locust loads: `locust -f loadtest/locust/locustfile.py --world FILE --shape day …`, from a checkout's root.
 
-The shape says how many users there are, each handing in `--pace` messages a second. At the end the messages that were
-sampled are looked up, the verdict is printed and written beside the reports, and is the exit code: 0 or 1.
+The shape says how many users there are, each handing in as many messages a second as the others. At the end the
+messages that were sampled are looked up, the verdict is printed and, with `--summary`, written, and is the exit code.
 """
 
 import json
@@ -39,7 +39,7 @@ CATCH_UP_S: Final = 30.0
 CATCH_UP_MOST: Final = 0.25
 TERMINAL: Final = 16
 LOOK_S: Final = 0.5
-# A step of a ramp is judged by its own calls, once it has gone on for half of its time.
+# A step of a ramp is judged by its own calls.
 STEP_S: Final = 15.0
 KNEE_PACE: Final = 0.9
 UNARY: Final = frozenset({"SubmitMessage", "SubmitMessage (client)"})

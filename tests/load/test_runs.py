@@ -1,8 +1,11 @@
 """Short runs of every shape against a real engine and carrier, as `make load` makes long ones."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,25 @@ def test_a_bound_that_is_not_kept_is_the_exit_code() -> None:
     assert code == 1, said
     assert "NO   p95 of all calls < 0.001 ms" in said
     assert "FAILED" in said
+
+
+def test_an_interrupt_ends_the_run_with_its_verdict(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "loadtest.locust", "--rate", "20", "--seconds", "600", "--results", str(tmp_path)]
+    with subprocess.Popen(
+        [*command, *EASY], cwd=ROOT, env=clean_environment({}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    ) as run:  # fmt: skip
+        history = tmp_path / "locust_stats_history.csv"
+        until_s = time.monotonic() + 120
+        while not (history.exists() and history.read_text(encoding="utf-8").count("Aggregated") > 3):
+            assert run.poll() is None
+            assert time.monotonic() < until_s
+            time.sleep(0.1)
+        os.killpg(run.pid, signal.SIGINT)
+        said, _ = run.communicate(timeout=200)
+    assert "nothing lost" in said
+    assert "the carrier took all" in said
+    assert "Traceback" not in said
 
 
 def test_a_world_that_is_none_is_said(tmp_path: Path) -> None:
