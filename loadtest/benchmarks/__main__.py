@@ -23,6 +23,7 @@ from loadtest.benchmarks import (
     core_speed,
     delivery,
     delivery_nodes,
+    growth_mysql,
     machine,
     report,
     restart,
@@ -36,6 +37,7 @@ Measure = Callable[[Plan, Path, Sheet], None]
 
 CORE: Final = "core"
 NATIVE: Final = "accept-unary-native"
+GROWTH: Final = "growth-mysql"
 # In this order; the engine is new for each of them.
 MEASUREMENTS: Final[dict[str, tuple[str, Measure]]] = {
     "accept-batches": (accept_batches.METHOD, accept_batches.measure),
@@ -45,12 +47,15 @@ MEASUREMENTS: Final[dict[str, tuple[str, Measure]]] = {
     "accept-sdk": (accept_sdk.METHOD, accept_sdk.measure),
     "delivery": (delivery.METHOD, delivery.measure),
     "delivery-nodes": (delivery_nodes.METHOD, delivery_nodes.measure),
+    GROWTH: (growth_mysql.METHOD, growth_mysql.measure),
     "urgent": (urgent.METHOD, urgent.measure),
     "restart": (restart.METHOD, restart.measure),
     CORE: (core_speed.METHOD, core_speed.measure),
 }
 # Not part of a quick run: building the core's examples takes minutes, once, and h2load may not be there.
-SLOW_OR_WANTING: Final = (CORE, NATIVE)
+SLOW_OR_WANTING: Final = (CORE, NATIVE, GROWTH)
+# Measured when it is named: ten million messages take a quarter of an hour and 10 GB.
+BY_NAME_ALONE: Final = (GROWTH,)
 RESULTS: Final = Path("loadtest/results")
 # Ignored by version control; a folder in the system's temporary place may be memory, where an fsync proves nothing.
 SCRATCH: Final = Path("var")
@@ -60,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write; returns the exit code: 0 measured, 1 something failed, 2 cannot be measured here."""
     options = _options(arguments)
     plan = _plan(options)
-    chosen = options.only or [name for name in MEASUREMENTS if not (options.quick and name in SLOW_OR_WANTING)]
+    chosen = options.only or usual(quick=options.quick)
     root = Path.cwd()
     try:
         _check(plan, root)
@@ -80,6 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if results is not None:
         _say(f"written: {report.write(done, results, options.machine or machine_name(done)).name}")
     return 0
+
+
+def usual(*, quick: bool) -> list[str]:
+    """What is measured when nothing is named."""
+    left_out = SLOW_OR_WANTING if quick else BY_NAME_ALONE
+    return [name for name in MEASUREMENTS if name not in left_out]
 
 
 def machine_name(done: report.Report) -> str:
@@ -118,12 +129,12 @@ def _measure(plan: Plan, chosen: Sequence[str], root: Path, scratch: Path, again
 def command(plan: Plan, chosen: Sequence[str], *, quick: bool) -> str:
     """How to measure the same again, without the folders of this machine."""
     parts = ["python -m loadtest.benchmarks", *(["--quick"] if quick else []), f"--runs {plan.runs}"]
-    if list(chosen) != [name for name in MEASUREMENTS if not (quick and name in SLOW_OR_WANTING)]:
+    if list(chosen) != usual(quick=quick):
         parts += [f"--only {name}" for name in chosen]
-    usual = Plan.quick() if quick else Plan()
-    if plan.backlog_messages != usual.backlog_messages:
+    counts = Plan.quick() if quick else Plan()
+    if plan.backlog_messages != counts.backlog_messages:
         parts.append(f"--backlog {plan.backlog_messages}")
-    if plan.restart_messages != usual.restart_messages:
+    if plan.restart_messages != counts.restart_messages:
         parts.append(f"--waiting {plan.restart_messages}")
     return " ".join(parts)
 

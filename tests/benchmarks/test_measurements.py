@@ -13,6 +13,7 @@ from loadtest.benchmarks import (
     accept_unary,
     delivery,
     delivery_nodes,
+    growth_mysql,
     raw_insert,
     restart,
     urgent,
@@ -41,6 +42,7 @@ TINY = Plan(
     urgent_every_ms=1,
     backlog_messages=40,
     restart_messages=60,
+    growth_rows=(1_000, 2_000),
 )
 
 
@@ -115,6 +117,7 @@ def test_the_raw_insert_writes_what_the_engine_wrote(made: Path, tmp_path: Path)
         (accept_sdk.measure, 0, 3),
         (delivery.measure, 0, 6),
         (delivery_nodes.measure, 1, 11),
+        (growth_mysql.measure, 2, 12),
         (urgent.measure, 0, 4),
         (restart.measure, 0, 4),
     ],
@@ -125,6 +128,7 @@ def test_the_raw_insert_writes_what_the_engine_wrote(made: Path, tmp_path: Path)
         "accept_sdk",
         "delivery",
         "delivery_nodes",
+        "growth_mysql",
         "urgent",
         "restart",
     ],
