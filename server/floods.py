@@ -57,6 +57,10 @@ BEGUN_S: Final = 0.5
 CALL_BYTES: Final = 4096
 # Bytes of no call, beyond one largest request that was on its way unseen: more than any keep-alive.
 IDLE_BYTES_A_SECOND: Final = 256 * 1024
+# Bytes are dear when other threads spend more on them: a second for 20 MiB. Frames of a dozen bytes take ten times as
+# much (gRPC answers pings and settings long after it said that they are too many), a large request a tenth of it.
+DEAR_S_A_BYTE: Final = 1 / (20 * 1024 * 1024)
+DEAR_BYTES: Final = 256 * 1024
 # The same, and calls given up, where the address had a connection ended lately.
 SUSPECT_BYTES: Final = 256 * 1024
 SUSPECT_GIVEN_UP_A_SECOND: Final = 16
@@ -144,6 +148,8 @@ class Floods(grpc.GenericRpcHandler):
         self._looking = False
         # At the last tick of full length: seconds, calls, of them that came to nothing, seconds that other threads ran.
         self._seen = (0.0, 0, 0, 0.0)
+        self._others_a_second = 0.0
+        self._came_a_second = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._weighed_s = 0.0
         self._logs_at_s = 0.0
@@ -324,7 +330,8 @@ class Floods(grpc.GenericRpcHandler):
         elif now_s > self._watch_until_s and not self._is_anyone_suspect(now_s):
             self._watch_until_s = 0.0
             self._connections.hurry(hurried=False)
-        return self._seen[3] - others_s > BUSY_SHARE * passed_s
+        self._others_a_second = (self._seen[3] - others_s) / passed_s
+        return self._others_a_second > BUSY_SHARE
 
     def _begin(self, now_s: float) -> None:
         if not self.watching:
@@ -337,6 +344,9 @@ class Floods(grpc.GenericRpcHandler):
         passed_s, self._weighed_s = now_s - self._weighed_s, now_s
         came = 0
         judged = self.watching and now_s - self._watching_since_s > BEGUN_S
+        dear = 0 < DEAR_S_A_BYTE * self._came_a_second < self._others_a_second
+        # One largest request may have been on its way unseen, when the watching began.
+        unseen = DEAR_BYTES if dear else self._request_bytes_max
         accounts = {}
         for peer, received in self._connections.received().items():
             account = accounts[peer] = self._accounts.get(peer) or _Account()
@@ -347,7 +357,7 @@ class Floods(grpc.GenericRpcHandler):
                 idle = max(0.0, account.idle_bytes - IDLE_BYTES_A_SECOND * passed_s) + more - account.explained
                 account.idle_bytes = max(0.0, idle)
                 of_calls = (account.begun + self._streams[peer]) * self._request_bytes_max
-                if account.idle_bytes > self._request_bytes_max + of_calls:
+                if account.idle_bytes > unseen + of_calls:
                     self._end(peer, account)
                 elif account.idle_bytes > SUSPECT_BYTES + of_calls and self._is_suspect(peer, now_s):
                     self._end(peer, account, suspect=False)
@@ -359,6 +369,7 @@ class Floods(grpc.GenericRpcHandler):
             account.served_lately *= halved
             account.received, account.explained = received, 0
         self._accounts = accounts
+        self._came_a_second = came / passed_s
         if came > BUSY_BYTES_A_SECOND * passed_s:
             self._begin(now_s)
 

@@ -98,6 +98,26 @@ async def test_a_connection_whose_bytes_are_of_no_call_is_ended(start_server: St
     await works(server.client())
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("dear", [True, False])
+async def test_small_frames_of_no_call_are_found_long_before_a_large_request_would_be(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, *, dear: bool
+) -> None:
+    if not dear:
+        monkeypatch.setattr(floods, "DEAR_S_A_BYTE", float("inf"))
+    server = await start_server(request_bytes_max=256 * 1024 * 1024)
+    flood = wire.frame(wire.SETTINGS, 0, 0) * 1000
+    sending = asyncio.ensure_future(send(server, itertools.repeat(flood)))
+    if dear:
+        await sending
+        assert server.grpc.floods.ended == 1
+        return
+    await asyncio.sleep(1)
+    assert server.grpc.floods.ended == 0
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+
+
 async def watching(server: Server) -> None:
     """Give it reason to watch, and wait until it does."""
     client = server.client()

@@ -21,11 +21,14 @@ import uvloop
 from tests.proof.abuse import wire
 
 HOST: Final = "127.0.0.1"
+# Of this machine, too; to an engine it is another's.
+ELSEWHERE: Final = "127.0.0.2"
 SUBMIT: Final = "/longwave.v1.MessagingService/SubmitMessage"
 WATCH: Final = "/longwave.v1.MessagingService/WatchEvents"
 FLOODING_CONNECTIONS: Final = 4
 OUTSTANDING: Final = 64
 WEBHOOK: Final = b"/webhooks/telnyx?m=0a00000000000&g=1&k=c1&v=00"
+_from = HOST
 SETTLED: Final = wire.frame(wire.SETTINGS, wire.ACK, 0)
 
 
@@ -60,7 +63,7 @@ async def _many(count: int, work: Callable[[], Awaitable[None]], target: Target)
 
 
 async def _connected(port: int, use: Callable[[asyncio.StreamWriter, asyncio.StreamReader], Awaitable[None]]) -> None:
-    reader, writer = await asyncio.open_connection(HOST, port)
+    reader, writer = await asyncio.open_connection(HOST, port, local_addr=(_from, 0))
     try:
         await use(writer, reader)
     finally:
@@ -363,5 +366,6 @@ if __name__ == "__main__":
     name, grpc_port, webhook_port, key, *core = sys.argv[1:]
     if core:
         os.sched_setaffinity(0, map(int, core))
+        _from = ELSEWHERE
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(name, Target(int(grpc_port), int(webhook_port), key)))
