@@ -34,7 +34,19 @@ from engine.stores.mysql.reads import MySQLReads
 from engine.stores.mysql.replica import Replica
 from engine.stores.mysql.shared import MySQLShared, owned
 from engine.stores.mysql.transactions import Full, LaneWriter, Transaction
-from engine.stores.store import Callbacks, Finding, Heart, Intent, Kept, LedgerRow, Received, Row, Run, Written
+from engine.stores.store import (
+    NEVER_US,
+    Callbacks,
+    Finding,
+    Heart,
+    Intent,
+    Kept,
+    LedgerRow,
+    Received,
+    Row,
+    Run,
+    Written,
+)
 
 T = TypeVar("T")
 
@@ -192,15 +204,15 @@ class MySQLStore(MySQLReads):
         if made:
             self._progress(f"made {made} partitions ahead")
 
-    async def _drop_oldest_day(self, before_us: int) -> tuple[bool, int]:
+    async def _drop_oldest_day(self, before_us: int, due_before_us: int) -> tuple[bool, int]:
         began_s = time.monotonic()
         before, dropped = _core.first_id_at(before_us), None
         try:
             async with self.pool.link() as link:
-                found = await oldest_to_drop(link, before)
+                found = await oldest_to_drop(link, before, due_before_us)
             if found:
                 async with self._partitioning() as link:
-                    dropped = await drop_oldest(link, before)
+                    dropped = await drop_oldest(link, before, due_before_us)
         except Exception as error:
             if classify(error) is not Fault.AGAIN:
                 raise
@@ -487,10 +499,12 @@ class MySQLStore(MySQLReads):
 
         return self._record.submit("control", job)
 
-    def prune(self, kind: Kept, before_us: int, rows_max: int) -> asyncio.Future[tuple[bool, int]]:
+    def prune(
+        self, kind: Kept, before_us: int, rows_max: int, *, due_before_us: int = NEVER_US
+    ) -> asyncio.Future[tuple[bool, int]]:
         """See `Store`."""
         if kind is Kept.MESSAGES:
-            return asyncio.get_running_loop().create_task(self._drop_oldest_day(before_us))
+            return asyncio.get_running_loop().create_task(self._drop_oldest_day(before_us, due_before_us))
 
         async def timed(tx: Transaction) -> tuple[bool, int]:
             began_s = time.monotonic()
