@@ -188,3 +188,26 @@ async def test_what_was_sent_a_month_after_it_was_accepted_stays_a_week(
     engine.clock.jump(8 * DAY)
     await engine.corridor.sweep.prune()
     assert await gone(engine, identity) == [True]
+
+
+@pytest.mark.parametrize("store_kind", ["mysql"], indirect=True)
+async def test_days_that_went_and_rows_that_came_too_early_are_told(engine: Engine) -> None:
+    def told(name: str) -> float | None:
+        return engine.corridor.metrics.registry.get_sample_value(f"longwave_store_{name}_total")
+
+    await engine.set_campaign(CampaignState.PAUSED)
+    assert (told("days_dropped"), told("late_rows")) == (0, 0)
+    [old] = await engine.submit(submission(0))
+    await engine.corridor.cancel_message(engine.tenant_key, old)
+    engine.clock.jump(120 * DAY)  # nobody made the days of these months
+    await engine.submit(submission(1), submission(2))
+    await engine.server_store._make_partitions_if_free()
+    assert told("late_rows") == 4
+    await engine.server_store._make_partitions_if_free()
+    assert told("late_rows") == 4
+    await engine.corridor.sweep.prune()
+    assert await gone(engine, old) == [True]
+    days = told("days_dropped")
+    assert days
+    await engine.corridor.sweep.prune()
+    assert told("days_dropped") == days

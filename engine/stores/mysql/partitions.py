@@ -6,7 +6,7 @@ between the two leaves bodies of nobody, which the next look drops.
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from engine import _core, failpoints
 from engine.stores.mysql.pool import Link
@@ -29,6 +29,7 @@ _SELECT_LATE: Final = (
     "SELECT 1 FROM messages PARTITION ({name}) WHERE state IN (16, 17, 18, 19, 20, 21, 22, 23, 24) AND due_us >= %s "
     "LIMIT 1"
 )
+_COUNT_LATE: Final = "SELECT COUNT(*) FROM {table} PARTITION (pmax)"
 
 _SELECT: Final = (
     "SELECT PARTITION_NAME FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s "
@@ -42,6 +43,19 @@ def _first_id_behind(day: datetime) -> int:
 
 def _name(day: datetime) -> str:
     return f"p{day:%Y%m%d}"
+
+
+class Days(NamedTuple):
+    """What one look changed."""
+
+    dropped: int = 0
+    late_rows: int = 0
+    """Rows of both tables that had the last partition, and were moved into their days."""
+
+
+async def late_rows(link: Link) -> int:
+    """Rows for which no day was made. Raises the driver's errors."""
+    return sum([(await link.rows(_COUNT_LATE.format(table=table)))[0][0] for table in TABLES])
 
 
 async def make_ahead(link: Link, now_us: int) -> int:

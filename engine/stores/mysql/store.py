@@ -27,7 +27,7 @@ from engine.stores.mysql.control import Control
 from engine.stores.mysql.faults import Fault, classify, code_of
 from engine.stores.mysql.lanes import Lane
 from engine.stores.mysql.migrate import migrate
-from engine.stores.mysql.partitions import drop_oldest, make_ahead, oldest_to_drop
+from engine.stores.mysql.partitions import Days, drop_oldest, late_rows, make_ahead, oldest_to_drop
 from engine.stores.mysql.pool import Limits, Link, OnLent, Pool, connect, nobody
 from engine.stores.mysql.prune import prune
 from engine.stores.mysql.reads import MySQLReads
@@ -66,6 +66,10 @@ def _noted(line: str) -> None:
     _log.info("store schema", done=line)
 
 
+def _nobody(days: Days) -> None:
+    del days
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a store is and what is asked of it."""
@@ -94,11 +98,12 @@ class MySQLStore(MySQLReads):
         *,
         group_weight_max: int,
         on_lent: OnLent = nobody,
+        on_days: Callable[[Days], None] = _nobody,
         progress: Callable[[str], None] = _noted,
     ) -> None:
         """Open nothing yet. A transaction takes up work until it weighs `group_weight_max`.
 
-        `progress` is told in words what becomes of the schema.
+        `on_days` is told what a look at the partitions changed, `progress` in words what becomes of the schema.
         """
         self.pool = Pool(place.primary, place.limits, on_lent=on_lent)
         replica = None if place.replica is None else Replica(place.replica, place.limits, place.replica_lag_s)
@@ -107,6 +112,7 @@ class MySQLStore(MySQLReads):
         self._watch = durability.Watch(place.level)
         self._clock = clock
         self._group_weight_max = group_weight_max
+        self._on_days = on_days
         self._progress = progress
         self._me = owner.Me(int(place.lease_s * owner.US), place.roles)
         self._closing = contextlib.AsyncExitStack()
@@ -200,9 +206,13 @@ class MySQLStore(MySQLReads):
 
     async def _make_partitions(self) -> None:
         async with self._partitioning() as link:
+            late = await late_rows(link)
             made = await make_ahead(link, self._clock.now_us())
         if made:
             self._progress(f"made {made} partitions ahead")
+        if made and late:
+            self._on_days(Days(late_rows=late))
+            _log.warning("rows were stored before their day had a partition: moved into it", rows=late)
 
     async def _drop_oldest_day(self, before_us: int, due_before_us: int) -> tuple[bool, int]:
         began_s = time.monotonic()
@@ -218,6 +228,7 @@ class MySQLStore(MySQLReads):
                 raise
             _log.warning("day of messages not dropped: the tables are held", code=code_of(error))
         if dropped:
+            self._on_days(Days(dropped=1))
             self._progress(f"dropped {dropped}, a day past its retention")
         return dropped is not None, int((time.monotonic() - began_s) * 1e6)
 
