@@ -336,7 +336,8 @@ class Settings(BaseSettings):
         90,
         ge=7,
         description="Days that a message stays after it was accepted, with its text and its timeline; one that may "
-        "still move stays longer. A MySQL store drops whole days (UTC) when nothing in them moves any more.",
+        "still move stays longer, and each at least 7 days behind its last attempt. A MySQL store drops whole days "
+        "(UTC) when nothing in them is to stay.",
     )
     event_retention_days: float = Field(7, ge=1, description="Days that events stay for WatchEvents to resume from.")
     request_id_retention_h: float = Field(

@@ -289,6 +289,14 @@ class Metrics:
         self.store_acquire_seconds = self._histogram(
             "longwave_store_acquire_seconds", "Time that work waited for such a connection.", _STAGE_BUCKETS_S
         )
+        self.store_days_dropped = self._counter(
+            "longwave_store_days_dropped_total", "Days of messages past their retention that a server's store dropped."
+        )
+        self.store_late_rows = self._counter(
+            "longwave_store_late_rows_total",
+            "Rows of messages and bodies stored before their day had a partition, and moved into it: nobody had made "
+            "days ahead for two weeks.",
+        )
         self.event_log_position = self._gauge(
             "longwave_event_log_position", "Newest position of the event log, summed over shards."
         )

@@ -8,7 +8,8 @@ step forward. So its age is the younger by two clues: the wall clock, and the ti
 everything is kept.
 
 Invariants: nothing is removed before it was kept for its retention by both; one transaction removes only what takes
-some `HOLD_US`; every kind has its turn, however much there is of another.
+some `HOLD_US`; every kind has its turn, however much there is of another, but messages go behind their request ids: one
+that outlived its message could neither be answered nor used again, nor be found to be removed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ ROWS_FIRST: Final = 1000
 ROWS_MAX: Final = 20_000
 # The writer is left to others at least as long as a round took.
 PAUSE_MIN_S: Final = 0.001
+# A message that left long after it was accepted (35 days of schedule, 14 of validity) stays as long behind its last
+# attempt: for whoever asks how it ended, for late receipts, and for a day cap that counts what its day has spent.
+ENDED_US: Final = 7 * 86_400 * US
 # Less is a clock being slewed, or a restart.
 STEP_US: Final = 60 * US
 
@@ -134,14 +138,15 @@ class Retention:
         """Remove rows past their retention, round by round, until no kind has more."""
         rows_us, messages_us = await self.look_at_clock()
         now_us = dict.fromkeys(self._kept_us, rows_us) | {Kept.MESSAGES: messages_us}
-        going = list(self._kept_us.items())
+        going = list(self._kept_us)
         while going:
-            going = [(kind, kept_us) for kind, kept_us in going if await self._round(kind, now_us[kind] - kept_us)]
+            waiting = [Kept.MESSAGES] if Kept.REQUEST_IDS in going else []
+            going = [kind for kind in going if kind in waiting or await self._round(kind, now_us[kind])]
 
-    async def _round(self, kind: Kept, before_us: int) -> bool:
+    async def _round(self, kind: Kept, now_us: int) -> bool:
         """One transaction; True when there may be more."""
-        rows = self._rows[kind]
-        more, took_us = await self._corridor.store.prune(kind, before_us, rows)
+        rows, before_us = self._rows[kind], now_us - self._kept_us[kind]
+        more, took_us = await self._corridor.store.prune(kind, before_us, rows, due_before_us=now_us - ENDED_US)
         if more:
             fitting = rows * HOLD_US // max(1, took_us)
             self._rows[kind] = max(ROWS_MIN, min(ROWS_MAX, fitting, rows * 2))

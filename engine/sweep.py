@@ -142,17 +142,18 @@ class Sweep:
     async def count_backlog(self) -> None:
         """Count what is not final, for metrics and statistics."""
         corridor = self._corridor
-        await self._count_by_state()
         corridor.metrics.admit_floor.set(corridor.append.floor)
-        corridor.metrics.message_queue.set(sum(self.backlog.values()))
         for reason, messages in corridor.scheduler.waiting():
             corridor.metrics.schedule_waiting.labels(reason).set(messages)
-        stored = max(0, self.backlog.get("queued", 0) - len(corridor.scheduler)) if corridor.scheduler.any_away else 0
-        corridor.metrics.schedule_waiting.labels("stored").set(stored)
         corridor.metrics.event_log_position.set(await corridor.store.newest_event())
         at_us = await corridor.store.oldest_event_us()
         age_us = 0 if at_us is None else max(0, corridor.clock.now_us() - at_us)
         corridor.metrics.event_log_oldest_seconds.set(age_us / US)
+        # Last of all: it takes longest, and may take longer than a server is given.
+        await self._count_by_state()
+        corridor.metrics.message_queue.set(sum(self.backlog.values()))
+        stored = max(0, self.backlog.get("queued", 0) - len(corridor.scheduler)) if corridor.scheduler.any_away else 0
+        corridor.metrics.schedule_waiting.labels("stored").set(stored)
 
     async def _count_by_state(self) -> None:
         # A server counts a million rows in some tenths of a second: the longer it takes, the more seldom it is asked.
@@ -160,11 +161,14 @@ class Sweep:
         began_s = loop.time()
         if began_s < self._count_again_s:
             return
-        rows = await self._corridor.store.count_by_state()
+        try:
+            rows = await self._corridor.store.count_by_state()
+        finally:
+            # In vain, too: what the server gave up counting it would begin anew each time.
+            took_s = loop.time() - began_s
+            if took_s > BACKLOG_EVERY_S / COUNTING_PART:
+                self._count_again_s = began_s + COUNTING_PART * took_s
         self.backlog = {STATE_NAMES[state]: messages for state, messages in rows}
-        took_s = loop.time() - began_s
-        if took_s > BACKLOG_EVERY_S / COUNTING_PART:
-            self._count_again_s = began_s + COUNTING_PART * took_s
 
     async def prune(self) -> None:
         """Remove rows past their retention."""

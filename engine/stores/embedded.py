@@ -24,7 +24,7 @@ from engine.stores.connection import Connection, Reserve, StoreLock, check, engi
 from engine.stores.embedded_reads import EmbeddedReads
 from engine.stores.last_run import remember
 from engine.stores.migrate import migrate
-from engine.stores.store import Callbacks, Finding, Intent, Kept, LedgerRow, Received, Row, Run, Written
+from engine.stores.store import NEVER_US, Callbacks, Finding, Intent, Kept, LedgerRow, Received, Row, Run, Written
 from engine.stores.wal import open_recovered
 from engine.stores.writer import Writer
 
@@ -272,12 +272,14 @@ class EmbeddedStore(EmbeddedReads):
         """See `Store`."""
         return self.writer.submit("control", partial(sqlite.set_facts, pairs=pairs))
 
-    def prune(self, kind: Kept, before_us: int, rows_max: int) -> asyncio.Future[tuple[bool, int]]:
+    def prune(
+        self, kind: Kept, before_us: int, rows_max: int, *, due_before_us: int = NEVER_US
+    ) -> asyncio.Future[tuple[bool, int]]:
         """See `Store`."""
 
         def timed(connection: Connection) -> tuple[bool, int]:
             began_us = self._clock.mono_us()
-            more = sqlite_prune.prune(connection, kind, before_us, rows_max)
+            more = sqlite_prune.prune(connection, kind, before_us, rows_max, due_before_us)
             return more, self._clock.mono_us() - began_us
 
         return self.writer.submit("control", timed)

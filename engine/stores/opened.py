@@ -44,6 +44,7 @@ def mysql_store(
 ) -> "MySQLStore":
     """The store on a server; `progress` is told what becomes of its schema, else the log. Raises ConfigError."""
     # The driver is an extra: whoever keeps a file needs none.
+    from engine.stores.mysql.partitions import Days  # noqa: PLC0415
     from engine.stores.mysql.pool import Limits, Loan  # noqa: PLC0415
     from engine.stores.mysql.store import MySQLStore, Place  # noqa: PLC0415
 
@@ -72,8 +73,13 @@ def mysql_store(
             metrics.store_connections_in_use.set(loan.in_use)
             metrics.store_connections_waiting.set(loan.waiting)
 
+    def changed(days: Days) -> None:
+        if metrics is not None:
+            metrics.store_days_dropped.inc(days.dropped)
+            metrics.store_late_rows.inc(days.late_rows)
+
     more = {} if progress is None else {"progress": progress}
-    return MySQLStore(place, clock, group_weight_max=settings.group_messages_max, on_lent=lent, **more)
+    return MySQLStore(place, clock, group_weight_max=settings.group_messages_max, on_lent=lent, on_days=changed, **more)
 
 
 def _address(settings: Settings, url: str, variable: str) -> Address:

@@ -345,8 +345,10 @@ DELETE FROM early_receipts WHERE position IN (
   WHERE received_us < ?1)
 """
 
-# The few that still move are passed by.
-SELECT_MESSAGES_TO_PRUNE: Final = "SELECT id FROM messages WHERE id < ?1 AND state >= 16 ORDER BY id LIMIT ?2"
+# The few that still move, or did lately, are passed by.
+SELECT_MESSAGES_TO_PRUNE: Final = """
+SELECT id FROM messages WHERE id < ?1 AND state >= 16 AND due_us < ?3 ORDER BY id LIMIT ?2
+"""
 
 DELETE_MESSAGE: Final = "DELETE FROM messages WHERE id = ?"
 

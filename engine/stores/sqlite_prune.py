@@ -21,12 +21,12 @@ _DELETE: Final = {
 }
 
 
-def prune(connection: Connection, kind: Kept, before_us: int, rows_max: int) -> bool:
-    """Remove rows from before a wall time; True when there may be more."""
+def prune(connection: Connection, kind: Kept, before_us: int, rows_max: int, due_before_us: int) -> bool:
+    """Remove rows from before a wall time, messages unless they were due later; True when there may be more."""
     if kind is Kept.REQUEST_IDS:
         return _prune_request_ids(connection, _core.first_id_at(before_us), rows_max)
     if kind is Kept.MESSAGES:
-        return _prune_messages(connection, _core.first_id_at(before_us), rows_max)
+        return _prune_messages(connection, _core.first_id_at(before_us), rows_max, due_before_us)
     removed: int = connection.execute(_DELETE[kind], (before_us, rows_max)).rowcount
     return removed == rows_max
 
@@ -46,8 +46,8 @@ def _prune_request_ids(connection: Connection, before: int, rows_max: int) -> bo
     return len(old) == rows_max
 
 
-def _prune_messages(connection: Connection, before: int, rows_max: int) -> bool:
-    old = connection.execute(sql.SELECT_MESSAGES_TO_PRUNE, (before, rows_max)).fetchall()
+def _prune_messages(connection: Connection, before: int, rows_max: int, due_before_us: int) -> bool:
+    old = connection.execute(sql.SELECT_MESSAGES_TO_PRUNE, (before, rows_max, due_before_us)).fetchall()
     connection.executemany(sql.DELETE_MESSAGE, old)
     connection.executemany(sql.DELETE_BODY, old)
     return len(old) == rows_max

@@ -43,6 +43,8 @@ OPT_OUT_PROVIDER: Final = 3
 # Ids of one piece of recovery: 5,000 rows with bodies are some 2 MiB.
 RECOVER_ROWS: Final = 5000
 ID_MAX: Final = 2**63 - 1
+# Later than any time.
+NEVER_US: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,8 @@ class Kept(Enum):
     REQUEST_IDS = "request_ids"
     """By when their message was accepted."""
     MESSAGES = "messages"
-    """With bodies, by when they were accepted; what may still move stays, and in a MySQL store its day with it."""
+    """With bodies, by when they were accepted and when they were last due, which is never before their last attempt;
+    what may still move stays. In a MySQL store the whole day stays with what stays."""
 
 
 class Callbacks(NamedTuple):
@@ -471,8 +474,13 @@ class Store(Protocol):
         """Remember numbers by name."""
         ...
 
-    def prune(self, kind: Kept, before_us: int, rows_max: int) -> asyncio.Future[tuple[bool, int]]:
-        """Remove rows from before a wall time, in one short transaction; (there may be more, µs it held up writes)."""
+    def prune(
+        self, kind: Kept, before_us: int, rows_max: int, *, due_before_us: int = NEVER_US
+    ) -> asyncio.Future[tuple[bool, int]]:
+        """Remove rows from before a wall time, in one short transaction; (there may be more, µs it held up writes).
+
+        Messages that were due at `due_before_us` or later stay.
+        """
         ...
 
     # The control plane.

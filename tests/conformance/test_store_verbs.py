@@ -326,6 +326,17 @@ async def test_messages_past_their_time_go_unless_they_may_still_move(house: Hou
     assert await house.store.views(house.tenant, stretch()) == ([], 0)
 
 
+async def test_messages_that_were_due_lately_stay(house: House) -> None:
+    [identity] = await house.accept(*some(1))
+    facts = _core.Facts.cancel([identity])
+    now_us = house.clock.now_us()
+    await house.store.cancel(facts, house.settler, house.registry, now_us, 1, tenant=house.tenant)
+    for due_before_us, stays in ((now_us - HOUR_US, True), (now_us + HOUR_US, False)):
+        while (await house.store.prune(Kept.MESSAGES, now_us + 2 * DAY_US, 1, due_before_us=due_before_us))[0]:
+            pass
+        assert (await house.store.view(house.tenant, identity) is not None) == stays
+
+
 async def test_webhook_ids_are_forgotten(house: House) -> None:
     body = inbound_body("e", "hello", sender=recipient(0))
     assert (await receive(house, body))[0] == 0

@@ -187,6 +187,24 @@ async def test_a_late_receipt_without_mac_upgrades_an_end(engine: Engine, carrie
     await engine.until_state(identity, "DELIVERED")
 
 
+async def test_a_receipt_without_mac_finds_messages_of_any_age(engine: Engine, carrier: Carrier) -> None:
+    await carrier.set(**NO_RECEIPTS)
+    old, _ = await submitted(engine)
+    await engine.pass_time(40 * 24 * 3600)
+    await engine.until_state(old, "NO_RECEIPT")
+    new, _ = await submitted(engine)
+    names = [(await engine.message(identity)).provider_message for identity in (new, old)]
+    batch = [
+        engine.signing.sign("", receipt_body(event_id(), "delivered", provider_id=name), engine.clock.now_us())
+        for name in (*names, "nobody's")
+        if engine.signing
+    ]
+    assert await engine.receive(batch) == [200, 200, 200]
+    await engine.until_state(old, "DELIVERED")
+    await engine.until_state(new, "DELIVERED")
+    assert await engine.rows("SELECT provider_id FROM early_receipts") == [("nobody's",)]
+
+
 @pytest.mark.parametrize("with_mac", [True, False], ids=["mac", "provider id"])
 async def test_a_receipt_before_our_own_outcome_is_kept_and_joined(
     engine: Engine, carrier: Carrier, *, with_mac: bool

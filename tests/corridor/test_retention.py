@@ -3,8 +3,14 @@
 The retention of each kind on its own is in `test_events.py`.
 """
 
+import pytest
+
 from engine.registry.records import CampaignState
-from tests.corridor.engine_fixture import Engine, inbound_body, receipt_body, recipient, submission
+from engine.retention import ROWS_MAX, ROWS_MIN
+from engine.stores.store import Kept
+from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
+from tests.corridor.conftest import StartEngine
+from tests.corridor.engine_fixture import US, Engine, inbound_body, receipt_body, recipient, submission
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -141,3 +147,67 @@ async def test_a_clock_that_went_forward_by_months_forgets_no_message(engine: En
     engine.clock.jump(61 * DAY)
     await engine.corridor.sweep.prune()
     assert await gone(engine, identity) == [True]
+
+
+async def test_no_request_id_outlives_its_message(engine: Engine) -> None:
+    """Both are late, as after both settings were lowered: messages go by the day, or by far more rows a round."""
+    await engine.set_campaign(CampaignState.PAUSED)
+    ids = await engine.submit(*[submission(index, request_id=f"r{index}") for index in range(3)])
+    for identity in ids:
+        await engine.corridor.cancel_message(engine.tenant_key, identity)
+    engine.clock.jump(120 * DAY)
+    rows = engine.corridor.sweep.retention._rows
+    rows[Kept.REQUEST_IDS], rows[Kept.MESSAGES] = 1, ROWS_MAX
+    await engine.corridor.sweep.prune()
+    assert rows[Kept.REQUEST_IDS] >= ROWS_MIN, "there was more than one round"
+    assert await gone(engine, *ids) == [True, True, True]
+    assert await engine.rows("SELECT count(*) FROM request_ids") == [(0,)]
+    again = await engine.submit(*[submission(index, request_id=f"r{index}") for index in range(3)])
+    assert not set(again) & set(ids)
+
+
+@pytest.mark.parametrize("end", ["delivered", "delivery_failed"])
+async def test_what_was_sent_a_month_after_it_was_accepted_stays_a_week(
+    start_engine: StartEngine, carrier: Carrier, end: str
+) -> None:
+    await carrier.set(**NO_RECEIPTS)
+    engine = await start_engine(carrier.base_url, message_retention_days=8)
+    at_s = engine.clock.now_us() // US + 30 * DAY
+    [identity] = await engine.submit(submission(0, schedule_time={"seconds": at_s}))
+    await engine.pass_time(30 * DAY + HOUR)
+    provider_id = (await engine.until_state(identity, "SUBMITTED")).provider_message
+    await engine.deliver("", receipt_body("e1", end, provider_id=provider_id))
+    await engine.until_state(identity, "DELIVERED", "UNDELIVERED")
+    await engine.corridor.sweep.prune()
+    assert await gone(engine, identity) == [False]
+    engine.clock.jump(6 * DAY)
+    await engine.corridor.sweep.prune()
+    # A late receipt finds it, whatever it says of it.
+    assert await engine.deliver("", receipt_body("e2", "delivered", provider_id=provider_id)) == 200
+    assert (await engine.until_state(identity, "DELIVERED")).provider_message == provider_id
+    engine.clock.jump(8 * DAY)
+    await engine.corridor.sweep.prune()
+    assert await gone(engine, identity) == [True]
+
+
+@pytest.mark.parametrize("store_kind", ["mysql"], indirect=True)
+async def test_days_that_went_and_rows_that_came_too_early_are_told(engine: Engine) -> None:
+    def told(name: str) -> float | None:
+        return engine.corridor.metrics.registry.get_sample_value(f"longwave_store_{name}_total")
+
+    await engine.set_campaign(CampaignState.PAUSED)
+    assert (told("days_dropped"), told("late_rows")) == (0, 0)
+    [old] = await engine.submit(submission(0))
+    await engine.corridor.cancel_message(engine.tenant_key, old)
+    engine.clock.jump(120 * DAY)  # nobody made the days of these months
+    await engine.submit(submission(1), submission(2))
+    await engine.server_store._make_partitions_if_free()
+    assert told("late_rows") == 4
+    await engine.server_store._make_partitions_if_free()
+    assert told("late_rows") == 4
+    await engine.corridor.sweep.prune()
+    assert await gone(engine, old) == [True]
+    days = told("days_dropped")
+    assert days
+    await engine.corridor.sweep.prune()
+    assert told("days_dropped") == days

@@ -2,6 +2,9 @@
 
 import asyncio
 
+import pytest
+
+from engine.errors import NotReady
 from engine.registry.records import CampaignState
 from tests.corridor.engine_fixture import Engine, submission
 
@@ -27,6 +30,26 @@ async def test_what_takes_long_to_count_is_counted_seldom(engine: Engine) -> Non
     sweep._count_again_s -= 20 * 0.3  # so much later
     await sweep.count_backlog()
     assert (len(counts), sweep.backlog["queued"]) == (2, 2)
+
+
+async def test_what_cannot_be_counted_in_time_is_tried_as_seldom_and_hides_nothing_else(engine: Engine) -> None:
+    await engine.set_campaign(CampaignState.PAUSED)
+    store, sweep, counts = engine.corridor.store, engine.corridor.sweep, []
+
+    async def in_vain() -> list[tuple[int, int]]:
+        counts.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.3)
+        raise NotReady("the store does not answer")
+
+    store.count_by_state = in_vain  # type: ignore[method-assign]
+    await engine.submit(submission(0))
+    with pytest.raises(NotReady):
+        await sweep.count_backlog()
+    position = engine.corridor.metrics.registry.get_sample_value("longwave_event_log_position")
+    assert position == await store.newest_event() > 0
+    for _ in range(40):
+        await sweep.count_backlog()
+    assert len(counts) == 1
 
 
 async def test_what_is_counted_at_once_is_counted_each_time(engine: Engine) -> None:

@@ -18,8 +18,10 @@ from engine.errors import Verdict
 from engine.stores.mysql import consent, inbox, sql
 from engine.stores.mysql.faults import DUPLICATE, Fault, classify, code_of
 from engine.stores.mysql.transactions import Transaction
-from engine.stores.store import OPT_OUT_PROVIDER, InboxKind, Intent, LedgerRow, Received, Row, Written
+from engine.stores.store import ID_MAX, OPT_OUT_PROVIDER, InboxKind, Intent, LedgerRow, Received, Row, Written
 
+# Receipts come within minutes, the last ones within three days of an attempt that mostly follows its acceptance.
+LATEST_US: Final = 3 * 86_400_000_000
 # A carrier that is known already is written again once a day.
 CARRIER_STALE_US: Final = 86_400_000_000
 
@@ -361,7 +363,7 @@ async def receive(
     wanted = webhooks.provider_only(fresh)
     resolved: dict[int, int] = {}
     if wanted:
-        resolved = await _resolve_provider_ids(tx, wanted, provider)
+        resolved = await _resolve_provider_ids(tx, wanted, provider, now_us)
         early = webhooks.early_rows([index for index, _ in wanted if index not in resolved])
         await tx.put(sql.INSERT_EARLY, [(0, provider, provider_id, now_us, fact) for provider_id, fact in early])
         received.kept_early = len(early)
@@ -378,11 +380,19 @@ async def receive(
     return received
 
 
-async def _resolve_provider_ids(tx: Transaction, wanted: Sequence[tuple[int, str]], provider: int) -> dict[int, int]:
+async def _resolve_provider_ids(
+    tx: Transaction, wanted: Sequence[tuple[int, str]], provider: int, now_us: int
+) -> dict[int, int]:
+    """The newest message of each: looked for among the latest days, and only what is not there among all others."""
     found: dict[str, int] = {}
-    for piece in pieces([provider_id for _, provider_id in wanted]):
-        asked = sql.SELECT_BY_PROVIDER_ID.format(provider=provider, texts=quoted(piece))
-        found |= {row[0]: row[1] for row in await tx.rows(asked)}
+    latest = _core.first_id_at(max(0, now_us - LATEST_US))
+    for from_id, below_id in ((latest, ID_MAX), (0, latest)):
+        left = {provider_id for _, provider_id in wanted} - found.keys()
+        for piece in pieces(sorted(left)):
+            asked = sql.SELECT_BY_PROVIDER_ID.format(
+                provider=provider, texts=quoted(piece), from_id=from_id, below_id=below_id
+            )
+            found |= {row[0]: row[1] for row in await tx.rows(asked)}
     return {index: found[provider_id] for index, provider_id in wanted if provider_id in found}
 
 

@@ -27,14 +27,26 @@ from engine.stores.mysql.control import Control
 from engine.stores.mysql.faults import Fault, classify, code_of
 from engine.stores.mysql.lanes import Lane
 from engine.stores.mysql.migrate import migrate
-from engine.stores.mysql.partitions import drop_oldest, make_ahead, oldest_to_drop
+from engine.stores.mysql.partitions import Days, drop_oldest, late_rows, make_ahead, oldest_to_drop
 from engine.stores.mysql.pool import Limits, Link, OnLent, Pool, connect, nobody
 from engine.stores.mysql.prune import prune
 from engine.stores.mysql.reads import MySQLReads
 from engine.stores.mysql.replica import Replica
 from engine.stores.mysql.shared import MySQLShared, owned
 from engine.stores.mysql.transactions import Full, LaneWriter, Transaction
-from engine.stores.store import Callbacks, Finding, Heart, Intent, Kept, LedgerRow, Received, Row, Run, Written
+from engine.stores.store import (
+    NEVER_US,
+    Callbacks,
+    Finding,
+    Heart,
+    Intent,
+    Kept,
+    LedgerRow,
+    Received,
+    Row,
+    Run,
+    Written,
+)
 
 T = TypeVar("T")
 
@@ -52,6 +64,10 @@ _log = structlog.get_logger("longwave.corridor")
 
 def _noted(line: str) -> None:
     _log.info("store schema", done=line)
+
+
+def _nobody(days: Days) -> None:
+    del days
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +98,12 @@ class MySQLStore(MySQLReads):
         *,
         group_weight_max: int,
         on_lent: OnLent = nobody,
+        on_days: Callable[[Days], None] = _nobody,
         progress: Callable[[str], None] = _noted,
     ) -> None:
         """Open nothing yet. A transaction takes up work until it weighs `group_weight_max`.
 
-        `progress` is told in words what becomes of the schema.
+        `on_days` is told what a look at the partitions changed, `progress` in words what becomes of the schema.
         """
         self.pool = Pool(place.primary, place.limits, on_lent=on_lent)
         replica = None if place.replica is None else Replica(place.replica, place.limits, place.replica_lag_s)
@@ -95,6 +112,7 @@ class MySQLStore(MySQLReads):
         self._watch = durability.Watch(place.level)
         self._clock = clock
         self._group_weight_max = group_weight_max
+        self._on_days = on_days
         self._progress = progress
         self._me = owner.Me(int(place.lease_s * owner.US), place.roles)
         self._closing = contextlib.AsyncExitStack()
@@ -188,24 +206,29 @@ class MySQLStore(MySQLReads):
 
     async def _make_partitions(self) -> None:
         async with self._partitioning() as link:
+            late = await late_rows(link)
             made = await make_ahead(link, self._clock.now_us())
         if made:
             self._progress(f"made {made} partitions ahead")
+        if made and late:
+            self._on_days(Days(late_rows=late))
+            _log.warning("rows were stored before their day had a partition: moved into it", rows=late)
 
-    async def _drop_oldest_day(self, before_us: int) -> tuple[bool, int]:
+    async def _drop_oldest_day(self, before_us: int, due_before_us: int) -> tuple[bool, int]:
         began_s = time.monotonic()
         before, dropped = _core.first_id_at(before_us), None
         try:
             async with self.pool.link() as link:
-                found = await oldest_to_drop(link, before)
+                found = await oldest_to_drop(link, before, due_before_us)
             if found:
                 async with self._partitioning() as link:
-                    dropped = await drop_oldest(link, before)
+                    dropped = await drop_oldest(link, before, due_before_us)
         except Exception as error:
             if classify(error) is not Fault.AGAIN:
                 raise
             _log.warning("day of messages not dropped: the tables are held", code=code_of(error))
         if dropped:
+            self._on_days(Days(dropped=1))
             self._progress(f"dropped {dropped}, a day past its retention")
         return dropped is not None, int((time.monotonic() - began_s) * 1e6)
 
@@ -487,10 +510,12 @@ class MySQLStore(MySQLReads):
 
         return self._record.submit("control", job)
 
-    def prune(self, kind: Kept, before_us: int, rows_max: int) -> asyncio.Future[tuple[bool, int]]:
+    def prune(
+        self, kind: Kept, before_us: int, rows_max: int, *, due_before_us: int = NEVER_US
+    ) -> asyncio.Future[tuple[bool, int]]:
         """See `Store`."""
         if kind is Kept.MESSAGES:
-            return asyncio.get_running_loop().create_task(self._drop_oldest_day(before_us))
+            return asyncio.get_running_loop().create_task(self._drop_oldest_day(before_us, due_before_us))
 
         async def timed(tx: Transaction) -> tuple[bool, int]:
             began_s = time.monotonic()

@@ -14,6 +14,8 @@ from engine.stores.mysql.pool import Link
 FIXED: Final = ("event_slots", "opt_out_slots", "leases")
 _VERBS: Final = ("SELECT", "INSERT", "REPLACE", "UPDATE", "DELETE", "(SELECT")
 _EXAMPLES: Final = {
+    "below_id": "9",
+    "from_id": "1",
     "ids": "1",
     "texts": "'x'",
     "pairs": "tenant = 1 AND request_id IN ('x')",
