@@ -151,9 +151,6 @@ class Sweep:
         corridor.metrics.event_log_oldest_seconds.set(age_us / US)
         # Last of all: it takes longest, and may take longer than a server is given.
         await self._count_by_state()
-        corridor.metrics.message_queue.set(sum(self.backlog.values()))
-        stored = max(0, self.backlog.get("queued", 0) - len(corridor.scheduler)) if corridor.scheduler.any_away else 0
-        corridor.metrics.schedule_waiting.labels("stored").set(stored)
 
     async def _count_by_state(self) -> None:
         # A server counts a million rows in some tenths of a second: the longer it takes, the more seldom it is asked.
@@ -169,6 +166,11 @@ class Sweep:
             if took_s > BACKLOG_EVERY_S / COUNTING_PART:
                 self._count_again_s = began_s + COUNTING_PART * took_s
         self.backlog = {STATE_NAMES[state]: messages for state, messages in rows}
+        # What memory lacks is told from the same moment: from an old count it would be nothing, or everything.
+        metrics, scheduler = self._corridor.metrics, self._corridor.scheduler
+        metrics.message_queue.set(sum(self.backlog.values()))
+        stored = max(0, self.backlog.get("queued", 0) - len(scheduler)) if scheduler.any_away else 0
+        metrics.schedule_waiting.labels("stored").set(stored)
 
     async def prune(self) -> None:
         """Remove rows past their retention."""
