@@ -302,8 +302,9 @@ def test_a_backup_is_put_back_and_compared(place: Place, restored: Place, new: B
         (lambda text: text[: len(text) // 2], "its last line is missing"),
         (lambda text: text.replace(b"STOP", b"STOQ"), "is not what the backup says: opt_outs"),
         (lambda text: text.replace(b"-- Dump completed", b"INSERT INTO nowhere;\n-- Dump completed"), "ERROR 1064"),
+        (lambda text: text.replace(b"-- longwave sums {", b"-- longwave sums ["), "add up to cannot be read"),
     ],
-    ids=["cut", "spoiled", "broken"],
+    ids=["cut", "spoiled", "broken", "sums spoiled"],
 )
 def test_a_backup_that_was_spoiled_is_found(
     place: Place, restored: Place, new: Binary, body: Callable[[bytes], bytes], words: str

@@ -168,12 +168,15 @@ def sums_in(path: Path) -> dict[str, tuple[int, int]] | None:
         with gzip.open(path) as packed:
             while piece := packed.read(_PIECE_BYTES):
                 tail = (tail + piece)[-_TAIL_BYTES:]
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise BackupFailed(f"the dump cannot be read back: {error}") from None
     *lines, last = tail.splitlines() or [b""]
     if last.startswith(_SUMS) and lines and lines[-1].startswith(_LAST):
-        read: dict[str, list[int]] = json.loads(last.removeprefix(_SUMS))
-        return {table: (rows, total) for table, (rows, total) in read.items()}
+        try:
+            read: dict[str, list[int]] = json.loads(last.removeprefix(_SUMS))
+            return {table: (rows, total) for table, (rows, total) in read.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise BackupFailed("what the dump says its rows add up to cannot be read") from None
     if not last.startswith(_LAST):
         raise BackupFailed("the dump was cut short: its last line is missing")
     return None
