@@ -11,7 +11,7 @@ from typing import Final
 from loadtest.benchmarks import raw_insert_mysql
 from loadtest.benchmarks.accept_batches import CALLERS, WARM_BATCHES, load
 from loadtest.benchmarks.callers import Run
-from loadtest.benchmarks.engine_process import OPEN, EngineProcess
+from loadtest.benchmarks.engine_process import OPEN, EngineProcess, over_mysql
 from loadtest.benchmarks.figures import Sheet, per_second
 from loadtest.benchmarks.plan import Plan
 from loadtest.benchmarks.submissions import batches
@@ -48,12 +48,7 @@ def measure(plan: Plan, folder: Path, sheet: Sheet) -> None:
 
 
 def _submitted(plan: Plan, folder: Path, server: MariaDB) -> dict[int, Run]:
-    settings = {
-        "LONGWAVE_STORE_URL": server.create_database(DATABASE),
-        "LONGWAVE_STORE_PASSWORD": PASSWORD,
-        "LONGWAVE_SECRET_FILE": str(folder.resolve() / "secrets"),
-    }
-    running = EngineProcess(folder, settings)
+    running = EngineProcess(folder, over_mysql(server.create_database(DATABASE), PASSWORD, folder))
     running.make_store()
     running.start()
     try:

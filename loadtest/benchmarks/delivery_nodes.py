@@ -15,7 +15,7 @@ from loadtest.benchmarks.callers import run_loop
 from loadtest.benchmarks.carrier_process import CarrierProcess, carrier
 from loadtest.benchmarks.children import BenchmarkError
 from loadtest.benchmarks.delivery import LOOK_S, WARM_MESSAGES, first_not_delivered, submit
-from loadtest.benchmarks.engine_process import SPREAD, EngineProcess
+from loadtest.benchmarks.engine_process import SPREAD, EngineProcess, over_mysql
 from loadtest.benchmarks.figures import Sheet, per_second
 from loadtest.benchmarks.plan import MEASUREMENT_S_MAX, Plan
 from loadtest.benchmarks.process_costs import cpu_s
@@ -69,11 +69,7 @@ def _measure(plan: Plan, folder: Path, sheet: Sheet, count: int) -> float:
 
 def _nodes(folder: Path, server: MariaDB, taking: CarrierProcess, count: int) -> list[EngineProcess]:
     """Not started; the store is made."""
-    settings = taking.settings() | {
-        "LONGWAVE_STORE_URL": server.create_database(DATABASE),
-        "LONGWAVE_STORE_PASSWORD": PASSWORD,
-        "LONGWAVE_SECRET_FILE": str(folder / "secrets"),
-    }
+    settings = taking.settings() | over_mysql(server.create_database(DATABASE), PASSWORD, folder)
     nodes = [EngineProcess(folder, settings) for _ in range(count)]
     nodes[0].make_store()
     return nodes

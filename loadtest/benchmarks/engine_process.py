@@ -55,6 +55,15 @@ LIMITED_PER_MINUTE: Final = 60
 MINUTE_MS: Final = 60_000
 
 
+def over_mysql(url: str, password: str, folder: Path) -> dict[str, str]:
+    """Settings of an engine whose store is a database on a server; its secret file lies in `folder`."""
+    return {
+        "LONGWAVE_STORE_URL": url,
+        "LONGWAVE_STORE_PASSWORD": password,
+        "LONGWAVE_SECRET_FILE": str(folder.resolve() / "secrets"),
+    }
+
+
 class EngineProcess:
     """An engine over the store in a folder; it runs from `start` to `stop` or `kill`."""
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from loadtest.benchmarks.accept_batches import load
 from loadtest.benchmarks.callers import Run, call_all, run_loop
 from loadtest.benchmarks.children import BenchmarkError
-from loadtest.benchmarks.engine_process import OPEN, EngineProcess
+from loadtest.benchmarks.engine_process import OPEN, EngineProcess, over_mysql
 from loadtest.benchmarks.figures import Sheet, per_second
 from loadtest.benchmarks.plan import Plan
 from loadtest.benchmarks.submissions import batches
@@ -54,12 +54,7 @@ def measure(plan: Plan, folder: Path, sheet: Sheet) -> None:
 
 
 def _measure(plan: Plan, folder: Path, server: MariaDB, sheet: Sheet) -> None:
-    settings = {
-        "LONGWAVE_STORE_URL": server.create_database(DATABASE),
-        "LONGWAVE_STORE_PASSWORD": PASSWORD,
-        "LONGWAVE_SECRET_FILE": str(folder.resolve() / "secrets"),
-    }
-    running = EngineProcess(folder, settings)
+    running = EngineProcess(folder, over_mysql(server.create_database(DATABASE), PASSWORD, folder))
     running.make_store()
     running.start()
     costs: list[float] = []
