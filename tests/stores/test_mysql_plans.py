@@ -15,6 +15,7 @@ from engine.stores.mysql.partitions import DAYS_AHEAD
 from engine.stores.mysql.stages import LATEST_US
 from engine.stores.mysql.validation import statements
 from engine.stores.store import ID_MAX
+from longwave.v1 import messaging_pb2 as pb
 from tests.servers.mariadb import MariaDB
 from tests.stores.conftest import OpenStore
 
@@ -107,6 +108,9 @@ async def test_no_statement_reads_a_table_from_end_to_end(season: Season) -> Non
         if any(step["type"] in {"ALL", "index"} and step["table"] in {"messages", "m", "bodies", "b"} for step in plan):
             scans[name] = plan
     assert scans == {}
+    # A state that is not among them would let its day go.
+    ends = sorted(number for number in pb.MessageState.values() if number >= 16)
+    assert f"IN ({', '.join(map(str, ends))})" in partitions._SELECT_LATE
     late = season.plan(partitions._SELECT_LATE.format(name="past9").replace("%s", str(season.now_us)))
     assert [(step["type"], step["key"]) for step in late] == [("range", "messages_due")]
     moving = season.plan(partitions._SELECT_MOVING.format(name="past9"))
