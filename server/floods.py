@@ -57,8 +57,8 @@ BEGUN_S: Final = 0.5
 CALL_BYTES: Final = 4096
 # Bytes of no call, beyond one largest request that was on its way unseen: more than any keep-alive.
 IDLE_BYTES_A_SECOND: Final = 256 * 1024
-# Bytes are dear when other threads spend more on them: a second for 20 MiB. Frames of a dozen bytes take ten times as
-# much (gRPC answers pings and settings long after it said that they are too many), a large request a tenth of it.
+# Bytes are dear when other threads spend more on them: a second for 20 MiB. Pings and settings took 5.5 s for as many,
+# for gRPC answers them long after it said that they are too many.
 DEAR_S_A_BYTE: Final = 1 / (20 * 1024 * 1024)
 DEAR_BYTES: Final = 256 * 1024
 # The same, and calls given up, where the address had a connection ended lately.
