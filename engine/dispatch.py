@@ -209,7 +209,9 @@ class Dispatch:
             self._breaker.nothing_started(generation)
             return
         if self._history.on:
-            self._history.note("intended", ids=dispatch.ids(), epoch=self.epoch)
+            # Committed at some moment of these: who is frozen right after it tells of it late.
+            took_us = self._clock.mono_us() - began_us
+            self._history.note("intended", ids=dispatch.ids(), epoch=self.epoch, took_us=took_us)
         requests = self._render(dispatch)
         failpoints.passing("dispatch.before_bytes")
         pool = self._pool

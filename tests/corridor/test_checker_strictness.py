@@ -584,6 +584,14 @@ def a_freeze_between_check_and_write(evidence: Evidence) -> None:
     rewrite(evidence, 2, [c._replace(at_us=c.at_us + 10 * S * (c.seq > 2)) for c in evidence.changes if c.message == 2])
 
 
+def a_freeze_between_commit_and_note(evidence: Evidence) -> None:
+    """Another node owns when the frozen one wakes and tells of what it had committed; nothing leaves any more."""
+    evidence.requests = [asked for asked in evidence.requests if asked.message != 2]
+    evidence.client.append({"kind": "life", "at_us": 23 * S, "after": "frozen", "failpoint": ""})
+    evidence.notes[2] |= {"at_us": 30 * S, "took_us": 8 * S}
+    rewrite(evidence, 2, steps(2, QUEUED, DISPATCHING, UNKNOWN, UNRESOLVED))
+
+
 def an_opt_out_lifted_again(evidence: Evidence) -> None:
     opt_out(evidence, 2 * S)
     evidence.consents.append(Consent(5 * S, pb.Event.KIND_OPT_IN, TO, 5 * S))
@@ -604,6 +612,7 @@ LEGAL: Final = (
     late_evidence_for_a_resent_copy,
     a_later_failure_tried_again,
     a_freeze_between_check_and_write,
+    a_freeze_between_commit_and_note,
     an_opt_out_lifted_again,
     a_daily_cap_that_was_kept,
     memory_that_levels_off,

@@ -139,7 +139,10 @@ def epochs_rise(evidence: Evidence, _promises: Promises) -> Found:
     epochs: dict[int, set[int]] = defaultdict(set)
     for note in evidence.notes:
         if note["kind"] == "intended":
-            epochs[bisect_right(lives, note.get("right_us", note["at_us"]))].add(note["epoch"])
+            # It was begun in the life whose epoch it has, and may be told in the next one, by a node that was frozen.
+            # A commit after the next one's first is found by the log's order, below.
+            began_us = note.get("right_us", note["at_us"]) - note.get("took_us", 0)
+            epochs[bisect_right(lives, began_us)].add(note["epoch"])
     for life, seen in sorted(epochs.items()):
         if len(seen) > 1:
             yield Violation("I8", f"life {life}", f"wrote under epochs {sorted(seen)}")
