@@ -14,6 +14,8 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
 from collections import Counter as Tally
 from typing import TYPE_CHECKING, Any, Final
@@ -41,6 +43,8 @@ BAD_SIGNATURES_A_SECOND: Final = 100
 # the answer would be lost. A carrier meets none; one that was moved to a wrong path meets all, late.
 REFUSALS_A_SECOND: Final = 10
 _HELD_SHARE: Final = 4
+# Of the loop, from the accepting of a connection until it knows of it.
+ACCEPT_TURNS: Final = 3
 _HANDLED: Final = frozenset({200, 400, 401, 503})
 # What `longwave_receipts_total` counts each status as; 400 is garbage.
 _RESULTS: Final = {200: "stored", 401: "bad_signature", 503: "not_stored"}
@@ -122,6 +126,7 @@ class WebhookServer:
         """Stop accepting, answer what is in, close. Returns how many connections had to be cut after `grace_s`."""
         self.draining = True
         if self._server is not None:
+            await self._stop_accepting(self._server)
             self._server.close()
         for connection in tuple(self._connections):
             connection.close_if_idle()
@@ -142,6 +147,20 @@ class WebhookServer:
         if self._tick is not None:
             self._tick.cancel()
         return cut
+
+    async def _stop_accepting(self, server: asyncio.Server) -> None:
+        """Refuse connections from now on, and let those through whose accepting is under way.
+
+        asyncio's own loop leaves those open when the server is closed meanwhile; uvloop, which has no reader here, does
+        not.
+        """
+        accepting = [listening.fileno() for listening in server.sockets]
+        accepting = [descriptor for descriptor in accepting if self._loop.remove_reader(descriptor)]
+        for descriptor in accepting:
+            with socket.socket(fileno=os.dup(descriptor)) as listening:
+                listening.shutdown(socket.SHUT_RD)
+        for _ in range(ACCEPT_TURNS if accepting else 0):
+            await asyncio.sleep(0)
 
     # Called by connections.
 

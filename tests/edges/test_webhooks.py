@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -599,6 +602,32 @@ async def test_drain_cuts_what_does_not_end(start: Start, raw_client: RawClients
     assert (await second.answer())[0] == 200
     assert await edge.server.drain(0.05) == 1
     assert await second.closed() == b""
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_connection_that_comes_with_the_drain_is_not_left_open(turns: int, metrics: Metrics) -> None:
+    """Whether it waits, is being accepted or is there when the drain begins."""
+
+    async def drained_meanwhile() -> socket.socket:
+        async def refuse(batch: Sequence[Inbound]) -> list[int]:
+            return [503] * len(batch)
+
+        server = WebhookServer(refuse, {"telnyx": TELNYX_HEADERS}, metrics)
+        await server.start("127.0.0.1", 0)
+        client = socket.create_connection(("127.0.0.1", server.port))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.drain(1)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return client
+
+    with warnings.catch_warnings(record=True) as left_open:
+        warnings.simplefilter("always")
+        client = asyncio.run(drained_meanwhile())
+        gc.collect()
+        assert [str(warning.message) for warning in left_open] == []
+    client.close()
 
 
 async def test_an_address_in_use_is_named(start: Start, metrics: Metrics) -> None:
