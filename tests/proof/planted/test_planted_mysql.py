@@ -1,9 +1,10 @@
-"""Bugs planted in the MySQL store where it differs from the embedded one, each found by the check of its promise.
+"""Bugs planted in the MySQL store, where it differs from the embedded one, and between its nodes; each is found.
 
 `BUGS` is the table. A check says nothing about a sound store, and raises AssertionError for the broken one.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,19 +15,24 @@ from typing import Any, Final
 import pytest
 
 from engine import _core
-from engine.errors import NotReady
-from engine.stores.mysql import sql, stages
+from engine.errors import NotReady, StoreUnavailable
+from engine.stores.mysql import inbox, owner, sql, stages
 from engine.stores.mysql.pool import Link
-from engine.stores.mysql.transactions import EVENT_SLOTS, Transaction
-from engine.stores.store import OPT_OUT_API
+from engine.stores.mysql.shared import MySQLShared
+from engine.stores.mysql.store import MySQLStore
+from engine.stores.mysql.transactions import EVENT_SLOTS, LaneWriter, Transaction
+from engine.stores.store import OPT_OUT_API, InboxKind, InboxRow
 from tests.conformance.stores import House, some
 from tests.corridor.engine_fixture import recipient
 from tests.servers.mariadb import MariaDB
 
 Patch = pytest.MonkeyPatch
 QUEUED, DISPATCHING = 1, 2
+US: Final = 1_000_000
 # A sound store waits for another's lock so long, and is then given it.
 HELD_S: Final = 0.5
+HOUR_S: Final = 3600
+MOVE_LEASES: Final = "UPDATE leases SET owner = 'another', epoch = epoch + 1"
 
 
 @dataclass
@@ -36,6 +42,20 @@ class Place:
     house: House
     server: MariaDB
     database: str
+
+    async def another(self) -> MySQLStore:
+        """Another node over the same store; whoever asks closes it."""
+        store = self.house.another()
+        await store.open(self.house.callbacks())
+        assert isinstance(store, MySQLStore)
+        return store
+
+    @property
+    def shared(self) -> MySQLShared:
+        """What the house's node has for others, and they for it."""
+        shared = self.house.store.shared
+        assert isinstance(shared, MySQLShared)
+        return shared
 
 
 # Checks.
@@ -121,6 +141,109 @@ async def nothing_starts_after_an_opt_out(place: Place, _patch: Patch) -> None:
     assert await house.state_of(identity) != DISPATCHING, "an attempt began after an opt-out"
 
 
+async def an_old_owner_says_of_no_opt_out_that_it_took_effect(place: Place, _patch: Patch) -> None:
+    house, to = place.house, int(recipient(0)[1:])
+    await house.store.add_opt_out(house.tenant, to, OPT_OUT_API, 1, "")
+    place.server.run(MOVE_LEASES, database=place.database)
+    try:
+        await house.store.mark_effective([(house.tenant, to)], 2)
+    except NotReady:
+        assert await house.store.barriers_open() == [(house.tenant, to)]
+        return
+    message = "an old owner said that an opt-out took effect"
+    raise AssertionError(message)
+
+
+async def what_an_old_owner_accepts_reaches_the_next(place: Place, _patch: Patch) -> None:
+    place.shared.taken_over()
+    place.server.run(MOVE_LEASES, database=place.database)
+    await place.house.accept(*some(1))
+    assert (await place.shared.inbox_size())[0] == 1, "nobody tells the next owner of what was accepted"
+
+
+async def a_row_of_the_inbox_that_was_committed_late_is_read(place: Place, patch: Patch) -> None:
+    other = await place.another()
+    try:
+        at_commit, go = asyncio.Event(), asyncio.Event()
+        run = Link.run
+
+        async def held_at_commit(self: Link, statement: str, values: Any = None) -> int:
+            if statement == "COMMIT" and not at_commit.is_set():
+                at_commit.set()
+                await go.wait()
+            return await run(self, statement, values)
+
+        patch.setattr(Link, "run", held_at_commit)
+        late = other.shared.hand_over(InboxKind.CANCELLED, 1, [inbox.packed([1])])
+        await at_commit.wait()
+        await place.shared.hand_over(InboxKind.CANCELLED, 2, [inbox.packed([2])])
+        first = await place.shared.inbox([], 10)
+        await place.shared.done([row.position for row in first])
+        go.set()
+        await late
+        rest = await place.shared.inbox([], 10)
+        assert len(first) + len(rest) == 2, "a row that was committed late is never read"
+    finally:
+        await other.close()
+
+
+async def what_could_not_be_taken_up_is_still_in_the_inbox(place: Place, patch: Patch) -> None:
+    await place.shared.hand_over(InboxKind.MESSAGES, 1, [inbox.packed([1])])
+    [row] = await place.shared.inbox([], 10)
+
+    async def fail(_tx: Transaction, _ids: Any) -> list[Any]:
+        message = "met a bug"
+        raise ValueError(message)
+
+    with patch.context() as broken:
+        broken.setattr(stages, "held", fail)
+        with pytest.raises(ValueError, match="met a bug"):
+            await place.shared.take_messages([row.position], [1])
+    assert (await place.shared.inbox_size())[0] == 1, "a row left the inbox, and nobody took it up"
+
+
+async def leases_run_by_the_clock_of_the_server(place: Place, _patch: Patch) -> None:
+    other = await place.another()
+    try:
+        assert await other.begin_run() is None, "leases were taken that had not run out"
+    finally:
+        await other.close()
+
+
+async def a_number_rests(place: Place, _patch: Patch) -> None:
+    node, _ = await place.shared.join()
+    age = "UPDATE nodes SET expires_us = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) - 1000000"
+    place.server.run(age, database=place.database)
+    other = await place.another()
+    try:
+        assert (await other.shared.join())[0] != node, "a number was given again while its holder may still use it"
+    finally:
+        await other.close()
+
+
+async def a_commit_whose_answer_was_lost_is_answered_as_stored(place: Place, patch: Patch) -> None:
+    house, run = place.house, Link.run
+    cut: list[str] = []
+
+    async def lost_once(self: Link, statement: str, values: Any = None) -> int:
+        task = asyncio.current_task()
+        found = await run(self, statement, values)
+        if statement == "COMMIT" and not cut and task is not None and task.get_name() == "store-accept":
+            cut.append(statement)
+            self.close()
+            raise ConnectionResetError
+        return found
+
+    patch.setattr(Link, "run", lost_once)
+    try:
+        [identity] = await house.accept(*some(1))
+    except (NotReady, StoreUnavailable, RuntimeError, ValueError):
+        message = "what is stored was answered as if it were not"
+        raise AssertionError(message) from None
+    assert cut
+    assert await house.state_of(identity) == QUEUED
+
+
 # Plants.
 
 
@@ -162,6 +285,64 @@ def slots_not_locked(patch: Patch) -> None:
     patch.setattr(sql, "SELECT_SLOTS_SHARED", "SELECT {ids}")
 
 
+def anybody_says_effective(patch: Patch) -> None:
+    """What an owner alone may write is not guarded."""
+    patch.setattr(MySQLStore, "_owned", lambda _self, job: job)
+
+
+def owner_by_memory(patch: Patch) -> None:
+    """Who was the owner is."""
+
+    async def owns(_tx: Transaction, epoch: int) -> bool:
+        return epoch != 0
+
+    patch.setattr(Transaction, "owns", owns)
+
+
+def inbox_by_cursor(patch: Patch) -> None:
+    """From behind the last position that was read."""
+    real, read = MySQLShared.inbox, [0]
+
+    async def behind(self: MySQLShared, without: Any, rows_max: int) -> list[InboxRow]:
+        rows = [row for row in await real(self, without, rows_max) if row.position > read[0]]
+        read[0] = max([row.position for row in rows], default=read[0])
+        return rows
+
+    patch.setattr(MySQLShared, "inbox", behind)
+
+
+def inbox_done_first(patch: Patch) -> None:
+    """Its rows are removed in a transaction of their own."""
+    real = inbox.done
+
+    async def done(tx: Transaction, positions: Any) -> None:
+        await real(tx, positions)
+        await tx.run("COMMIT")
+        await tx.run("BEGIN")
+
+    patch.setattr(inbox, "done", done)
+
+
+def leases_by_own_clock(patch: Patch) -> None:
+    """By this machine's, which is an hour ahead."""
+    ahead_us = int((time.time() + HOUR_S) * US)
+    patch.setattr(sql, "SELECT_NOW", f"SELECT {ahead_us}")
+
+
+def numbers_at_once(patch: Patch) -> None:
+    """As soon as the lease ran out."""
+    patch.setattr(owner, "NUMBER_REST_S", 0.0)
+
+
+def lost_answer_means_undone(patch: Patch) -> None:
+    """The transaction runs again."""
+
+    async def undone(_self: LaneWriter, _because: Exception) -> bool:
+        return False
+
+    patch.setattr(LaneWriter, "_read_back", undone)
+
+
 @dataclass(frozen=True, slots=True)
 class Bug:
     """A plant, and the check that must see it."""
@@ -176,6 +357,17 @@ BUGS: Final = {
     "epoch_not_checked": Bug(epoch_not_checked, an_old_owner_writes_no_attempt_down, "of an old owner"),
     "positions_by_insertion": Bug(positions_by_insertion, a_follower_misses_no_event, "missed an event"),
     "request_ids_apart": Bug(request_ids_committed_first, what_is_asked_again_is_stored_once, "without its message"),
+    "anybody_says_effective": Bug(
+        anybody_says_effective, an_old_owner_says_of_no_opt_out_that_it_took_effect, "an old owner said"
+    ),
+    "owner_by_memory": Bug(owner_by_memory, what_an_old_owner_accepts_reaches_the_next, "nobody tells the next owner"),
+    "inbox_by_cursor": Bug(inbox_by_cursor, a_row_of_the_inbox_that_was_committed_late_is_read, "is never read"),
+    "inbox_done_first": Bug(inbox_done_first, what_could_not_be_taken_up_is_still_in_the_inbox, "left the inbox"),
+    "leases_by_own_clock": Bug(leases_by_own_clock, leases_run_by_the_clock_of_the_server, "had not run out"),
+    "numbers_at_once": Bug(numbers_at_once, a_number_rests, "given again"),
+    "lost_answer_means_undone": Bug(
+        lost_answer_means_undone, a_commit_whose_answer_was_lost_is_answered_as_stored, "as if it were not"
+    ),
     "slots_not_locked": Bug(slots_not_locked, nothing_starts_after_an_opt_out, "while an opt-out was"),
 }
 
