@@ -40,6 +40,7 @@ PACE_S: Final = 0.005
 REST_S: Final = 0.1
 REST_S_MAX: Final = 5.0
 CLUSTER_TRIES_MORE: Final = 3
+CANCEL_EVERY_S: Final = 0.5
 ERRORS: Final = (RedisError, OSError, TimeoutError)
 
 _log = structlog.get_logger("longwave.hints")
@@ -104,9 +105,12 @@ class Hints:
 
     async def close(self) -> None:
         """Neither tell nor hear any more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        left = set(self._tasks)
+        while left:
+            # Again and again: a client that fails at the moment of a cancellation tells of its failure instead.
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=CANCEL_EVERY_S)
         for client in self._clients:
             with contextlib.suppress(*ERRORS):
                 await client.aclose()

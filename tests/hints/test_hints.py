@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from engine.hints import ENTRIES_MAX, STREAM, Access, Hints
 from engine.metrics import Metrics
@@ -63,6 +64,34 @@ async def two(
     finally:
         for node in nodes:
             await node.hints.close()
+
+
+class Swallowing:
+    """A client that fails at the moment at which its caller is cancelled, and tells of that alone."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def xread(self, *_: object, **__: object) -> None:
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RedisConnectionError from None
+
+    xadd = xread
+
+
+async def test_a_client_that_swallows_a_cancellation_holds_up_no_end(server: RedisServer) -> None:
+    node, client = Node(server), Swallowing()
+    node.hints._listener = node.hints._teller = client
+    node.hints.start()
+    node.hints.tell()
+    await client.asked.wait()
+    closing = asyncio.ensure_future(node.hints.close())
+    await asyncio.wait([closing], timeout=WAIT_S)
+    assert closing.done()
+    await closing
 
 
 async def until(true: Callable[[], bool]) -> None:
