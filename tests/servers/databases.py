@@ -17,11 +17,16 @@ _RESET = (
     "INSERT INTO facts (name, value) VALUES ('registry_version', 1), ('epoch', 0)",
     "INSERT INTO providers (`key`, id) VALUES (1, 'telnyx')",
 )
-# A test that dropped or made days leaves a database that is like no new one.
+# A test that dropped or made days, or midnight, leaves a database that is like no new one.
 _COUNT_DAYS = (
     "SELECT COUNT(*), MIN(PARTITION_NAME) FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() "
     "AND TABLE_NAME = 'messages'"
 )
+
+
+def _today() -> str:
+    """Name of the partition that a new database begins with."""
+    return f"p{datetime.now(UTC):%Y%m%d}"
 
 
 class Databases:
@@ -30,13 +35,16 @@ class Databases:
     def __init__(self, server: MariaDB) -> None:
         """Make none yet."""
         self.server = server
-        self._free: list[str] = []
+        self._free: list[tuple[str, str]] = []
         self._made = 0
 
     def take(self) -> str:
         """The name of one without rows; it may be without tables, too."""
-        if self._free:
-            return self._free.pop()
+        while self._free:
+            name, first = self._free.pop()
+            if first == _today():
+                return name
+            self.server.drop_database(name)
         self._made += 1
         name = f"test_{self._made}"
         self.server.create_database(name)
@@ -47,7 +55,7 @@ class Databases:
         tables = [row[0] for row in self.server.run("SHOW TABLES", database=name)]
         triggers = [row[0] for row in self.server.run("SHOW TRIGGERS", database=name)]
         [(days, first)] = self.server.run(_COUNT_DAYS, database=name)
-        as_new = days == DAYS_AHEAD + 2 and str(first) <= f"p{datetime.now(UTC):%Y%m%d}"
+        as_new = days == DAYS_AHEAD + 2 and first == _today()
         if "schema_version" not in tables or not as_new:
             self.server.drop_database(name)
             return
@@ -60,4 +68,4 @@ class Databases:
             "COMMIT",
             database=name,
         )
-        self._free.append(name)
+        self._free.append((name, str(first)))

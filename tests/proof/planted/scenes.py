@@ -23,6 +23,8 @@ TEXTS: Final = ("hello there, one", "two segments " * 20, "three, with an accent
 STRANGER: Final = 12025550177
 SLOW_MS: Final = 300.0
 SLOW: Final = {"latency_min_ms": SLOW_MS, "latency_mean_ms": SLOW_MS, "latency_max_ms": SLOW_MS}
+# Longer than a busy machine needs to see a request and stop, shorter than the grace of a stop.
+VERY_SLOW: Final = dict.fromkeys(SLOW, 2000.0)
 ON_THE_WAY_S: Final = 0.6
 # That nothing happens has no sign to wait for.
 NO_SIGN_S: Final = 0.4
@@ -420,9 +422,9 @@ async def forbidden(scene: Scene) -> None:
 async def stopped_in_flight(scene: Scene) -> None:
     """SIGTERM while messages are on the wire, then another life."""
     await scene.open()
-    await scene.carrier.set(**SLOW, **NO_RECEIPTS)
+    await scene.carrier.set(**VERY_SLOW, **NO_RECEIPTS)
     await scene.submit(*some(4))
-    await scene.rest(lambda states: "DISPATCHING" in states)
+    await scene.requests(1)
     await scene.drain()
     await scene.start()
     await scene.rest(settled)
