@@ -187,6 +187,8 @@ class Admission:
     @property
     def ordered(self) -> bool:
         """Whether any that is accepted has an ordering key."""
+    def by_shard(self) -> list[tuple[int, list[int]]]:
+        """(shard, ids) of what is accepted, shards ascending."""
     @property
     def needs_store(self) -> bool:
         """Whether anything is to be stored or looked up before the answers are known."""
@@ -241,6 +243,9 @@ class Facts:
     def cancel(ids: Sequence[int]) -> Facts: ...
     @staticmethod
     def crashed(ids: Sequence[int]) -> Facts: ...
+    @staticmethod
+    def kept(ids: Sequence[int]) -> Facts:
+        """Nothing happened to these; early receipts that were kept for them are joined."""
     @staticmethod
     def gates(gates: Sequence[tuple[int, int]]) -> Facts:
         """(id, 1 expired | 2 opted out | 3 campaign stopped)."""
@@ -301,7 +306,11 @@ class Webhooks:
         """receipt, inbound, other, wrong_mac, bad_signature, stale or garbage, one each."""
     def good(self) -> list[int]:
         """Positions whose event is to be remembered."""
+    def of(self, positions: Sequence[int]) -> Webhooks:
+        """Those at these positions, in this order."""
     def event_ids(self, positions: Sequence[int]) -> list[str]: ...
+    def named(self, positions: Sequence[int]) -> list[tuple[int, int]]:
+        """(position, message) of receipts whose MAC names their message."""
     def provider_only(self, positions: Sequence[int]) -> list[tuple[int, str]]:
         """Receipts known by the provider's id alone."""
     def early_rows(self, positions: Sequence[int]) -> list[tuple[str, bytes]]: ...

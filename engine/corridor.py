@@ -18,11 +18,12 @@ import structlog
 from engine import _core, failpoints, redis_place
 from engine.append import Append
 from engine.breaker import Breaker, RetryBudget
+from engine.budgets import Budgets
 from engine.clock import Clock
 from engine.config import Settings
 from engine.day_caps import DayCaps
 from engine.dispatch import Dispatch
-from engine.duty import SHARDS, Duty
+from engine.duty import Duty
 from engine.entry import Reply
 from engine.errors import NotReady, Refused, StoreBroken, StoreLocked
 from engine.history import History
@@ -39,7 +40,7 @@ from engine.registry.snapshot import RegistryRows, ensure_provider, snapshot
 from engine.rights import Rights
 from engine.secrets import Secrets
 from engine.stores.opened import store_of
-from engine.stores.store import Callbacks, GroupStats, LedgerRow, Run
+from engine.stores.store import SHARDS, Callbacks, GroupStats, LedgerRow, Run
 from engine.sweep import Sweep
 
 _log = structlog.get_logger("longwave.corridor")
@@ -115,9 +116,8 @@ class Corridor:
         else:
             await self._assemble(*await shared.join())
             self._keep_lease(asked_us)
-            self.scheduler.disown(SHARDS)
-            if not ("dispatch" in settings.roles and await self.duty.ask()):
-                await self.duty.stand_by(asks="dispatch" in settings.roles)
+            self.scheduler.disown(range(SHARDS))
+            await self.duty.join(sends="dispatch" in settings.roles)
         self.start_tasks(
             (
                 self.every(settings.registry_revalidate_ms / 1000, self._revalidate),
@@ -171,7 +171,11 @@ class Corridor:
         rows: RegistryRows = await self.run_control_quietly(self._read_registry)
         self.rights = Rights(registry_of(rows), _core.Consent([]))
         self.admitter = _core.Admitter({"batch_messages_max": settings.batch_messages_max}, node, last_id)
-        config = {"held_messages_max": settings.held_messages_max, "provider": provider}
+        config = {
+            "held_messages_max": settings.held_messages_max,
+            "provider": provider,
+            "leased_budgets": int(self._shared is not None),
+        }
         self.scheduler = _core.Scheduler(config, self.rights.registry, clock.mono_us())
         self.settler = _core.Settler(
             {
@@ -226,8 +230,12 @@ class Corridor:
             self.link,
             in_flight_max=settings.in_flight_max,
             send_us=int(settings.send_s * US),
-            on_popped=self.refill.look,
+            on_popped=self._on_popped,
+            on_registry_moved=self.reload,
         )
+        self.budgets = None
+        if self._shared is not None:
+            self.budgets = Budgets(self._shared, self.scheduler, self.rights, clock, on_granted=self.dispatch.wake)
         self.append = Append(
             self.store,
             self.admitter,
@@ -258,12 +266,17 @@ class Corridor:
             _log.warning("LONGWAVE_TELNYX_API_KEY is not set: messages are held, not sent")
         self.sweep = Sweep(self)
 
+    def _on_popped(self) -> None:
+        self.refill.look()
+        if self.budgets is not None:
+            self.budgets.look()
+
     def _make_pool(self, on_results: Callable[[list[Exchange]], None]) -> HttpPool:
         self.pool = link.make_pool(self.settings, self.clock, self.lease.may_send, on_results)
         return self.pool
 
     def begin_days(self, ledgers: Sequence[LedgerRow]) -> None:
-        """Take over the day ledgers of the owner before; `reload` sets the days."""
+        """Begin with the day ledgers as the store has them; `reload` sets the days."""
         self.day_caps = DayCaps(self.store, self.scheduler, self.clock)
         self.day_caps.restore(ledgers)
 
@@ -309,6 +322,8 @@ class Corridor:
             with contextlib.suppress(TimeoutError):  # who is not answered by then is told nothing: unknown
                 await asyncio.wait_for(self.append.drained(), grace_s)
             await self.refill.stop()
+            if self.budgets is not None:
+                await self.budgets.stop()
             await self.dispatch.stop(max(0, until_s - loop.time()))
             await self.record.drained(max(0, until_s - loop.time()))
             # A full disk keeps the ledgers as the intents wrote them; the stop goes on.
@@ -319,7 +334,7 @@ class Corridor:
     def not_ready(self) -> str | None:
         """Why no work is to be brought here; None when it is."""
         if self._not_ready is None and self.lease.lapsed:
-            return "the owner's lease is not renewed: nothing leaves"
+            return "the leases of shards are not renewed: nothing leaves"
         if self._not_ready is None and not self._shared_alive():
             return "the node's lease is not renewed: nothing is accepted"
         return self._not_ready
@@ -404,6 +419,7 @@ class Corridor:
         return {
             "store": self.store_name,
             "owner": self.duty.owner,
+            "shards": SHARDS if self.duty.shards is None else len(self.duty.shards),
             "provider": self.provider_name,
             "uptime_s": round((self.clock.mono_us() - self.started_us) / US, 1),
             "not_ready": self.not_ready(),

@@ -22,6 +22,8 @@ from engine.stores.store import LedgerRow, Store
 # What starts today was accepted at most 35 days of schedule and 14 of validity ago.
 ACCEPTED_BEFORE_US: Final = 49 * 86_400 * 1_000_000
 PIECE_ROWS: Final = 20_000
+# Days differ by zone, and an attempt may end on the day after.
+DAYS_SHOWN: Final = 3
 
 _log = structlog.get_logger("longwave.day_caps")
 
@@ -34,13 +36,24 @@ class DayCaps:
         self._store = store
         self._scheduler = scheduler
         self._clock = clock
+        self._shared = store.shared
         self._counted: set[int] = set()
         self._counting = asyncio.Lock()
 
     def restore(self, ledgers: Sequence[LedgerRow]) -> None:
         """Take over the store's rows (quota, day, spent, reserved); call once, before the days are set."""
         self._counted = {quota for quota, *_ in ledgers}
-        self._scheduler.restore_ledgers(ledgers)
+        if self._shared is None:
+            self._scheduler.restore_ledgers(ledgers)
+        else:
+            self._scheduler.ledgers_seen(ledgers)
+
+    async def look(self) -> None:
+        """Let memory follow what other nodes charged."""
+        if self._shared is not None and self._counted:
+            rows = await self._shared.ledgers_since(day_of("UTC", self._clock.now_us())[0] - DAYS_SHOWN)
+            self._counted |= {quota for quota, *_ in rows}
+            self._scheduler.ledgers_seen(rows)
 
     def set_days(self, rows: RegistryRows) -> None:
         """Tell the ledgers that are counted which day it is."""
@@ -57,17 +70,24 @@ class DayCaps:
             new = [(quota, zone) for quota, zone in rows.time_zones if quota not in self._counted]
             if not new:
                 return False
-            # Attempts that left the scheduler before it knew the quota are in the store behind this.
+            # Attempts that left the scheduler before it knew the quota are in the store behind this; another node's
+            # are there, too: none is written down under an older registry than the store has.
             await self._store.settled_so_far()
+            if self._shared is not None:
+                counted = {quota for quota, *_ in await self._store.ledgers()}
+                self._counted |= counted
+                new = [(quota, zone) for quota, zone in new if quota not in counted]
             for quota, zone in new:
                 [row] = [row for row in rows.quotas if row[0] == quota]
                 now_us = self._clock.now_us()
                 spent = await self._spent(row, rows, day_start_us(zone, now_us))
                 ledger = (quota, day_of(zone, now_us)[0], spent, 0)
                 await self._store.begin_ledger(ledger)
-                self._scheduler.restore_ledgers([ledger])
+                if self._shared is None:
+                    self._scheduler.restore_ledgers([ledger])
                 self._counted.add(quota)
                 _log.info("day cap counted", quota=quota, spent=spent)
+            await self.look()
             self.set_days(rows)
             return True
 

@@ -8,7 +8,7 @@ back.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,7 @@ import structlog
 from engine import _core, failpoints
 from engine.breaker import Breaker, RetryBudget
 from engine.clock import Clock
-from engine.errors import Refused
+from engine.errors import Refused, RegistryMoved
 from engine.history import History
 from engine.http_client import Exchange, HttpPool, NoFreeSlotError, Phase
 from engine.meter import Meter
@@ -73,8 +73,11 @@ class Dispatch:
         in_flight_max: int,
         send_us: int,
         on_popped: Callable[[], None],
+        on_registry_moved: Callable[[], Awaitable[None]],
     ) -> None:
         """`send_us` bounds one whole attempt; `on_popped` is called when messages left the scheduler.
+
+        `on_registry_moved` reads the registry that the store has now.
 
         `connect` gives it a pool before `start`.
         """
@@ -95,6 +98,7 @@ class Dispatch:
         self._in_flight_max = in_flight_max
         self._send_us = send_us
         self._on_popped = on_popped
+        self._on_registry_moved = on_registry_moved
         self._pool: HttpPool | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -193,11 +197,15 @@ class Dispatch:
             written = await self._store.intend(
                 dispatch, intent, self._scheduler, self._settler, self._rights.registry, self._clock.seed()
             )
-        except BaseException:
+        except BaseException as error:
             self._breaker.nothing_started(generation)
             self._budget.not_started(len(popped))
             self._record.spawn(self._record.take_up_again(self._scheduler.unpop(dispatch)))
+            if isinstance(error, RegistryMoved):
+                await self._on_registry_moved()
+                return
             raise
+        self._scheduler.reserved(dispatch)
         if written is not None:
             kept = set(dispatch.ids())
             self._scheduler.dropped([identity for identity in popped if identity not in kept])
@@ -211,7 +219,7 @@ class Dispatch:
         if self._history.on:
             # Committed at some moment of these: who is frozen right after it tells of it late.
             took_us = self._clock.mono_us() - began_us
-            self._history.note("intended", ids=dispatch.ids(), epoch=self.epoch, took_us=took_us)
+            self._history.note("intended", ids=dispatch.ids(), epoch=intent.epoch, took_us=took_us)
         requests = self._render(dispatch)
         failpoints.passing("dispatch.before_bytes")
         pool = self._pool

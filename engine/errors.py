@@ -122,6 +122,14 @@ class NotReady(Refused):
         super().__init__(Verdict.NOT_READY, detail, retry_delay_us=NOT_READY_RETRY_US)
 
 
+class RegistryMoved(NotReady):
+    """The registry in the store is newer than the picture that was worked with: nothing was stored; read it first."""
+
+    def __init__(self) -> None:
+        """Answer NOT_READY, should a caller hear of it."""
+        super().__init__("the registry changed meanwhile; nothing was stored")
+
+
 class StoreBroken(LongwaveError):  # noqa: N818 - the name says what happened
     """The store failed in a way after which no answer can be trusted (fsync or I/O error): exit and recover."""
 

@@ -1,4 +1,4 @@
-"""After a start: look-ups are brought forward, for receipts may have been lost while nobody listened.
+"""After shards came: look-ups are brought forward, for receipts may have been lost while nobody listened.
 
 It asks no provider (the sweep does, when a timer runs out). It runs beside the work, in pieces: a million taken
 messages would hold up a start for seconds.
@@ -14,6 +14,7 @@ import structlog
 
 if TYPE_CHECKING:
     from engine.corridor import Corridor
+    from engine.stores.store import Shards
 
 # 50 look-ups a second are little beside a provider's API limit, and 90,000 messages in half an hour.
 LOOKUP_SPREAD_US: Final = 20_000
@@ -26,7 +27,7 @@ US: Final = 1_000_000
 _log = structlog.get_logger("longwave.hasten")
 
 
-async def hasten_lookups(corridor: Corridor) -> None:
+async def hasten_lookups(corridor: Corridor, shards: Shards) -> None:
     """Bring forward what is due later than its turn, the latest first: once a timer is not, none before it is."""
     at_us = corridor.clock.now_us() + int(corridor.settings.lookup_after_restart_s * US)
     hastened = 0
@@ -34,7 +35,7 @@ async def hasten_lookups(corridor: Corridor) -> None:
         for state in (SUBMITTED, SENT):
             before = (LAST, LAST)
             while True:
-                found = await corridor.store.latest_due(state, before, PIECE_ROWS)
+                found = await corridor.store.latest_due(state, before, PIECE_ROWS, shards)
                 turns = [(at_us + place * LOOKUP_SPREAD_US, row) for place, row in enumerate(found, 1)]
                 late = [(turn_us, identity) for turn_us, (due_us, identity) in turns if due_us > turn_us]
                 if late:

@@ -1,10 +1,10 @@
-"""The leases of a process: bytes leave only while the owner's surely holds, new work only while its number does.
+"""The leases of a process: bytes leave only while its shards are surely its own, new work only while its number is.
 
-It elects nobody: the store does. A thread of its own renews both, so that a slow loop or a long transaction cannot
-lose them; a renewal looks whether the store still has this process under its number and, of an owner, its epoch.
+It elects nobody: the store does. A thread of its own renews all, so that a slow loop or a long transaction cannot
+lose them; a renewal looks whether the store still has this process under its number and its shards under their epochs.
 
 Invariant: a lease counts on the boot clock, which runs on through suspend and SIGSTOP; it extends from the moment
-before the store was asked.
+before the store was asked. All shards count as renewed when the first of them was.
 """
 
 import threading
@@ -55,8 +55,9 @@ class Lease:
         self._thread.start()
 
     def own(self, epoch: int, asked_us: int) -> None:
-        """Keep the owner's lease from now on, too; it was asked for at this time of the boot clock."""
-        self._until_us = asked_us + self._lease_us
+        """Shards were taken under this epoch; they were asked for at this time of the boot clock."""
+        if self._epoch is None:
+            self._until_us = asked_us + self._lease_us
         self._epoch = epoch
 
     def stop(self) -> None:
@@ -84,15 +85,14 @@ class Lease:
     def _beat(self) -> None:
         try:
             while not self._stopped.wait(self._heartbeat_s):
-                # An epoch of later than this moment is not the store's to know yet.
                 asked_us, epoch = self._clock.mono_us(), self._epoch
                 try:
                     pulse = self._heart.beat()
                 except Exception as error:  # noqa: BLE001 - not renewed: the leases run out by themselves
                     _log.warning("lease not renewed", error=type(error).__name__)
                     continue
-                if epoch is not None and pulse.epoch != epoch:
-                    self._lose(_why_lost(epoch, pulse.epoch))
+                if not pulse.held:
+                    self._lose(_why_lost(epoch or 0, pulse.epoch))
                     return
                 if not pulse.node:
                     self._lose("another process has this node's number")
@@ -111,7 +111,7 @@ class Lease:
 
 def _why_lost(epoch: int, found: int | None) -> str:
     if found is None or found > epoch:
-        return "the store has another owner"
+        return "the store has another owner of shards"
     return (
         f"the store lacks run {epoch}, which it had confirmed, and has run {found} as its last: a replica that lagged "
         "was promoted, or an older copy was put in its place; what was accepted lately may be missing"

@@ -263,7 +263,8 @@ class Metrics:
             "longwave_store_durable", "1 while the store keeps its durability level, else 0 and nothing is accepted."
         )
         self.store_full = self._gauge("longwave_store_full", "1 while the store's disk is full, else 0.")
-        self.owner = self._gauge("longwave_owner", "1 while this process is the one that sends, else 0.")
+        self.owner = self._gauge("longwave_owner", "1 while this process sends: while it owns shards, else 0.")
+        self.shards = self._gauge("longwave_shards", "Shards that this process owns, of 64.")
         self.takeovers = self._counter(
             "longwave_takeovers_total", "Times this process took over sending, its start included."
         )

@@ -5,7 +5,7 @@ copies are dropped, retries go back to schedule, consent forbids, waiting barrie
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -20,15 +20,17 @@ from engine.history import History
 from engine.insist import Insist
 from engine.meter import Meter
 from engine.rights import Rights
-from engine.stores.store import OPT_OUT_API, InboxKind, Row, Shared, Store, Written
+from engine.stores.store import OPT_OUT_API, InboxKind, Received, Row, Shared, Store, Written
 
 US: Final = 1_000_000
 # A message whose facts the store refuses alone is looked at again so often: by then somebody may have mended its row.
 ASIDE_S: Final = 60
 ASIDE_MAX: Final = 10_000
 RESCUED_AT_ONCE: Final = 100
-# Whether an opt-out of another node's took effect; the owner looks into its inbox as often.
+# Whether attempts of other nodes to a number are over; inboxes are looked into as often.
 BARRIER_LOOK_S: Final = 0.05
+# So far apart at most are the wall clocks of two nodes, for how long a send may take.
+CLOCKS_DIFFER_US: Final = 5_000_000
 OPTED_OUT: Final = 2  # the gate, as the core numbers them
 # Outcomes after which the provider is not asked again.
 # By these the provider shows that it works, whatever it thinks of the message.
@@ -125,13 +127,10 @@ class Record:
         self._receiving = False
         self._early_kept = 1  # receipts waiting for their attempt, never too low; exact from `start` on
         self.webhook_keys: _core.WebhookKeys | None = None
-        self.owner = False
-        """What comes in here is settled here; else it is handed to the owner through the store."""
 
     def start(self, early_kept: int) -> None:
         """Settle from now on; the store holds so many early receipts."""
         self._early_kept = early_kept
-        self.owner = True
 
     async def settle(self, facts: _core.Facts, stage: str = "record") -> list[Written]:
         """Record facts; returns after the commit, with memory following.
@@ -223,14 +222,18 @@ class Record:
         """Whether this message was set aside and its time has not come."""
         return identity in self._aside
 
-    async def rescue(self) -> None:
-        """Look again at messages that were set aside: an open attempt becomes UNKNOWN, a waiting one waits again."""
+    async def rescue(self, own_of: Callable[[Sequence[int]], Awaitable[list[int]]]) -> None:
+        """Look again at messages that were set aside: an open attempt becomes UNKNOWN, a waiting one waits again.
+
+        Only at those that are still this process's own.
+        """
         if not self._aside:
             return
         mono_us = self._clock.mono_us()
         ids = [identity for identity, again_us in self._aside.items() if again_us <= mono_us][:RESCUED_AT_ONCE]
         for identity in ids:
             del self._aside[identity]
+        ids = await own_of(ids) if ids else ids
         if ids:
             await self._surely(*self._recovering(ids))
             await self.take_up_again([identity for identity in ids if identity not in self._aside])
@@ -249,7 +252,8 @@ class Record:
             stage=stage,
             scheduler=self._scheduler,
             provider=self._provider,
-            early_kept=self._early_kept > 0,
+            # Over a shared store other nodes keep some, too.
+            early_kept=self._shared is not None or self._early_kept > 0,
         )
 
     def follow(self, written: Written) -> None:
@@ -259,6 +263,8 @@ class Record:
         self._scheduler.apply(settlement, now_us, mono_us)
         if written.ledgers:
             self._scheduler.ledgers_stored(written.ledgers)
+        if written.seen:
+            self._scheduler.ledgers_seen(written.seen)
         self._early_kept += len(settlement.keep_rows())
         if written.load:
             # Only what the provider is offered again for reasons of its own costs the budget, not what was put back
@@ -268,7 +274,7 @@ class Record:
             self._scheduler.load(written.load, now_us)
         for tenant, recipient in written.opt_outs:
             self._forbid(tenant, recipient)
-            self.spawn(self.take_effect(tenant, recipient))
+            self._take_effect_soon(tenant, recipient)
         self._meter.parked(settlement.parks())
         self._meter.settled(settlement.counts(), settlement.conflicts(), self._rights.registry.campaign_id)
         if self._history.on:
@@ -340,8 +346,8 @@ class Record:
         self._meter.forged(self._provider_name, verdicts.count("wrong_mac"))
         if webhooks.good():
             bodies = [item.body for item in batch]
-            if self._shared is not None and not self.owner:
-                await self._receive_for_owner(self._shared, webhooks, items, keys, now_us)
+            if self._shared is not None:
+                await self._receive_by_shard(self._shared, webhooks, items, now_us)
             else:
                 await self._store_webhooks(webhooks, bodies, now_us)
         self._meter.stage("record", len(items), (self._clock.mono_us() - began_us) / 1e6)
@@ -360,33 +366,54 @@ class Record:
             return
         await self._store_webhooks(webhooks, [body for *_, body in items], self._clock.now_us(), positions)
 
-    async def _receive_for_owner(
+    async def _receive_by_shard(
         self,
         shared: Shared,
         webhooks: _core.Webhooks,
         items: Sequence[tuple[bytes, bytes, bytes, bytes]],
-        keys: _core.WebhookKeys,
         now_us: int,
     ) -> None:
-        """Hand receipts over: what they are about is in the owner's memory. All else is stored here.
+        """Settle receipts of our shards, hand the others to their owners, and store here what concerns no message.
 
-        So a STOP is in force when it is answered, whoever is the owner, and if nobody is.
+        So a STOP is in force when it is answered, whoever owns what; what a receipt is about is in its owner's memory.
         """
-        verdicts, good = webhooks.verdicts(), webhooks.good()
-        receipts = [packed_webhook(items[index]) for index in good if verdicts[index] == "receipt"]
-        others = [items[index] for index in good if verdicts[index] != "receipt"]
-        if receipts:
-            await shared.hand_over(InboxKind.WEBHOOK, now_us, receipts)
-        if others:
-            read = await asyncio.to_thread(_core.Webhooks.read, others, keys, now_us)
-            received = await shared.receive_inbound(*self._values(read, [body for *_, body in others], now_us))
-            for tenant, recipient, out in received.consents:
-                if out:
-                    self._rights.consent.insert(tenant, recipient)
-                else:
-                    self._rights.consent.remove(tenant, recipient)
+        good = webhooks.good()
+        only = webhooks.provider_only(good)
+        messages = dict(webhooks.named(good))
+        if only:
+            messages |= await shared.resolve(only, self._provider, now_us)
+        shards = await shared.shards_of(sorted(set(messages.values()))) if messages else {}
+        own = set(shared.shards)
+        ours: list[int] = []
+        nobodys: list[int] = []
+        elsewhere: list[tuple[int, bytes]] = []
+        for position in good:
+            shard = shards.get(messages.get(position, 0))
+            if shard is None:
+                nobodys.append(position)
+            elif shard in own:
+                ours.append(position)
+            else:
+                elsewhere.append((shard, packed_webhook(items[position])))
+        # First what is ours, in the turn of the loop in which it was seen to be: a shard that goes waits for it.
+        if ours:
+            await self._store_webhooks(webhooks.of(ours), [items[position][3] for position in ours], now_us)
+        if elsewhere:
+            await shared.hand_over(InboxKind.WEBHOOK, now_us, elsewhere)
+        if nobodys:
+            bodies = [items[position][3] for position in nobodys]
+            received = await shared.receive_inbound(*self._values(webhooks.of(nobodys), bodies, now_us))
+            self._follow_consents(received)
             self._meter.inbound(received.inbound)
         self._on_recorded()
+
+    def _follow_consents(self, received: Received) -> None:
+        for tenant, recipient, out in received.consents:
+            if out:
+                self._forbid(tenant, recipient)
+                self._take_effect_soon(tenant, recipient)
+            else:
+                self._allow(tenant, recipient)
 
     def _values(self, webhooks: _core.Webhooks, bodies: Sequence[bytes], now_us: int) -> tuple[Any, ...]:
         """What storing webhooks takes."""
@@ -406,12 +433,7 @@ class Record:
         self._early_kept += received.kept_early - len(bodies)
         if received.written is not None:
             self.follow(received.written)
-        for tenant, recipient, out in received.consents:
-            if out:
-                self._forbid(tenant, recipient)
-                self.spawn(self.take_effect(tenant, recipient))
-            else:
-                self._allow(tenant, recipient)
+        self._follow_consents(received)
         self._meter.inbound(received.inbound)
         self._on_recorded()
 
@@ -420,18 +442,15 @@ class Record:
     async def add_opt_out(self, tenant: int, recipient: int) -> tuple[int, int]:
         """Forbid a recipient; returns (source, since) when nothing to it starts or is on the wire any more."""
         now_us = self._clock.now_us()
-        shared = None if self.owner else self._shared
         source, since_us, new = await self._store.add_opt_out(tenant, recipient, OPT_OUT_API, now_us, "api")
-        if shared is not None:
-            self._rights.consent.insert(tenant, recipient)
-            self._on_recorded()
-            # The owner alone knows which attempts are out, and says in the store when there is none.
-            while await shared.barrier_open(tenant, recipient):  # noqa: ASYNC110 - another process says so
-                await asyncio.sleep(BARRIER_LOOK_S)
-            return source, since_us
         self._forbid(tenant, recipient)
         if new:
             self._on_recorded()  # its event is committed; watchers need not wait for the barrier
+        if self._shared is not None:
+            # Attempts of all nodes are to be over: one of them sees to it, and says so in the store.
+            while await self._shared.barrier_open(tenant, recipient):  # noqa: ASYNC110 - another process says so
+                await asyncio.sleep(BARRIER_LOOK_S)
+        elif new:
             # Goes on when the caller is gone: whoever watches events waits for it too.
             await asyncio.shield(self.spawn(self.take_effect(tenant, recipient)))
         else:
@@ -448,17 +467,12 @@ class Record:
         return removed
 
     async def follow_consent(self, tenant: int, recipient: int, *, out: bool) -> None:
-        """Do as the owner what another node stored, if it is still so."""
-        shared = self._shared
-        if shared is None:
-            return
-        if out:
-            if await shared.barrier_open(tenant, recipient):
-                self._forbid(tenant, recipient)
-                self.spawn(self.take_effect(tenant, recipient))
-            return
+        """Let memory follow what some node stored, if it is still so."""
         found = await self._store.opt_outs_of(tenant, recipient - 1, 1)
-        if not found or found[0][0] != recipient:
+        still = bool(found) and found[0][0] == recipient
+        if out and still:
+            self._forbid(tenant, recipient)
+        elif not out and not still:
             self._allow(tenant, recipient)
 
     def _allow(self, tenant: int, recipient: int) -> None:
@@ -473,15 +487,29 @@ class Record:
             # Ahead of those that their ordering keys let go now: the log is to say in this order what happened.
             self.settle_soon(_core.Facts.gates([(identity, OPTED_OUT) for identity in waiting]))
 
+    def _take_effect_soon(self, tenant: int, recipient: int) -> None:
+        """Over a shared store the inbox says who does this."""
+        if self._shared is None:
+            self.spawn(self.take_effect(tenant, recipient))
+
     async def take_effect(self, tenant: int, recipient: int) -> None:
         """Wait for attempts that were written down before the opt-out, then say that it is in effect."""
-        if await self._passed(tenant, recipient):
+        if self._shared is not None:
+            # Whoever writes one down holds what the opt-out held: none is on its way that the store does not show.
+            while await self._is_open_to(self._shared, tenant, recipient):  # noqa: ASYNC110 - another process says so
+                await asyncio.sleep(BARRIER_LOOK_S)
+        elif await self._passed(tenant, recipient):
             return  # another opt-out may follow, with a barrier of its own
         now_us = self._clock.now_us()
         await self._insist.until_taken("opt_out", lambda: self._store.mark_effective([(tenant, recipient)], now_us))
         if self._history.on:
             self._history.note("opt_out_effective", tenant=tenant)
         self._on_recorded()
+
+    async def _is_open_to(self, shared: Shared, tenant: int, recipient: int) -> bool:
+        """Whether an attempt to this recipient may be on the wire, of whatever node."""
+        ids = await shared.open_to(tenant, recipient, self._clock.now_us() - CLOCKS_DIFFER_US)
+        return any(identity not in self._aside for identity in ids)
 
     async def _passed(self, tenant: int, recipient: int) -> bool:
         """Wait until no attempt is open that began before; True when the opt-out was lifted meanwhile."""

@@ -7,7 +7,7 @@ that could not be read is still away and is asked for again.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -38,11 +38,16 @@ class Refill:
         self._on_loaded = on_loaded
         self._task: asyncio.Task[None] | None = None
         self._expiry_after: dict[tuple[int, int], int] = {}
+        self.turn = 0
+        """Another one whenever shards went."""
 
-    async def recover(self) -> None:
-        """Find all that waits in the store and read back its beginning; call once, before anything else."""
-        for campaign, stream, first, last in await self._store.waiting_bounds(STREAMS):
+    def put_away(self, waiting: Sequence[tuple[int, int, int, int]]) -> None:
+        """These (campaign, stream, first id, last id) wait in the store."""
+        for campaign, stream, first, last in waiting:
             self._scheduler.put_away(campaign, stream, first, last)
+
+    async def read_first(self) -> None:
+        """Read back the beginning of what waits in the store."""
         while self._scheduler.any_away and len(self._scheduler) < FIRST_MESSAGES:
             if not await self._read_pieces():
                 break
@@ -69,8 +74,11 @@ class Refill:
 
     async def _read_pieces(self) -> bool:
         wanted = self._scheduler.wanted()
+        turn = self.turn
         for (campaign, stream, from_id, upto_id), messages_max in wanted:
             rows = await self._store.waiting_piece(campaign, stream, from_id, upto_id, messages_max)
+            if turn != self.turn:
+                return True  # its shard may have gone, and come back with more than was asked for
             # A short piece is the end of what was away when it was asked for.
             next_id = rows[-1][0] + 1 if len(rows) == messages_max else upto_id + 1
             self._scheduler.read_back(rows, campaign, stream, next_id, self._clock.now_us())

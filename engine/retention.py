@@ -102,11 +102,13 @@ class Retention:
         self._started_us = 0  # boot clock less the time that the engine has run
         self._rows = dict.fromkeys(Kept, ROWS_FIRST)
 
-    async def look_at_clock(self) -> tuple[int, int]:
-        """The wall time by which rows are old, and by which messages are.
+    async def begin(self) -> None:
+        """Go on where whoever did this before left off; call before anything is stored."""
+        self._elapsed = {}
+        await self.look_at_clock()
 
-        Call at a start, before anything is stored, and from time to time.
-        """
+    async def look_at_clock(self) -> tuple[int, int]:
+        """The wall time by which rows are old, and by which messages are. Call from time to time."""
         corridor = self._corridor
         mono_us, now_us = corridor.clock.mono_us(), corridor.clock.now_us()
         if not self._elapsed:

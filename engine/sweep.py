@@ -6,6 +6,7 @@ It settles nothing itself: facts go to record. Each round is bounded, so that a 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
     from engine.corridor import Corridor
+    from engine.stores.store import Shared
 
 DUE_EVERY_S: Final = 0.25
 DUE_ROWS_MAX: Final = 500
@@ -60,6 +62,9 @@ class Sweep:
         yield every(DUE_EVERY_S, self.settle_due)
         yield every(REFILL_EVERY_S, self.look_at_stored)
         yield every(REFILL_EVERY_S, self.rescue)
+        shared = self._corridor.store.shared
+        if shared is not None:
+            yield every(REFILL_EVERY_S, partial(self.join_early, shared))
         yield from (self._look_up() for _ in range(LOOKUPS_AT_ONCE))
         yield every(BACKLOG_EVERY_S, self.count_backlog)
         yield every(DAYS_EVERY_S, self._roll_days)
@@ -67,10 +72,12 @@ class Sweep:
 
     async def rescue(self) -> None:
         """Look again at messages whose rows could not be written."""
-        await self._corridor.record.rescue()
+        async with self._corridor.duty.still:
+            await self._corridor.record.rescue(self._corridor.duty.own_of)
 
     async def _roll_days(self) -> None:
         self._corridor.roll_days()
+        await self._corridor.day_caps.look()
         await self.write_ledgers()
 
     async def write_ledgers(self) -> None:
@@ -84,12 +91,13 @@ class Sweep:
         """Settle messages whose timer ran out, and look up those that wait for a receipt too long."""
         corridor = self._corridor
         now_us = corridor.clock.now_us()
-        found = await corridor.store.due(STATES, now_us, DUE_ROWS_MAX)
-        ids = [identity for identity in found if not corridor.record.is_aside(identity)]
-        if not ids:
-            return
-        for written in await corridor.record.settle(_core.Facts.due(ids)):
-            self._look_up_soon(written.settlement.lookups())
+        async with corridor.duty.still:
+            found = await corridor.store.due(STATES, now_us, DUE_ROWS_MAX, corridor.duty.shards)
+            ids = [identity for identity in found if not corridor.record.is_aside(identity)]
+            if not ids:
+                return
+            for written in await corridor.record.settle(_core.Facts.due(ids)):
+                self._look_up_soon(written.settlement.lookups())
 
     async def look_at_stored(self) -> None:
         """End what expired in the store alone, and read back what a failure or a freed place left to be asked for."""
@@ -97,10 +105,20 @@ class Sweep:
         if not corridor.scheduler.any_away:
             return
         corridor.refill.look()
-        ids = await corridor.refill.expired()
-        for start in range(0, len(ids), DUE_ROWS_MAX):
-            chunk = [(identity, EXPIRED) for identity in ids[start : start + DUE_ROWS_MAX]]
-            await corridor.record.settle(_core.Facts.gates(chunk))
+        async with corridor.duty.still:
+            ids = await corridor.refill.expired()
+            for start in range(0, len(ids), DUE_ROWS_MAX):
+                chunk = [(identity, EXPIRED) for identity in ids[start : start + DUE_ROWS_MAX]]
+                await corridor.record.settle(_core.Facts.gates(chunk))
+
+    async def join_early(self, shared: Shared) -> None:
+        """Settle receipts known by the provider's id alone that came beside the answer which told us that id."""
+        corridor = self._corridor
+        async with corridor.duty.still:
+            pairs = await shared.early_to_join(DUE_ROWS_MAX)
+            if pairs:
+                await shared.join_early(pairs)
+                await corridor.record.settle(_core.Facts.kept(sorted({identity for _, identity in pairs})))
 
     async def looked_up(self) -> None:
         """Wait until every look-up that fell due has its answer."""
@@ -122,7 +140,9 @@ class Sweep:
                 answer = await self._ask(*lookup)
                 facts = _core.Facts.lookups([] if answer is None else [answer])
                 if len(facts):
-                    await self._corridor.record.settle(facts)
+                    async with self._corridor.duty.still:
+                        if await self._corridor.duty.own_of([lookup[0]]):
+                            await self._corridor.record.settle(facts)
             except Exception:  # noqa: BLE001 - logged; its timer brings it back
                 _log.exception("look-up failed")
             finally:
@@ -145,6 +165,12 @@ class Sweep:
         corridor.metrics.admit_floor.set(corridor.append.floor)
         for reason, messages in corridor.scheduler.waiting():
             corridor.metrics.schedule_waiting.labels(reason).set(messages)
+        if not corridor.duty.first:
+            # One node tells of the whole store, each of what waits beside its memory.
+            self.backlog = {}
+            corridor.metrics.message_queue.set(0)
+            await self._count_stored()
+            return
         corridor.metrics.event_log_position.set(await corridor.store.newest_event())
         at_us = await corridor.store.oldest_event_us()
         age_us = 0 if at_us is None else max(0, corridor.clock.now_us() - at_us)
@@ -166,12 +192,21 @@ class Sweep:
             if took_s > BACKLOG_EVERY_S / COUNTING_PART:
                 self._count_again_s = began_s + COUNTING_PART * took_s
         self.backlog = {STATE_NAMES[state]: messages for state, messages in rows}
-        # What memory lacks is told from the same moment: from an old count it would be nothing, or everything.
-        metrics, scheduler = self._corridor.metrics, self._corridor.scheduler
-        metrics.message_queue.set(sum(self.backlog.values()))
-        stored = max(0, self.backlog.get("queued", 0) - len(scheduler)) if scheduler.any_away else 0
-        metrics.schedule_waiting.labels("stored").set(stored)
+        self._corridor.metrics.message_queue.set(sum(self.backlog.values()))
+        await self._count_stored()
+
+    async def _count_stored(self) -> None:
+        """What memory lacks is told from the moment it was counted: from an old count it would be nothing, or all."""
+        corridor = self._corridor
+        scheduler, shared, shards = corridor.scheduler, corridor.store.shared, corridor.duty.shards
+        stored = 0
+        if scheduler.any_away:
+            own = shared is not None and shards is not None
+            waiting = await shared.waiting() if shared is not None and own else self.backlog.get("queued", 0)
+            stored = max(0, waiting - len(scheduler))
+        corridor.metrics.schedule_waiting.labels("stored").set(stored)
 
     async def prune(self) -> None:
-        """Remove rows past their retention."""
-        await self.retention.prune()
+        """Remove rows past their retention; one node does so for all."""
+        if self._corridor.duty.first:
+            await self.retention.prune()

@@ -24,7 +24,19 @@ from engine.stores.connection import Connection, Reserve, StoreLock, check, engi
 from engine.stores.embedded_reads import EmbeddedReads
 from engine.stores.last_run import remember
 from engine.stores.migrate import migrate
-from engine.stores.store import NEVER_US, Callbacks, Finding, Intent, Kept, LedgerRow, Received, Row, Run, Written
+from engine.stores.store import (
+    NEVER_US,
+    SHARDS,
+    Callbacks,
+    Finding,
+    Intent,
+    Kept,
+    LedgerRow,
+    Received,
+    Row,
+    Run,
+    Written,
+)
 from engine.stores.wal import open_recovered
 from engine.stores.writer import Writer
 
@@ -83,7 +95,8 @@ class EmbeddedStore(EmbeddedReads):
         last_id: int = await self.writer.submit("recover", sqlite.last_id)
         epoch: int = await self.writer.submit("recover", sqlite.raise_epoch)
         await asyncio.to_thread(remember, self._path, epoch)
-        return Run(epoch, last_id)
+        self._epoch = epoch
+        return Run(epoch, last_id, tuple(range(SHARDS)))
 
     async def close(self) -> None:
         """See `Store`."""

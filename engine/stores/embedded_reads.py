@@ -15,7 +15,7 @@ from engine.registry.version import VERSION_SQL
 from engine.stores import sql, sqlite_reads
 from engine.stores.connection import Connection, open_reader
 from engine.stores.epoch_reader import EpochReader
-from engine.stores.store import LedgerRow, Row, Stretch
+from engine.stores.store import LedgerRow, Row, Shards, Stretch
 
 T = TypeVar("T")
 
@@ -33,6 +33,7 @@ class EmbeddedReads:
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
         self._local = threading.local()
         self._opened: list[Connection] = []
+        self._epoch: int | None = None
 
     @property
     def readers(self) -> int:
@@ -74,7 +75,7 @@ class EmbeddedReads:
 
     def heart(self) -> EpochReader:
         """See `Store`."""
-        return EpochReader(self._path)
+        return EpochReader(self._path, lambda: self._epoch)
 
     @property
     def shared(self) -> None:
@@ -98,13 +99,13 @@ class EmbeddedReads:
         """See `Store`."""
         return self._number(sql.COUNT_EARLY)
 
-    def in_state(self, state: int) -> asyncio.Future[list[int]]:
+    def in_state(self, state: int, shards: Shards = None) -> asyncio.Future[list[int]]:
         """See `Store`."""
-        return self.read(partial(sqlite_reads.in_state, state=state))
+        return self.read(partial(sqlite_reads.in_state, state=state, shards=shards))
 
-    def key_holders(self) -> asyncio.Future[list[Row]]:
+    def key_holders(self, shards: Shards = None) -> asyncio.Future[list[Row]]:
         """See `Store`."""
-        return self._rows(sql.SELECT_KEY_HOLDERS)
+        return self.read(partial(sqlite_reads.key_holders, shards=shards))
 
     def ledgers(self) -> asyncio.Future[list[LedgerRow]]:
         """See `Store`."""
@@ -116,9 +117,11 @@ class EmbeddedReads:
 
     # What work reads.
 
-    def waiting_bounds(self, streams: Sequence[int]) -> asyncio.Future[list[tuple[int, int, int, int]]]:
+    def waiting_bounds(
+        self, streams: Sequence[int], shards: Shards = None
+    ) -> asyncio.Future[list[tuple[int, int, int, int]]]:
         """See `Store`."""
-        return self.read(partial(sqlite_reads.waiting_bounds, streams=streams))
+        return self.read(partial(sqlite_reads.waiting_bounds, streams=streams, shards=shards))
 
     def waiting_piece(
         self, campaign: int, stream: int, from_id: int, upto_id: int, rows_max: int
@@ -141,13 +144,17 @@ class EmbeddedReads:
             )
         )
 
-    def due(self, states: Sequence[int], now_us: int, rows_max: int) -> asyncio.Future[list[int]]:
+    def due(
+        self, states: Sequence[int], now_us: int, rows_max: int, shards: Shards = None
+    ) -> asyncio.Future[list[int]]:
         """See `Store`."""
-        return self.read(partial(sqlite_reads.due, states=states, now_us=now_us, rows_max=rows_max))
+        return self.read(partial(sqlite_reads.due, states=states, now_us=now_us, rows_max=rows_max, shards=shards))
 
-    def latest_due(self, state: int, before: tuple[int, int], rows_max: int) -> asyncio.Future[list[tuple[int, int]]]:
+    def latest_due(
+        self, state: int, before: tuple[int, int], rows_max: int, shards: Shards = None
+    ) -> asyncio.Future[list[tuple[int, int]]]:
         """See `Store`."""
-        return self._rows(sql.SELECT_LATEST_DUE, state, *before, rows_max)
+        return self.read(partial(sqlite_reads.latest_due, state=state, before=before, rows_max=rows_max, shards=shards))
 
     def started(
         self,

@@ -105,7 +105,9 @@ SELECT_HELD: Final = _HELD + (
 
 # A query may use a partial index only when the index's own condition stands in it: hence `state > 1 AND state < 16`
 # wherever a state behind QUEUED is looked for.
-SELECT_IN_STATE: Final = "SELECT id FROM messages WHERE state = ?1 AND state > 1 AND state < 16 ORDER BY id"
+# `{of}` is empty, or OF_SHARDS.
+OF_SHARDS: Final = " AND campaign % 64 IN ({shards})"
+SELECT_IN_STATE: Final = "SELECT id FROM messages WHERE state = ?1 AND state > 1 AND state < 16{of} ORDER BY id"
 
 # The stream of a waiting message (rust_core/src/spill.rs): 0 with an ordering key, 4 for a later time, else its class;
 # the very expression of the index messages_waiting.
@@ -132,7 +134,7 @@ SELECT_WAITING_EXPIRY: Final = f"SELECT id, expires_us {_IN_STREAM} AND id > ?3 
 # The latest timers of a state, from a row of the page before on.
 SELECT_LATEST_DUE: Final = """
 SELECT due_us, id FROM messages
-WHERE state = ?1 AND state > 1 AND state < 16 AND due_us <= ?2 AND (due_us < ?2 OR id < ?3)
+WHERE state = ?1 AND state > 1 AND state < 16 AND due_us <= ?2 AND (due_us < ?2 OR id < ?3){of}
 ORDER BY due_us DESC, id DESC LIMIT ?4
 """
 
@@ -144,11 +146,12 @@ UPDATE messages SET due_us = ?1 WHERE id = ?2 AND state IN (3, 4) AND due_us > ?
 # Messages with an ordering key whose outcome is open: what follows them waits.
 SELECT_KEY_HOLDERS: Final = """
 SELECT m.id, m.tenant, m.campaign, b.record FROM messages AS m JOIN bodies AS b ON b.id = m.id
-WHERE m.state IN (2, 5) AND m.state > 1 AND m.state < 16 AND (m.flags & 1) = 1 ORDER BY m.id
+WHERE m.state IN (2, 5) AND m.state > 1 AND m.state < 16 AND (m.flags & 1) = 1{of} ORDER BY m.id
 """
 
 SELECT_DUE: Final = """
-SELECT id FROM messages WHERE state = ?1 AND state > 1 AND state < 16 AND due_us <= ?2 ORDER BY due_us LIMIT ?3
+SELECT id FROM messages
+WHERE state = ?1 AND state > 1 AND state < 16 AND due_us <= ?2{of} ORDER BY due_us LIMIT ?3
 """
 
 INSERT_EARLY: Final = """

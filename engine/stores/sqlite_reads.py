@@ -9,18 +9,30 @@ import orjson
 
 from engine.stores import sql
 from engine.stores.connection import Connection
-from engine.stores.store import ID_MAX, Row, Stretch
+from engine.stores.store import ID_MAX, SHARDS, Row, Shards, Stretch
 
 
-def in_state(connection: Connection, state: int) -> list[int]:
+def _of(statement: str, shards: Shards) -> str:
+    of = "" if shards is None else sql.OF_SHARDS.format(shards=", ".join(map(str, shards)))
+    return statement.format(of=of)
+
+
+def in_state(connection: Connection, state: int, shards: Shards) -> list[int]:
     """Ids of all messages in a state that is neither QUEUED nor terminal."""
-    return [row[0] for row in connection.execute(sql.SELECT_IN_STATE, (state,))]
+    return [row[0] for row in connection.execute(_of(sql.SELECT_IN_STATE, shards), (state,))]
 
 
-def waiting_bounds(connection: Connection, streams: Sequence[int]) -> list[tuple[int, int, int, int]]:
+def key_holders(connection: Connection, shards: Shards) -> list[Row]:
+    """Messages with an ordering key whose outcome is open."""
+    return connection.execute(_of(sql.SELECT_KEY_HOLDERS, shards)).fetchall()
+
+
+def waiting_bounds(connection: Connection, streams: Sequence[int], shards: Shards) -> list[tuple[int, int, int, int]]:
     """(campaign, stream, first id, last id) of all that is QUEUED, for each stream of `rust_core/src/spill.rs`."""
     bounds = []
     for (campaign,) in connection.execute(sql.SELECT_CAMPAIGN_KEYS).fetchall():
+        if shards is not None and campaign % SHARDS not in shards:
+            continue
         for stream in streams:
             first, last = connection.execute(sql.SELECT_WAITING_BOUNDS, (campaign, stream)).fetchone()
             if first is not None:
@@ -43,16 +55,17 @@ def waiting_expired(
     return [row[0] for row in rows if row[1] <= now_us], rows[-1][0] if len(rows) == rows_max else 0
 
 
-def due(connection: Connection, states: Sequence[int], now_us: int, rows_max: int) -> list[int]:
+def due(connection: Connection, states: Sequence[int], now_us: int, rows_max: int, shards: Shards) -> list[int]:
     """Ids of messages whose timer ran out, earliest first within a state."""
-    return [
-        row[0] for state in states for row in connection.execute(sql.SELECT_DUE, (state, now_us, rows_max)).fetchall()
-    ]
+    asked = _of(sql.SELECT_DUE, shards)
+    return [row[0] for state in states for row in connection.execute(asked, (state, now_us, rows_max)).fetchall()]
 
 
-def latest_due(connection: Connection, state: int, before: tuple[int, int], rows_max: int) -> list[tuple[int, int]]:
+def latest_due(
+    connection: Connection, state: int, before: tuple[int, int], rows_max: int, shards: Shards
+) -> list[tuple[int, int]]:
     """(timer, id) of messages in a state, those with the latest timer first, from behind `before` on."""
-    return connection.execute(sql.SELECT_LATEST_DUE, (state, *before, rows_max)).fetchall()
+    return connection.execute(_of(sql.SELECT_LATEST_DUE, shards), (state, *before, rows_max)).fetchall()
 
 
 def started(

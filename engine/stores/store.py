@@ -16,13 +16,14 @@ Invariants, of every store:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
     import sqlalchemy as sa
 
@@ -34,11 +35,16 @@ Row = tuple[Any, ...]
 """Columns in the core's order: `engine/_core.pyi` says at each taker which."""
 LedgerRow = tuple[int, int, int, int]
 """(quota, day, spent, reserved)."""
+Shards = Sequence[int] | None
+"""Of these shards; None: of all."""
 
 # Where an opt-out came from.
 OPT_OUT_API: Final = 1
 OPT_OUT_KEYWORD: Final = 2
 OPT_OUT_PROVIDER: Final = 3
+
+SHARDS: Final = 64
+"""A message belongs to the shard of its campaign (`rust_core/src/shards.rs`): its key, modulo this."""
 
 # Ids of one piece of recovery: 5,000 rows with bodies are some 2 MiB.
 RECOVER_ROWS: Final = 5000
@@ -73,25 +79,37 @@ class GroupStats:
 
 
 class InboxKind(IntEnum):
-    """What a row of the owner's inbox tells of; its payload."""
+    """What a row of a shard's inbox tells its owner; its payload."""
 
     MESSAGES = 1
     """Ids of new messages, eight bytes each in the machine's order."""
     WEBHOOK = 2
     """One receipt whose signature was good: query, signature, timestamp, body, each behind its length (four bytes)."""
+    CONSENT = 3
+    """An opt-out that is to be said to be effective when it is: tenant, recipient, eight bytes each."""
     CANCELLED = 4
     """Ids of messages that wait no more, eight bytes each."""
-    CONSENT = 3
-    """An opt-out or opt-in by a call or a keyword: tenant, recipient, 1 for out or 0, eight bytes each."""
 
 
 class InboxRow(NamedTuple):
-    """What another node has for the owner."""
+    """What a node has for the owner of a shard."""
 
     position: int
+    shard: int
     kind: int
     at_us: int
     payload: bytes
+
+
+class Lease(NamedTuple):
+    """What the store gave of a budget that was asked for."""
+
+    quota: int
+    tokens: int
+    block_us: int
+    """How long they may be spent, from before they were asked for."""
+    again_us: int
+    """How long nothing more is to be had; from then, too."""
 
 
 class Pulse(NamedTuple):
@@ -99,17 +117,20 @@ class Pulse(NamedTuple):
 
     node: bool
     """This process still has its number."""
-    epoch: int | None
-    """Of whoever owns the store; None without one."""
+    held: bool
+    """All that it holds is still its own."""
+    epoch: int | None = None
+    """Of whoever has what it lost; None for nobody."""
 
 
 class Run(NamedTuple):
-    """One run of an owner over a store."""
+    """Shards that this process owns from now on."""
 
     epoch: int
-    """Higher than that of any run before."""
+    """Higher than that of any taking before."""
     last_id: int
     """The highest id in use, 0 in an empty store."""
+    shards: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +159,8 @@ class Written:
     """Messages whose attempt the store refused to write for their data alone."""
     ledgers: list[LedgerRow] = field(default_factory=list)
     """Rows of `Scheduler.ledger_rows` that were written."""
+    seen: list[LedgerRow] = field(default_factory=list)
+    """Rows that other nodes charge, too, as they were found."""
 
 
 @dataclass(slots=True)
@@ -208,22 +231,82 @@ class Heart(Protocol):
 
 
 class Shared(Protocol):
-    """What several processes over one store need: the owner reads what the others have for it."""
+    """What several processes over one store need: shards that come and go, and what the owner of one is told."""
 
     async def join(self) -> tuple[int, int]:
         """(this process's number among them, for ids; the highest id in use)."""
         ...
 
-    def taken_over(self) -> None:
-        """What this process accepts from now on needs no way through the inbox: its memory has it."""
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """Those that this process owns and has taken over, ascending."""
+        ...
+
+    async def take(self, *, all_free: bool) -> Run | None:
+        """Own shards that nobody owns, up to this node's share of all or `all_free`; None when there is none to take.
+
+        No write of an owner before is stored from here on. What this process accepts of them goes through the inbox
+        until they are `taken_over`.
+        """
+        ...
+
+    def taken_over(self, shards: Sequence[int]) -> None:
+        """What this process accepts of these from now on needs no way through the inbox: its memory has it."""
+        ...
+
+    async def above_share(self) -> int:
+        """How many shards this process owns above its share."""
+        ...
+
+    def give_up(self, shards: Sequence[int]) -> None:
+        """What this process accepts of these goes through the inbox from now on."""
+        ...
+
+    async def give(self, shards: Sequence[int]) -> None:
+        """Others may own these, when all that was handed in before is stored."""
         ...
 
     async def inbox(self, without: Sequence[int], rows_max: int) -> list[InboxRow]:
-        """The oldest rows but those at these positions."""
+        """The oldest rows of shards taken over, but those at these positions."""
         ...
 
     async def inbox_size(self) -> tuple[int, int]:
-        """(rows, when the oldest was written; 0 without one)."""
+        """(rows of them, when the oldest was written; 0 without one)."""
+        ...
+
+    async def shards_of(self, ids: Sequence[int]) -> dict[int, int]:
+        """Message → shard, of those that there are."""
+        ...
+
+    async def resolve(self, wanted: Sequence[tuple[int, str]], provider: int, now_us: int) -> dict[int, int]:
+        """(index, provider's id) → index → message, of those that are known."""
+        ...
+
+    async def lease(self, asks: Sequence[tuple[int, int, int]], registry: _core.Registry) -> list[Lease]:
+        """Take (quota, tokens, least) of budgets that nodes share. Raises the driver's errors: nothing was given."""
+        ...
+
+    async def open_to(self, tenant: int, recipient: int, due_after_us: int) -> list[int]:
+        """Attempts to this recipient that are written down, by any node, and without outcome.
+
+        Only such whose send may take longer than to this time, by the clock of whoever wrote them down.
+        """
+        ...
+
+    async def ledgers_since(self, day: int) -> list[LedgerRow]:
+        """Day ledgers of this day and later."""
+        ...
+
+    async def waiting(self) -> int:
+        """Messages that wait, of shards taken over."""
+        ...
+
+    async def early_to_join(self, rows_max: int) -> list[tuple[int, int]]:
+        """(position, message of a shard taken over) of receipts that came before the provider's id was stored."""
+        ...
+
+    def join_early(self, pairs: Sequence[tuple[int, int]]) -> asyncio.Future[None]:
+        """Let these receipts be found with their messages."""
         ...
 
     def receive(
@@ -254,7 +337,7 @@ class Shared(Protocol):
         now_us: int,
         seed: int,
     ) -> asyncio.Future[Received]:
-        """As `Store.receive`, by any node, of webhooks without receipts; the owner is told of changed consent."""
+        """As `Store.receive`, by any node, of what concerns no message that is known: no receipt in it finds one."""
         ...
 
     def take_messages(self, positions: Sequence[int], ids: Sequence[int]) -> asyncio.Future[list[Row]]:
@@ -265,8 +348,8 @@ class Shared(Protocol):
         """Remove these rows of the inbox."""
         ...
 
-    def hand_over(self, kind: InboxKind, at_us: int, payloads: Sequence[bytes]) -> asyncio.Future[None]:
-        """Put rows into the inbox."""
+    def hand_over(self, kind: InboxKind, at_us: int, rows: Sequence[tuple[int, bytes]]) -> asyncio.Future[None]:
+        """Put rows (shard, payload) into the inbox."""
         ...
 
     async def barrier_open(self, tenant: int, recipient: int) -> bool:
@@ -302,8 +385,8 @@ class Store(Protocol):
     async def begin_run(self) -> Run | None:
         """Become the owner: no write of an owner before it is stored from here on; its reservations count as spent.
 
-        None while another process is the owner. What an owner alone may write is refused with NotReady from anybody
-        else: attempts, facts about them, ledgers, and that an opt-out is effective.
+        None while others own all; of a `shared` store what is free. What an owner alone may write is refused with
+        NotReady from anybody else: attempts, facts about them, ledgers.
         """
         ...
 
@@ -370,8 +453,9 @@ class Store(Protocol):
         """Write down the attempts of a batch before a byte of them leaves; what the guard refuses leaves the batch.
 
         Gives what became of the refused ones, or None when all were granted. NotReady when the epoch in the store is
-        not the intent's. An attempt whose writing down is unknown must never stay written down with nobody to
-        settle it: the store that answers StoreUnavailable has ended, or finds out before it answers.
+        not the intent's, RegistryMoved when the registry in the store is a newer one. An attempt whose writing down is
+        unknown must never stay written down with nobody to settle it: the store that answers StoreUnavailable has
+        ended, or finds out before it answers.
         """
         ...
 
@@ -514,15 +598,17 @@ class Store(Protocol):
         """Receipts that wait for their attempt."""
         ...
 
-    def in_state(self, state: int) -> Awaitable[list[int]]:
+    def in_state(self, state: int, shards: Shards = None) -> Awaitable[list[int]]:
         """Ids of all messages in a state that is neither QUEUED nor terminal, ascending."""
         ...
 
-    def key_holders(self) -> Awaitable[list[Row]]:
+    def key_holders(self, shards: Shards = None) -> Awaitable[list[Row]]:
         """Messages with an ordering key whose outcome is open, for `Scheduler.hold_keys`."""
         ...
 
-    def waiting_bounds(self, streams: Sequence[int]) -> Awaitable[list[tuple[int, int, int, int]]]:
+    def waiting_bounds(
+        self, streams: Sequence[int], shards: Shards = None
+    ) -> Awaitable[list[tuple[int, int, int, int]]]:
         """(campaign, stream, first id, last id) of all that is QUEUED, for each stream of `rust_core/src/spill.rs`."""
         ...
 
@@ -538,11 +624,13 @@ class Store(Protocol):
         """(ids whose validity ended among the next waiting ones of a stream, where to go on: 0 from the beginning)."""
         ...
 
-    def due(self, states: Sequence[int], now_us: int, rows_max: int) -> Awaitable[list[int]]:
+    def due(self, states: Sequence[int], now_us: int, rows_max: int, shards: Shards = None) -> Awaitable[list[int]]:
         """Ids of messages whose timer ran out, state by state, at most so many of each, earliest first."""
         ...
 
-    def latest_due(self, state: int, before: tuple[int, int], rows_max: int) -> Awaitable[list[tuple[int, int]]]:
+    def latest_due(
+        self, state: int, before: tuple[int, int], rows_max: int, shards: Shards = None
+    ) -> Awaitable[list[tuple[int, int]]]:
         """(timer, id) of messages in a state, those with the latest timer first, from behind `before` on."""
         ...
 

@@ -12,7 +12,7 @@
     clippy::type_complexity
 )]
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -34,7 +34,7 @@ use crate::registry as picture;
 use crate::render;
 use crate::schedule as scheduling;
 use crate::settle::{self as settling, Changes, Fact, Fate, Gate, Policy, Receipt, Told};
-use crate::shards::{Epochs, SHARDS, ShardSet};
+use crate::shards::{Epochs, SHARDS, ShardSet, shard_of};
 use crate::spill::{Away, Stream, StreamKind};
 use crate::state::State;
 use crate::telnyx::{self, InboundText, Recipe, SendConfig, WebhookVerdict};
@@ -495,6 +495,15 @@ impl Admission {
             .any(|accepted| accepted.held.flags & flags::ORDERED != 0)
     }
 
+    fn by_shard(&self) -> Vec<(u32, Vec<u64>)> {
+        let mut shards: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+        for accepted in lock(&self.inner).accepted() {
+            let ids = shards.entry(shard_of(accepted.held.campaign)).or_default();
+            ids.push(accepted.held.id);
+        }
+        shards.into_iter().collect()
+    }
+
     #[getter]
     fn needs_store(&self) -> bool {
         !lock(&self.inner).lookups().is_empty() || !lock(&self.inner).accepted().is_empty()
@@ -829,6 +838,11 @@ impl Facts {
     #[staticmethod]
     fn crashed(ids: Vec<u64>) -> Self {
         each(ids, &Fact::Crashed)
+    }
+
+    #[staticmethod]
+    fn kept(ids: Vec<u64>) -> Self {
+        each(ids, &Fact::Kept)
     }
 
     #[staticmethod]
@@ -1170,11 +1184,31 @@ impl Webhooks {
             .collect()
     }
 
+    fn of(&self, positions: Vec<usize>) -> PyResult<Self> {
+        let items = positions.into_iter();
+        let items = items.map(|position| self.at(position).cloned());
+        Ok(Self {
+            items: items.collect::<PyResult<_>>()?,
+        })
+    }
+
     fn event_ids(&self, positions: Vec<usize>) -> PyResult<Vec<String>> {
         positions
             .into_iter()
             .map(|position| Ok(self.at(position)?.event_id.clone()))
             .collect()
+    }
+
+    fn named(&self, positions: Vec<usize>) -> PyResult<Vec<(usize, u64)>> {
+        let mut found = Vec::new();
+        for position in positions {
+            if let WebhookVerdict::Receipt { message, .. } = self.at(position)?.verdict
+                && message != 0
+            {
+                found.push((position, message));
+            }
+        }
+        Ok(found)
     }
 
     fn provider_only(&self, positions: Vec<usize>) -> PyResult<Vec<(usize, String)>> {

@@ -107,6 +107,8 @@ pub enum Fact {
     GateClosed(Gate),
     /// Processing it crashed.
     Crashed,
+    /// Nothing happened; what was kept for it is to be looked at.
+    Kept,
 }
 
 /// A row of `messages` as it stands in the writing transaction: in JSON an array of these columns in this order.
@@ -464,6 +466,7 @@ impl Settling<'_> {
             Fact::Cancel => self.cancel(),
             Fact::GateClosed(gate) => self.gate_closed(gate),
             Fact::Crashed => self.crashed(),
+            Fact::Kept => {}
         }
     }
 

@@ -1,13 +1,13 @@
 """A run with several nodes over one MariaDB: one simulated carrier, one sender that calls any node, nodes that fall.
 
 It checks nothing by itself: what is left behind goes to `tests/corridor/crash_checker.py`, as for one node. All nodes
-write one history; each ownership that it tells of is a life of the engine, as the checker has them.
+write one history, which tells who owned which shards when.
 
 Invariants: as of `crash_harness.py`; leases last 3 s, so that a run sees many of them run out.
 """
 
 import asyncio
-import json
+import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -38,6 +38,8 @@ TIMES: Final = {
 }
 # A lease, the look for it, and what a process of Python takes to recover on a busy machine.
 TAKE_OVER_S: Final = 3 * LEASE_S
+SHARDS: Final = 64
+_SHARDS: Final = re.compile(r"^longwave_shards (\S+)$", re.MULTILINE)
 ROUND_ROBIN: Final = '{"loadBalancingConfig": [{"round_robin": {}}]}'
 
 
@@ -60,7 +62,7 @@ class Node:
 
 
 class ToOthers(Relay):
-    """Webhooks go to nodes that are not the owner, as long as there is one; each try to the next."""
+    """Webhooks go to all nodes in turn, whoever owns their messages; each try to the next."""
 
     def __init__(self, session: aiohttp.ClientSession, run: "ClusterRun") -> None:
         """Ask `run` who is there."""
@@ -72,7 +74,7 @@ class ToOthers(Relay):
         body = await request.read()
         headers = {name: request.headers[name] for name in HEADERS if name in request.headers}
         while True:
-            nodes = self._run.receivers()
+            nodes = [node for node in self._run.nodes if node.alive]
             if nodes:
                 self._turn += 1
                 url = f"http://{HOST}:{nodes[self._turn % len(nodes)].ports[2]}{request.raw_path}"
@@ -103,9 +105,9 @@ class ClusterRun(CrashRun):
         super().__init__(folder, options, SERVE)
         self.nodes = [Node(index, free_ports(3)) for index in range(nodes)]
         self.owner: Node | None = None
-        """As last seen."""
+        """Of most shards, when last looked."""
         self.takeovers: list[float] = []
-        """Seconds from each fall of an owner to the next one."""
+        """Seconds from each fall of an owner until others had all its shards."""
         self.store_urls: list[str] = []
         """Each node's own way to the store, where they have one."""
         self._settings = settings
@@ -156,7 +158,7 @@ class ClusterRun(CrashRun):
                 await asyncio.sleep(PAUSE_S)
 
     async def start(self, failpoint: str = "") -> bool:
-        """Start those that do not run; the first of all becomes the owner."""
+        """Start those that do not run, one after the other."""
         assert not failpoint
         for node in self.nodes:
             if not node.alive and not node.frozen:
@@ -177,26 +179,34 @@ class ClusterRun(CrashRun):
         """Whether it takes work, by its own word."""
         return (await self._get(node, "ready"))[0] == 200
 
+    async def shards_of(self, node: Node) -> int:
+        """How many shards a node owns, by its own word; 0 when it does not answer."""
+        found = _SHARDS.search((await self._get(node, "metrics"))[1])
+        return int(float(found[1])) if found else 0
+
     async def until_owner(self, but: Node | None = None) -> Node:
-        """Wait until a node owns, and not this one."""
+        """Wait until every shard is owned, and none by this node; the owner of most."""
         began_s = asyncio.get_running_loop().time()
         async with asyncio.timeout(TAKE_OVER_S * 3):
             while True:
-                for node in self.nodes:
-                    if node is but or not node.alive:
-                        continue
-                    _, text = await self._get(node, "metrics")
-                    if "\nlongwave_owner 1.0\n" in text:
-                        self.owner = node
-                        if but is not None:
-                            self.takeovers.append(asyncio.get_running_loop().time() - began_s)
-                        return node
+                alive = [node for node in self.nodes if node is not but and node.alive]
+                shards = [await self.shards_of(node) for node in alive]
+                if sum(shards) == SHARDS:
+                    if but is not None:
+                        self.takeovers.append(asyncio.get_running_loop().time() - began_s)
+                    self.owner = alive[shards.index(max(shards))]
+                    return self.owner
                 await asyncio.sleep(PAUSE_S)
 
-    def receivers(self) -> list[Node]:
-        """To whom webhooks go: not to the owner, if there is another."""
-        alive = [node for node in self.nodes if node.alive]
-        return [node for node in alive if node is not self.owner] or alive
+    async def until_spread(self) -> None:
+        """Wait until each node that runs owns its share."""
+        async with asyncio.timeout(TAKE_OVER_S * 3):
+            while True:
+                alive = [node for node in self.nodes if node.alive]
+                shards = [await self.shards_of(node) for node in alive]
+                if sum(shards) == SHARDS and max(shards) <= -(-SHARDS // len(alive)):
+                    return
+                await asyncio.sleep(PAUSE_S)
 
     def _owning(self) -> Node:
         assert self.owner is not None
@@ -207,13 +217,10 @@ class ClusterRun(CrashRun):
         self._kills += 1
         assert node.process is not None
         node.process.kill()
-        await node.process.wait()
+        self.log.note("ended", exit_code=await node.process.wait())
 
     async def drain_node(self, node: Node) -> None:
         """SIGTERM; it must end in order."""
-        if node is self.owner:
-            # Its last attempts are out when the next one may begin.
-            self.owner = None
         assert node.process is not None
         from_us = now_us()
         node.process.terminate()
@@ -273,13 +280,6 @@ class ClusterRun(CrashRun):
         """As of one node."""
         self._engine = self._owning().process
         return await super().finish(stop_feeding=stop_feeding)
-
-    def _summary(self) -> Summary:
-        lines = (self.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        for note in map(json.loads, lines):
-            if note["kind"] == "owns":
-                self.log.note("life", at_us=note["at_us"], after="", failpoint="")
-        return super()._summary()
 
     async def drain(self) -> int:
         """SIGTERM to all, one after the other, the owner last."""

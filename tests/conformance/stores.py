@@ -78,13 +78,15 @@ class House:
         await self.store.open(self.callbacks())
         run = await self.store.begin_run()
         assert run is not None
-        self.epoch, self.last_id = run
+        self.epoch, self.last_id, shards = run
         self.tenant, self.other = await self.store.run_control(_sample)
         self.provider = await self.store.run_control(lambda control: ensure_provider(control, "telnyx"))
         self.registry = registry_of(await self.store.run_control(snapshot))
         self.admitter = _core.Admitter({"batch_messages_max": 1000}, 1, self.last_id)
         config = {"held_messages_max": 1000, "provider": self.provider}
         self.scheduler = _core.Scheduler(config, self.registry, self.clock.mono_us() - HOUR_US)
+        for shard in shards:
+            self.scheduler.own(shard, self.epoch, self.clock.mono_us() - HOUR_US)
         self.settler = _core.Settler(POLICY)
 
     async def reopen(self) -> None:

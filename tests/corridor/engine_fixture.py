@@ -563,6 +563,9 @@ class Engine:
         async with asyncio.timeout(WAIT_S):
             while True:
                 wait_s = await corridor.dispatch._pass()
+                if corridor.budgets is not None and corridor.budgets._task is not None:
+                    await asyncio.wait([corridor.budgets._task])
+                    continue
                 _, position = await corridor.event_bounds(self.tenant_key)
                 if corridor.dispatch.in_flight:
                     await corridor.wait_for_events(self.tenant_key, position, WAIT_S)

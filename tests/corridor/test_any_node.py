@@ -51,7 +51,7 @@ async def test_what_any_node_accepts_is_sent(pair: tuple[Engine, Engine]) -> Non
         assert (await other.message(identity)).state
 
 
-async def test_a_stop_that_another_node_received_forbids(pair: tuple[Engine, Engine]) -> None:
+async def test_a_stop_that_another_node_received_forbids(pair: tuple[Engine, Engine], carrier: Carrier) -> None:
     owner, other = pair
     assert other.signing is not None
     body = inbound_body("one", "STOP", sender=recipient(0))
@@ -63,8 +63,12 @@ async def test_a_stop_that_another_node_received_forbids(pair: tuple[Engine, Eng
         return await owner.server_store.barriers_open() == []
 
     await until(is_effective)
-    taken = await owner.call([submission(0)])
-    assert taken[0].verdict == "RECIPIENT_OPTED_OUT"
+
+    async def is_refused() -> bool:
+        return (await owner.call([submission(0)]))[0].verdict == "RECIPIENT_OPTED_OUT"
+
+    await until(is_refused)
+    assert not any(record["taken"] for record in await carrier.records())
 
 
 async def test_an_opt_out_by_a_call_on_another_node_is_answered_when_it_took_effect(

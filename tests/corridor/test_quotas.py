@@ -15,11 +15,13 @@ from google.protobuf.duration_pb2 import Duration
 from engine.registry import quotas
 from engine.registry.records import Carrier as Network
 from engine.registry.records import Scope, Unit
+from engine.stores.mysql import budgets
+from engine.stores.mysql.pool import Link
 from longwave.v1 import messaging_pb2 as pb
 from tests.conformance.canned_provider import Answer, CannedProvider
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
 from tests.corridor.conftest import StartEngine
-from tests.corridor.engine_fixture import SENDER, US, Engine, receipt_body, recipient, submission
+from tests.corridor.engine_fixture import SENDER, US, Engine, SettableClock, receipt_body, recipient, submission
 
 AMOUNT: Final = 20
 WINDOW_S: Final = 10.0
@@ -67,6 +69,23 @@ async def frozen(start_engine: StartEngine, carrier: Carrier, **settings: Any) -
     await engine.take_over_dispatch()
     engine.clock.freeze()
     return engine, Log(engine, carrier)
+
+
+@pytest.fixture(autouse=True)
+def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Budgets that nodes share run by the server's clock: here by the one that only jumps move, once it is frozen."""
+    frozen: list[SettableClock] = []
+    freeze, real = SettableClock.freeze, budgets.server_now_us
+
+    def noted(self: SettableClock) -> None:
+        frozen[:] = [self]
+        freeze(self)
+
+    async def now_us(link: Link) -> int:
+        return frozen[0].now_us() if frozen else await real(link)
+
+    monkeypatch.setattr(SettableClock, "freeze", noted)
+    monkeypatch.setattr(budgets, "server_now_us", now_us)
 
 
 def some(count: int, start: int = 0, **fields: Any) -> list[pb.Submission]:

@@ -13,6 +13,7 @@ from engine import duty, hasten
 from engine.corridor import Corridor
 from engine.stores import sqlite
 from engine.stores.connection import Connection
+from engine.stores.store import Shards
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
 from tests.corridor.conftest import StartEngine
@@ -376,8 +377,8 @@ async def test_look_ups_are_brought_forward_in_pieces_after_ready(
         pieces.append((len(dues), engine.corridor.not_ready()))
         write(connection, dues)
 
-    async def whole(corridor: Corridor) -> None:
-        await hasten.hasten_lookups(corridor)
+    async def whole(corridor: Corridor, shards: Shards) -> None:
+        await hasten.hasten_lookups(corridor, shards)
         done.set()
 
     monkeypatch.setattr(sqlite, "hasten_lookups", noted)

@@ -29,11 +29,12 @@ async def open_store() -> AsyncIterator[OpenStore]:
         lease_s: float = 30,
         level: Level = "D1",
         replica: str = "",
+        roles: str = "",
         **limits: Any,
     ) -> MySQLStore:
         bounds = Limits(**({"size_min": 1} | limits))
         looked_up = parse(replica, PASSWORD, None) if replica else None
-        place = Place(parse(url, PASSWORD, None), looked_up, bounds, level, node, lease_s)
+        place = Place(parse(url, PASSWORD, None), looked_up, bounds, level, node, lease_s, roles)
         store = MySQLStore(place, Clock(0), group_weight_max=5000)
         opened.append(store)
         ends = [] if fatal is None else fatal

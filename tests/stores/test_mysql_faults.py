@@ -206,9 +206,9 @@ async def test_work_that_cannot_be_stored_in_time_is_refused_as_not_stored(
         lambda store: store.opt_outs_of(TENANT, 0, 10),
         lambda store: store.events(TENANT, 0, 10),
         lambda store: store.event_bounds(TENANT),
-        lambda store: store.shared.inbox_size(),
+        lambda store: store.shared.consents(0, 10),
     ],
-    ids=["view", "views", "opt-outs", "events", "event bounds", "inbox"],
+    ids=["view", "views", "opt-outs", "events", "event bounds", "consents"],
 )
 async def test_what_cannot_be_read_in_time_is_not_ready_and_no_bug(
     open_store: OpenStore, relay: Relay, new_database: Callable[[], str], read: Callable[[MySQLStore], Any]

@@ -85,11 +85,11 @@ async def opened(stores: list[MySQLStore], url: str, mode: str, authority: Path 
     return store
 
 
-def epoch_of(store: MySQLStore) -> int | None:
+def holds(store: MySQLStore) -> bool:
     """As the lease's thread asks for it."""
     heart = store.heart()
     try:
-        return heart.beat().epoch
+        return heart.beat().held
     finally:
         heart.close()
 
@@ -100,7 +100,7 @@ async def test_a_certificate_of_the_authority_is_believed_for_every_connection(
     store = await opened(stores, tls.url(), "verify", tls.certificates.authority)
     await store.begin_run()
     await store.run_control(lambda _connection: None)
-    assert await asyncio.to_thread(epoch_of, store) == 1
+    assert await asyncio.to_thread(holds, store)
     async with store.pool.link() as link:
         [(_, version)] = await link.rows(SSL_VERSION)
     assert version.startswith("TLSv1.")

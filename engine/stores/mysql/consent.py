@@ -2,6 +2,8 @@
 
 It keeps nothing in memory, and waits for no barrier. Invariant: whoever changes an opt-out holds its slot alone, and
 whoever writes an attempt down holds it shared: so an attempt is written down wholly before an opt-out, or sees it.
+That one took effect is said by the owner of the shard that its slot falls to, whichever node took it: attempts of all
+nodes are in the store, so the store says when none is open.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from typing import Final
 from engine import _core
 from engine.stores.mysql import inbox, sql
 from engine.stores.mysql.transactions import Transaction
-from engine.stores.store import OPT_OUT_KEYWORD, InboxKind, Received
+from engine.stores.store import OPT_OUT_KEYWORD, SHARDS, InboxKind, Received
 
 LOG_OPT_OUT: Final = 1
 LOG_EFFECTIVE: Final = 2
@@ -29,10 +31,12 @@ async def lock(tx: Transaction, pairs: Sequence[tuple[int, int]]) -> None:
 async def insert(
     tx: Transaction, tenant: int, recipient: int, source: int, now_us: int, occurred_us: int, evidence: str
 ) -> bool:
-    """Forbid a recipient whose slot is held; whether that is new."""
+    """Forbid a recipient whose slot is held; whether that is new. Someone is told to see to it that it takes effect."""
     new = await tx.put(sql.INSERT_OPT_OUT, [(tenant, recipient, source, now_us, evidence)], sql.KEEP_FIRST) == 1
     if new:
         await _log(tx, tenant, recipient, LOG_OPT_OUT, source, now_us, occurred_us, evidence)
+        shard = _core.opt_out_slot(tenant, recipient) % SHARDS
+        await inbox.put(tx, InboxKind.CONSENT, now_us, [(shard, inbox.packed((tenant, recipient)))])
     return new
 
 
@@ -50,19 +54,13 @@ async def _log(
 
 
 async def add_opt_out(
-    tx: Transaction, tenant: int, recipient: int, source: int, now_us: int, evidence: str, epoch: int
+    tx: Transaction, tenant: int, recipient: int, source: int, now_us: int, evidence: str
 ) -> tuple[int, int, bool]:
-    """Forbid a recipient; returns (source, since, whether it is new). Effective only after the barrier.
-
-    Who is not the owner under this epoch tells the owner.
-    """
-    owner = await tx.owns(epoch)
+    """Forbid a recipient; returns (source, since, whether it is new). Effective only after the barrier."""
     await lock(tx, [(tenant, recipient)])
     new = await insert(tx, tenant, recipient, source, now_us, now_us, evidence)
     if new:
         tx.tell([(tenant, _core.consent_event("OPT_OUT", recipient, now_us))], now_us)
-        if not owner:
-            await _tell_owner(tx, tenant, recipient, now_us, out=True)
     [(found, since)] = await tx.rows(sql.SELECT_OPT_OUT, (tenant, recipient))
     return found, since, new
 
@@ -79,23 +77,11 @@ async def mark_effective(tx: Transaction, pairs: Sequence[tuple[int, int]], now_
             tx.tell([(tenant, _core.consent_event("OPT_OUT_EFFECTIVE", recipient, now_us))], now_us)
 
 
-async def _tell_owner(tx: Transaction, tenant: int, recipient: int, now_us: int, *, out: bool) -> None:
-    await inbox.put(tx, InboxKind.CONSENT, now_us, [inbox.packed((tenant, recipient, out))])
-
-
 async def remove_opt_out(
-    tx: Transaction, tenant: int, recipient: int, source: int, now_us: int, occurred_us: int, epoch: int
+    tx: Transaction, tenant: int, recipient: int, source: int, now_us: int, occurred_us: int
 ) -> bool:
-    """Lift an opt-out; a START that happened before the last STOP lifts nothing. False when nothing was lifted.
-
-    Who is not the owner under this epoch tells the owner.
-    """
-    owner = await tx.owns(epoch)
-    if not await _lift(tx, tenant, recipient, source, now_us, occurred_us):
-        return False
-    if not owner:
-        await _tell_owner(tx, tenant, recipient, now_us, out=False)
-    return True
+    """Lift an opt-out; a START that happened before the last STOP lifts nothing. False when nothing was lifted."""
+    return await _lift(tx, tenant, recipient, source, now_us, occurred_us)
 
 
 async def _lift(tx: Transaction, tenant: int, recipient: int, source: int, now_us: int, occurred_us: int) -> bool:

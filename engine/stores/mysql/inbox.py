@@ -1,7 +1,7 @@
-"""What a node that is not the owner has for the owner: rows of `inbox`, written with what they tell of.
+"""What a node has for the owner of a shard: rows of `inbox`, written with what they tell of.
 
 It decides nothing. Invariants: a row is written in the transaction whose work it tells of, and deleted in the one in
-which the owner takes that work up, under the leases; no cursor skips one, so a late commit is found like any other.
+which the owner takes that work up, under the lease; no cursor skips one, so a late commit is found like any other.
 """
 
 from array import array
@@ -17,9 +17,9 @@ def packed(numbers: Iterable[int]) -> bytes:
     return array("Q", numbers).tobytes()
 
 
-async def put(tx: Transaction, kind: InboxKind, at_us: int, payloads: Sequence[bytes]) -> None:
-    """Tell the owner."""
-    await tx.put(sql.INSERT_INBOX, [(int(kind), at_us, payload) for payload in payloads])
+async def put(tx: Transaction, kind: InboxKind, at_us: int, rows: Sequence[tuple[int, bytes]]) -> None:
+    """Tell the owners: (shard, payload) each."""
+    await tx.put(sql.INSERT_INBOX, [(shard, int(kind), at_us, payload) for shard, payload in rows])
 
 
 async def done(tx: Transaction, positions: Sequence[int]) -> None:

@@ -1,14 +1,17 @@
-"""Who this process is among those that share the store: its number, and whether it is the one that sends.
+"""Who this process is among those that share the store: its number, and which shards it sends for.
 
 It sends nothing and decides nothing about messages. A node has a number, which the ids that it gives carry, under a
-lease of its own; and all shards have one owner, under leases with an epoch that rises with each. Both run out by the
-server's clock, and are renewed together by a thread (`Heart`). What a lease cannot promise to a process that was
-frozen, the epoch does: what an owner writes reads the leases under a shared lock, and whoever takes them waits for it.
+lease of its own; and each shard has one owner at a time, under a lease with an epoch that rises with each. Both run out
+by the server's clock, and are renewed together by a thread (`Heart`). What a lease cannot promise to a process that was
+frozen, the epoch does: what an owner writes reads its leases under a shared lock, and whoever takes one waits for it.
+
+A node holds its fair share at most: of 64 shards as many as there are for each node that sends, rounded up. It takes
+what is free up to that, and is told what it has above it (`above_share`), to give away in its own time.
 
 Invariants: a number is given again at the earliest `NUMBER_REST_S` after its lease ran out, or when its holder gave it
-back or is dead for sure; leases are taken all or none, when each of them ran out, was given back, or is held by a
-former life of this very node that is dead for sure. `NOW(6)` is the beginning of a statement, so a wait for a row only
-ever makes a lease shorter, or its taking later.
+back or is dead for sure; a shard is taken when its lease ran out, was given back, or is held by a former life of this
+very node that is dead for sure; every taking has an epoch above all before, of whatever shard. `NOW(6)` is the
+beginning of a statement, so a wait for a row only ever makes a lease shorter, or its taking later.
 """
 
 import asyncio
@@ -18,10 +21,10 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -36,6 +39,7 @@ from engine.stores.store import Pulse
 
 US: Final = 1_000_000
 HOST_CHARACTERS_MAX: Final = 50
+SHARDS: Final = 64
 NODE_MAX: Final = 1023
 # A node that lost its number hears of it within a lease; what it had handed in by then ends within this.
 NUMBER_REST_S: Final = 60.0
@@ -43,6 +47,8 @@ NUMBER_REST_S: Final = 60.0
 ASK_EVERY_S: Final = 0.25
 # Whoever changes the schema is waited for so long.
 SCHEMA_S: Final = 600.0
+
+Rows = Callable[..., Awaitable[list[Any]]]
 
 _log = structlog.get_logger("longwave.store")
 
@@ -84,9 +90,11 @@ class Me:
     node: int = 0
     incarnation: int = field(default_factory=lambda: secrets.randbits(63))
     epoch: int = 0
-    """Of the leases it holds, 0 without."""
-    pushes_under: int = 0
-    """The same, when its memory has taken over all that waits: what it accepts needs no way through the inbox."""
+    """The newest under which it took shards, 0 before."""
+    holds: Mapping[int, int] = field(default_factory=dict)
+    """Its shards, each with the epoch of its taking; replaced, never changed."""
+    ready: Mapping[int, int] = field(default_factory=dict)
+    """Of these, those of which memory has taken over all that waits: what it accepts needs no way through the inbox."""
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -174,43 +182,83 @@ def _lowest_free(taken: dict[int, tuple[str, int]], now_us: int) -> int:
 
 async def give_back(pool: Pool, me: Me) -> None:
     """The leases and the number are free at once. Raises the driver's errors."""
-    epoch, me.epoch, me.pushes_under = me.epoch, 0, 0
     async with pool.link() as link:
-        if epoch:
-            await link.run(sql.RELEASE_LEASES, (me.name, epoch))
+        await give(link, me, me.holds)
         await link.run(sql.RELEASE_NODE, (me.node, me.incarnation))
 
 
-async def take_leases(tx: Transaction, me: Me, *, own_number: bool) -> int | None:
-    """Take all leases if they are free; the epoch of this owner, higher than any before. None when another has them.
+async def give(link: Link, me: Me, shards: Iterable[int]) -> None:
+    """These shards are free when what this process is writing of them is stored. Raises the driver's errors."""
+    given = sorted(set(shards) & me.holds.keys())
+    me.holds = {shard: epoch for shard, epoch in me.holds.items() if shard not in given}
+    me.ready = {shard: epoch for shard, epoch in me.ready.items() if shard not in given}
+    if given:
+        await link.run(sql.RELEASE_LEASES.format(shards=_listed(given)), (me.name,))
 
-    It waits for what the owner before is writing. The caller notes the epoch when the transaction is committed.
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers)) or "NULL"
+
+
+async def _share(rows: Rows, me: Me) -> int:
+    """Shards that this node may hold: its part, rounded up, while all others that send are alive."""
+    [(others,)] = await rows(sql.COUNT_SENDERS, (me.node,))
+    return -(-SHARDS // (1 + int(others)))
+
+
+async def above_share(pool: Pool, me: Me) -> int:
+    """How many shards this process holds above its share. Raises the driver's errors."""
+    async with pool.asking() as link:
+        return max(0, len(me.holds) - await _share(link.rows, me))
+
+
+async def take_leases(tx: Transaction, me: Me, *, own_number: bool, all_free: bool) -> dict[int, int] | None:
+    """Take free shards up to this node's share, or `all_free`; (shard → epoch), higher than any before. None without.
+
+    It waits for what the owner before is writing. The caller notes them when the transaction is committed.
     """
-    # Without locks first: who stands by asks often, and must not hold up the owner.
-    for asked in (sql.SELECT_LEASE_HOLDERS, sql.SELECT_LEASE_HOLDERS_ALONE):
-        held = await tx.rows(asked)
-        [(now_us,)] = await tx.rows(sql.SELECT_NOW)
-        if not all(
-            expires_us <= now_us or owner == me.name or (own_number and node == me.node and is_dead(owner))
-            for owner, node, expires_us in set(held)
-        ):
-            return None
+    share = SHARDS if all_free else await _share(tx.rows, me)
+    wanted = share - len(me.holds)
+    # Without locks first: everybody asks often, and must not hold up an owner.
+    chosen = _free(await tx.rows(sql.SELECT_LEASE_HOLDERS), await _now_us(tx), me, own_number=own_number)[:wanted]
+    if wanted <= 0 or not chosen:
+        return None
+    locked = await tx.rows(sql.SELECT_LEASE_HOLDERS_ALONE.format(shards=_listed(chosen)))
+    shards = _free(locked, await _now_us(tx), me, own_number=own_number)
+    if not shards:
+        return None
     await tx.run(sql.RAISE_EPOCH)
     [(epoch,)] = await tx.rows(sql.SELECT_EPOCH)
-    await tx.run(sql.TAKE_LEASES, (me.name, me.node, epoch, me.lease_us))
-    await tx.run(sql.SETTLE_LEDGERS)
-    return int(epoch)
+    await tx.run(sql.TAKE_LEASES.format(shards=_listed(shards)), (me.name, me.node, epoch, me.lease_us))
+    if len(shards) == SHARDS:
+        await tx.run(sql.SETTLE_LEDGERS)
+    return dict.fromkeys(shards, int(epoch))
 
 
-async def end_last_owner(pool: Pool, me: Me) -> None:
-    """If the leases ran out, end the connections of who had them: a transaction of its may hold their rows.
+async def _now_us(tx: Transaction) -> int:
+    [(now_us,)] = await tx.rows(sql.SELECT_NOW)
+    return int(now_us)
+
+
+def _free(rows: Iterable[tuple[int, str, int, int]], now_us: int, me: Me, *, own_number: bool) -> list[int]:
+    """Shards that nobody holds, of what this process does not."""
+    dead = {owner: own_number and node == me.node and is_dead(owner) for _, owner, node, _ in rows}
+    return [
+        shard
+        for shard, owner, _, expires_us in rows
+        if shard not in me.holds and (expires_us <= now_us or owner == me.name or dead[owner])
+    ]
+
+
+async def end_last_owners(pool: Pool, me: Me) -> None:
+    """If leases ran out, end the connections of who had them: a transaction of theirs may hold their rows.
 
     Raises the driver's errors.
     """
     async with pool.link() as link:
-        held = await link.rows(sql.SELECT_LEASE_HOLDERS)
+        rows = await link.rows(sql.SELECT_LEASE_HOLDERS)
         [(now_us,)] = await link.rows(sql.SELECT_NOW)
-    if all(0 < expires_us <= now_us and owner != me.name for owner, _, expires_us in held):
+    if any(0 < expires_us <= now_us and owner != me.name for _, owner, _, expires_us in rows):
         await end_sleepers(pool, me.lease_us / US)
 
 
@@ -221,7 +269,7 @@ async def last_id(tx: Transaction) -> int:
 
 
 class Heart:
-    """Renews both leases from a thread with a loop of its own, on a connection of its own."""
+    """Renews all leases from a thread with a loop of its own, on a connection of its own."""
 
     def __init__(self, address: Address, limits: Limits, me: Me) -> None:
         """Open nothing yet."""
@@ -238,20 +286,25 @@ class Heart:
         return self._loop.run_until_complete(self._beat())
 
     async def _beat(self) -> Pulse:
-        me, epoch = self._me, self._me.epoch
+        me, holds = self._me, self._me.holds
+        shards = _listed(holds)
         try:
             if self._link is None:
                 self._link = Link(await connect(self._address, self._limits), self._limits.connect_s)
             kept = await self._link.run(sql.RENEW_NODE, (me.lease_us, me.node, me.incarnation)) == 1
-            if epoch:
-                await self._link.run(sql.RENEW_LEASES, (me.lease_us, me.name, epoch))
-            rows = await self._link.rows(sql.SELECT_LEASES)
+            if holds:
+                await self._link.run(sql.RENEW_LEASES.format(shards=shards), (me.lease_us, me.name))
+            found = dict(await self._link.rows(sql.SELECT_LEASES_HELD.format(shards=shards)))
         except BaseException:
             if self._link is not None:
                 self._link.close()
                 self._link = None
             raise
-        return Pulse(kept, rows[0][0] if len(rows) == 1 else None)
+        # What was given away meanwhile may have its next owner.
+        lost = [shard for shard, epoch in holds.items() if shard in me.holds and found.get(shard) != epoch]
+        if not lost:
+            return Pulse(node=kept, held=True)
+        return Pulse(node=kept, held=False, epoch=max((found[shard] for shard in lost if shard in found), default=None))
 
     def close(self) -> None:
         """See `engine.stores.store.Heart`."""

@@ -13,10 +13,14 @@ from engine.stores.mysql.pool import Link, Pool
 from engine.stores.mysql.replica import Replica
 from engine.stores.mysql.stages import listed, quoted
 from engine.stores.mysql.transactions import EVENT_SLOTS
-from engine.stores.store import ID_MAX, LedgerRow, Row, Stretch
+from engine.stores.store import ID_MAX, LedgerRow, Row, Shards, Stretch
 
 # What a start reads grows with the store: millions of opt-outs take longer than any statement of the work may.
 START_S: Final = 600.0
+
+
+def _of(shards: Shards, table: str = "") -> str:
+    return "" if shards is None else sql.SHARDS_OF.format(m=table, shards=listed(shards))
 
 
 class MySQLReads:
@@ -63,13 +67,13 @@ class MySQLReads:
         count: int = await self._number(sql.COUNT_EARLY)
         return count
 
-    async def in_state(self, state: int) -> list[int]:
+    async def in_state(self, state: int, shards: Shards = None) -> list[int]:
         """See `Store`."""
-        return [row[0] for row in await self._rows_at_start(sql.SELECT_IN_STATE, state)]
+        return [row[0] for row in await self._rows_at_start(sql.SELECT_IN_STATE.format(of=_of(shards)), state)]
 
-    async def key_holders(self) -> list[Row]:
+    async def key_holders(self, shards: Shards = None) -> list[Row]:
         """See `Store`."""
-        return await self._rows_at_start(sql.SELECT_KEY_HOLDERS)
+        return await self._rows_at_start(sql.SELECT_KEY_HOLDERS.format(of=_of(shards, "m.")))
 
     async def ledgers(self) -> list[LedgerRow]:
         """See `Store`."""
@@ -81,9 +85,10 @@ class MySQLReads:
 
     # What work reads.
 
-    async def waiting_bounds(self, streams: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    async def waiting_bounds(self, streams: Sequence[int], shards: Shards = None) -> list[tuple[int, int, int, int]]:
         """See `Store`."""
-        return [row for row in await self._rows_at_start(sql.SELECT_WAITING_BOUNDS) if row[1] in streams]
+        asked = sql.SELECT_WAITING_BOUNDS.format(of=_of(shards))
+        return [row for row in await self._rows_at_start(asked) if row[1] in streams]
 
     async def waiting_piece(self, campaign: int, stream: int, from_id: int, upto_id: int, rows_max: int) -> list[Row]:
         """See `Store`."""
@@ -96,14 +101,18 @@ class MySQLReads:
         rows = await self._rows(sql.SELECT_WAITING_EXPIRY, campaign, stream, after_id, rows_max)
         return [row[0] for row in rows if row[1] <= now_us], rows[-1][0] if len(rows) == rows_max else 0
 
-    async def due(self, states: Sequence[int], now_us: int, rows_max: int) -> list[int]:
+    async def due(self, states: Sequence[int], now_us: int, rows_max: int, shards: Shards = None) -> list[int]:
         """See `Store`."""
-        return [row[0] for state in states for row in await self._rows(sql.SELECT_DUE, state, now_us, rows_max)]
+        asked = sql.SELECT_DUE.format(of=_of(shards))
+        return [row[0] for state in states for row in await self._rows(asked, state, now_us, rows_max)]
 
-    async def latest_due(self, state: int, before: tuple[int, int], rows_max: int) -> list[tuple[int, int]]:
+    async def latest_due(
+        self, state: int, before: tuple[int, int], rows_max: int, shards: Shards = None
+    ) -> list[tuple[int, int]]:
         """See `Store`."""
         due_us, identity = before
-        return await self._rows(sql.SELECT_LATEST_DUE, state, due_us, due_us, identity, rows_max)
+        asked = sql.SELECT_LATEST_DUE.format(of=_of(shards))
+        return await self._rows(asked, state, due_us, due_us, identity, rows_max)
 
     async def started(
         self,

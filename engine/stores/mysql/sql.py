@@ -30,18 +30,26 @@ INSERT_EVENTS: Final = "INSERT INTO events (slot, position, tenant, at_us, event
 
 # -- owners
 
-SELECT_LEASES_SHARED: Final = "SELECT DISTINCT epoch FROM leases LOCK IN SHARE MODE"
-SELECT_LEASES: Final = "SELECT DISTINCT epoch FROM leases"
+# Rows of a few shards of a small table: without the hint all of them are looked at, and each is locked for that.
+_LEASES: Final = "FROM leases FORCE INDEX (PRIMARY) WHERE shard IN ({shards}) ORDER BY shard"
+SELECT_LEASES_SHARED: Final = f"SELECT shard, epoch {_LEASES} LOCK IN SHARE MODE"
+SELECT_LEASES_HELD: Final = f"SELECT shard, epoch {_LEASES}"
 _NOW_US: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
 SELECT_NOW: Final = f"SELECT {_NOW_US}"
-SELECT_LEASE_HOLDERS: Final = "SELECT owner, node, expires_us FROM leases ORDER BY shard"
-SELECT_LEASE_HOLDERS_ALONE: Final = SELECT_LEASE_HOLDERS + " FOR UPDATE"
-TAKE_LEASES: Final = f"UPDATE leases SET owner = %s, node = %s, epoch = %s, expires_us = {_NOW_US} + %s ORDER BY shard"  # noqa: S608
+SELECT_LEASE_HOLDERS: Final = "SELECT shard, owner, node, expires_us FROM leases ORDER BY shard"
+SELECT_LEASE_HOLDERS_ALONE: Final = f"SELECT shard, owner, node, expires_us {_LEASES} FOR UPDATE"
+TAKE_LEASES: Final = (
+    "UPDATE leases FORCE INDEX (PRIMARY) SET owner = %s, node = %s, epoch = %s, "  # noqa: S608
+    f"expires_us = {_NOW_US} + %s WHERE shard IN ({{shards}}) ORDER BY shard"
+)
 # What was given back stays so.
 RENEW_LEASES: Final = (
-    f"UPDATE leases SET expires_us = {_NOW_US} + %s WHERE owner = %s AND epoch = %s AND expires_us > 0 ORDER BY shard"  # noqa: S608
+    f"UPDATE leases FORCE INDEX (PRIMARY) SET expires_us = {_NOW_US} + %s "  # noqa: S608
+    "WHERE shard IN ({shards}) AND owner = %s AND expires_us > 0 ORDER BY shard"
 )
-RELEASE_LEASES: Final = "UPDATE leases SET expires_us = 0 WHERE owner = %s AND epoch = %s ORDER BY shard"
+RELEASE_LEASES: Final = (
+    "UPDATE leases FORCE INDEX (PRIMARY) SET expires_us = 0 WHERE shard IN ({shards}) AND owner = %s ORDER BY shard"
+)
 SELECT_NODES_ALONE: Final = "SELECT node, owner, expires_us FROM nodes ORDER BY node FOR UPDATE"
 TAKE_NODE: Final = (
     f"INSERT INTO nodes (node, owner, incarnation, expires_us, roles) VALUES (%s, %s, %s, {_NOW_US} + %s, %s) "  # noqa: S608
@@ -53,23 +61,39 @@ RENEW_NODE: Final = (
 )
 RELEASE_NODE: Final = "UPDATE nodes SET expires_us = 0 WHERE node = %s AND incarnation = %s"
 SELECT_NODES: Final = f"SELECT node, owner, roles FROM nodes WHERE expires_us > {_NOW_US} ORDER BY node"  # noqa: S608
+COUNT_SENDERS: Final = (
+    f"SELECT COUNT(*) FROM nodes WHERE expires_us > {_NOW_US} AND FIND_IN_SET('dispatch', roles) > 0 AND node <> %s"  # noqa: S608
+)
 RAISE_EPOCH: Final = "UPDATE facts SET value = value + 1 WHERE name = 'epoch'"
 SELECT_EPOCH: Final = "SELECT value FROM facts WHERE name = 'epoch'"
-# After a crash every reservation belongs to an attempt without outcome: it counts as spent.
+# Nobody else has an attempt out: every reservation is of one without outcome, and counts as spent. What a node that
+# died beside others had reserved stays so, which lets no more pass.
 SETTLE_LEDGERS: Final = "UPDATE ledgers SET spent = spent + reserved, reserved = 0 WHERE reserved <> 0"
 SELECT_LAST_ID: Final = (
     "SELECT CAST(GREATEST((SELECT COALESCE(MAX(id), 0) FROM messages), (SELECT COALESCE(MAX(id), 0) FROM inbound)) "
     "AS UNSIGNED)"
 )
 
-# -- what nodes hand to the owner
+# -- what nodes hand to the owners
 
-INSERT_INBOX: Final = "INSERT INTO inbox (kind, at_us, payload) VALUES "
+INSERT_INBOX: Final = "INSERT INTO inbox (shard, kind, at_us, payload) VALUES "
 SELECT_INBOX: Final = (
-    "SELECT position, kind, at_us, payload FROM inbox WHERE position NOT IN ({ids}) ORDER BY position LIMIT {rows}"
+    "SELECT position, shard, kind, at_us, payload FROM inbox WHERE shard IN ({shards}) AND position NOT IN ({ids}) "
+    "ORDER BY position LIMIT {rows}"
 )
 DELETE_INBOX: Final = "DELETE FROM inbox WHERE position IN ({ids})"
-COUNT_INBOX: Final = "SELECT COUNT(*), CAST(COALESCE(MIN(at_us), 0) AS SIGNED) FROM inbox"
+COUNT_INBOX: Final = "SELECT COUNT(*), CAST(COALESCE(MIN(at_us), 0) AS SIGNED) FROM inbox WHERE shard IN ({shards})"
+SELECT_CAMPAIGNS: Final = "SELECT id, campaign FROM messages WHERE id IN ({ids})"
+
+# -- rates that are wider than a shard
+
+SELECT_BUDGETS_ALONE: Final = (
+    "SELECT quota, amount, burst, window_us, full_us, rest, latest_us FROM budgets FORCE INDEX (PRIMARY) "
+    "WHERE quota IN ({ids}) ORDER BY quota FOR UPDATE"
+)
+# Rows that are not there yet are made first, under terms that nobody has: so they begin empty, and are locked like any.
+INSERT_BUDGETS: Final = "INSERT IGNORE INTO budgets (quota, amount, burst, window_us, full_us, rest, latest_us) VALUES "
+REPLACE_BUDGETS: Final = "REPLACE INTO budgets (quota, amount, burst, window_us, full_us, rest, latest_us) VALUES "
 SELECT_CONSENT_TAIL: Final = "SELECT CAST(COALESCE(MAX(position), 0) AS UNSIGNED) FROM consent_log"
 SELECT_CONSENTS: Final = (
     "SELECT position, tenant, recipient, action FROM consent_log WHERE position > %s ORDER BY position LIMIT %s"
@@ -93,7 +117,13 @@ DELETE_REQUEST_ID_OF: Final = "DELETE FROM request_ids WHERE tenant = %s AND req
 SELECT_REGISTRY_SHARED: Final = "SELECT value FROM facts WHERE name = 'registry_version' LOCK IN SHARE MODE"
 SELECT_SLOTS_SHARED: Final = "SELECT slot FROM opt_out_slots WHERE slot IN ({ids}) ORDER BY slot LOCK IN SHARE MODE"
 SELECT_SLOTS_ALONE: Final = "SELECT slot FROM opt_out_slots WHERE slot IN ({ids}) ORDER BY slot FOR UPDATE"
-REPLACE_LEDGERS: Final = "REPLACE INTO ledgers (quota, day, spent, reserved) VALUES "
+# A day's row is there from its first attempt on; the day of which the quota was counted says that it was.
+ADD_LEDGER_DAY: Final = "INSERT IGNORE INTO ledgers (quota, day, spent, reserved) VALUES "
+RESERVE_LEDGER: Final = (
+    "UPDATE ledgers SET reserved = reserved + %s WHERE quota = %s AND day = %s AND spent + reserved + %s <= %s"
+)
+SELECT_LEDGER: Final = "SELECT quota, day, spent, reserved FROM ledgers WHERE quota = %s AND day = %s"
+CHARGE_LEDGER: Final = "UPDATE ledgers SET spent = spent + %s, reserved = reserved + %s WHERE quota = %s AND day = %s"
 
 _HELD: Final = (
     "SELECT m.id, m.tenant, m.campaign, m.sender, m.recipient, m.class, m.kind, m.encoding, m.segments, m.seq, "
@@ -115,6 +145,14 @@ SELECT_EARLY_BY_PROVIDER_ID: Final = (
     "SELECT position, provider_id, fact FROM early_receipts WHERE provider = {provider} AND provider_id IN ({texts}) "
     "AND message = 0 ORDER BY position"
 )
+# Receipts known by the provider's id alone, whose attempt was stored beside them.
+SELECT_EARLY_TO_JOIN: Final = (
+    "SELECT e.position, m.id FROM early_receipts AS e FORCE INDEX (early_receipts_message) "
+    "JOIN messages AS m FORCE INDEX (messages_provider_id) "
+    "ON m.provider_id = e.provider_id AND m.provider = e.provider "
+    "WHERE e.message = 0 AND (m.state < 16 OR m.state > 16 AND m.state < 20){of} ORDER BY e.position LIMIT {rows}"
+)
+UPDATE_EARLY_MESSAGE: Final = "UPDATE early_receipts SET message = %s WHERE position = %s AND message = 0"
 DELETE_EARLY: Final = "DELETE FROM early_receipts WHERE message IN ({ids}) AND message <> 0"
 DELETE_EARLY_POSITIONS: Final = "DELETE FROM early_receipts WHERE position IN ({ids})"
 # `{turns}`: `WHEN id THEN time` for each id.
@@ -173,6 +211,7 @@ INSERT_LEDGER: Final = (
     "INSERT INTO ledgers (quota, day, spent, reserved) VALUES (%s, %s, %s, %s) ON DUPLICATE KEY UPDATE quota = quota"
 )
 SELECT_LEDGERS: Final = "SELECT quota, day, spent, reserved FROM ledgers"
+SELECT_LEDGERS_SINCE: Final = "SELECT quota, day, spent, reserved FROM ledgers WHERE day >= %s"
 INSERT_RECIPE: Final = "INSERT INTO recipes (provider, callback_base, mac_key, renderer) VALUES (%s, %s, %s, %s)"
 SELECT_RECIPE: Final = (
     "SELECT `key` FROM recipes WHERE provider = %s AND callback_base = %s AND mac_key = %s AND renderer = %s"
@@ -207,14 +246,21 @@ DELETE_REQUEST_IDS: Final = "DELETE FROM request_ids WHERE ({pairs}) AND id <= {
 
 SELECT_CARRIERS: Final = "SELECT recipient, carrier FROM carriers ORDER BY learned_us DESC LIMIT %s"
 COUNT_EARLY: Final = "SELECT COUNT(*) FROM early_receipts"
-SELECT_IN_STATE: Final = "SELECT id FROM messages WHERE state = %s ORDER BY id"
+# `{of}` is empty, or SHARDS_OF.
+SHARDS_OF: Final = " AND MOD({m}campaign, 64) IN ({shards})"
+SELECT_IN_STATE: Final = "SELECT id FROM messages WHERE state = %s{of} ORDER BY id"
+# Attempts to a number that are written down, without outcome, and may be on the wire.
+SELECT_OPEN_TO: Final = (
+    "SELECT id FROM messages FORCE INDEX (messages_due) WHERE state = 2 AND due_us > %s AND tenant = %s "
+    "AND recipient = %s"
+)
 SELECT_KEY_HOLDERS: Final = (
     "SELECT m.id, m.tenant, m.campaign, b.record FROM messages AS m JOIN bodies AS b ON b.id = m.id "
-    "WHERE m.state IN (2, 5) AND (m.flags & 1) = 1 ORDER BY m.id"
+    "WHERE m.state IN (2, 5) AND (m.flags & 1) = 1{of} ORDER BY m.id"
 )
 SELECT_CAMPAIGN_KEYS: Final = "SELECT `key` FROM campaigns ORDER BY `key`"
 SELECT_WAITING_BOUNDS: Final = (
-    "SELECT campaign, stream, MIN(id), MAX(id) FROM messages WHERE state = 1 GROUP BY campaign, stream"
+    "SELECT campaign, stream, MIN(id), MAX(id) FROM messages WHERE state = 1{of} GROUP BY campaign, stream"
 )
 SELECT_WAITING_PIECE: Final = (
     _HELD.replace("{index}", "messages_waiting")
@@ -224,9 +270,9 @@ SELECT_WAITING_EXPIRY: Final = (
     "SELECT id, expires_us FROM messages WHERE state = 1 AND campaign = %s AND stream = %s AND id > %s "
     "ORDER BY id LIMIT %s"
 )
-SELECT_DUE: Final = "SELECT id FROM messages WHERE state = %s AND due_us <= %s ORDER BY due_us LIMIT %s"
+SELECT_DUE: Final = "SELECT id FROM messages WHERE state = %s AND due_us <= %s{of} ORDER BY due_us LIMIT %s"
 SELECT_LATEST_DUE: Final = (
-    "SELECT due_us, id FROM messages WHERE state = %s AND due_us <= %s AND (due_us < %s OR id < %s) "
+    "SELECT due_us, id FROM messages WHERE state = %s AND due_us <= %s AND (due_us < %s OR id < %s){of} "
     "ORDER BY due_us DESC, id DESC LIMIT %s"
 )
 SELECT_PIECE_END: Final = "SELECT id FROM messages WHERE tenant = %s AND id > %s ORDER BY id LIMIT 1 OFFSET %s"
@@ -235,6 +281,9 @@ SELECT_STARTED: Final = (
     "SELECT CAST(COALESCE(SUM({unit}), 0) AS SIGNED) FROM messages WHERE tenant = %s AND id > %s AND id <= %s "
     "AND campaign IN ({ids}) AND started_us >= %s AND (%s = 0 OR carrier = 0 OR carrier = %s) "
     "AND (state BETWEEN 2 AND 19 OR flags & 8 <> 0)"
+)
+COUNT_WAITING: Final = (
+    "SELECT COUNT(*) FROM messages FORCE INDEX (messages_waiting) WHERE state = 1 AND MOD(campaign, 64) IN ({shards})"
 )
 COUNT_BY_STATE: Final = "SELECT state, COUNT(*) FROM messages WHERE state < 16 GROUP BY state"
 

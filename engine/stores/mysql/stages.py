@@ -5,25 +5,31 @@ whole. Python loops only over what is rare (a gate that closed, a duplicate webh
 batch.
 
 Invariant: locks are taken in one order, so that two transactions rarely wait for each other crosswise: leases, the
-registry's version, slots of opt-outs, messages by id, all else, and at the end the slots of the event log.
+registry's version, slots of opt-outs, messages by id, all else, and at the end the slots of the event log. An attempt's
+day ledgers go before its messages: whom they have no room for is not written down.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import orjson
 
 from engine import _core
-from engine.errors import Verdict
+from engine.errors import RegistryMoved, Verdict
 from engine.stores.mysql import consent, inbox, sql
 from engine.stores.mysql.faults import DUPLICATE, Fault, classify, code_of
-from engine.stores.mysql.transactions import Transaction
-from engine.stores.store import ID_MAX, OPT_OUT_PROVIDER, InboxKind, Intent, LedgerRow, Received, Row, Written
+from engine.stores.mysql.transactions import Holds, Transaction
+from engine.stores.store import ID_MAX, OPT_OUT_PROVIDER, SHARDS, InboxKind, Intent, LedgerRow, Received, Row, Written
+
+Rows = Callable[[str], Awaitable[list[tuple[Any, ...]]]]
 
 # Receipts come within minutes, the last ones within three days of an attempt that mostly follows its acceptance.
 LATEST_US: Final = 3 * 86_400_000_000
 # A carrier that is known already is written again once a day.
 CARRIER_STALE_US: Final = 86_400_000_000
+# Column of a view.
+CAMPAIGN: Final = 2
 
 
 def listed(numbers: Iterable[int]) -> str:
@@ -52,15 +58,14 @@ async def held(tx: Transaction, ids: Sequence[int]) -> list[tuple[Any, ...]]:
 # Append.
 
 
-async def append(tx: Transaction, admission: _core.Admission, now_us: int, epoch: int) -> None:
+async def append(tx: Transaction, admission: _core.Admission, now_us: int, holds: Holds) -> None:
     """Store what was admitted; request ids that came before are resolved in the same transaction.
 
-    A data error refuses the one message at fault, found by bisection, and stores the others. Who is not the owner under
-    this epoch tells the owner.
+    A data error refuses the one message at fault, found by bisection, and stores the others. Owners of shards that are
+    not held so are told.
     """
     admission.take_back()  # the transaction may run again
-    # An ordering key is one line for all nodes: it goes by the inbox's order.
-    owner = await tx.owns(epoch) and not admission.ordered
+    own = await tx.held_of(holds)
     if admission.refused_lookups():
         # Something was refused for a reason that may have come after its first try was stored: ask first.
         await _resolve(tx, admission)
@@ -68,8 +73,9 @@ async def append(tx: Transaction, admission: _core.Admission, now_us: int, epoch
     if admission.accepted:
         await _insert_messages(tx, admission, 0, admission.accepted)
         tx.tell(admission.event_rows(), now_us)
-        if not owner:
-            await inbox.put(tx, InboxKind.MESSAGES, now_us, [inbox.packed(admission.ids())])
+        # An ordering key is one line for all nodes: it goes by the inbox's order.
+        told = [part for part in admission.by_shard() if admission.ordered or part[0] not in own]
+        await inbox.put(tx, InboxKind.MESSAGES, now_us, [(shard, inbox.packed(ids)) for shard, ids in told])
 
 
 async def _insert_request_ids(tx: Transaction, admission: _core.Admission) -> None:
@@ -152,31 +158,78 @@ async def intend(
 ) -> Written | None:
     """Write down the attempts of a batch before a byte of them leaves; what the guard refuses leaves the batch here.
 
-    Returns what became of the refused ones, or None when all were granted.
+    Returns what became of the refused ones, or None when all were granted. Day caps that nodes share are held in the
+    store: whom one has no room for leaves the batch, too, and waits on.
     """
-    await tx.guard(intent.epoch)
+    await tx.guard(dict(dispatch.shards()))
     dispatch.take_back()  # the transaction may run again
-    await tx.rows(sql.SELECT_REGISTRY_SHARED)
+    if (await tx.rows(sql.SELECT_REGISTRY_SHARED))[0][0] != registry.version:
+        raise RegistryMoved
     for piece in pieces(dispatch.opt_out_slots()):
         await tx.rows(sql.SELECT_SLOTS_SHARED.format(ids=listed(piece)))
+    capped, seen = await _reserve(tx, dispatch, scheduler)
     ids = dispatch.ids()
+    reserved = scheduler.ledger_deltas(dispatch)
     granted, poisoned = await _grant(tx, dispatch, intent, ids)
     written = None
-    if granted != len(ids):
+    if granted != len(ids) or capped:
         asked = _core.mysql_select_intended(ids, intent.now_us, intent.epoch, sql.BYTES_MAX)
         intended = {row[0] for row in await tx.rows_of(asked)}
         refused = [identity for identity in ids if identity not in intended]
         dispatch.drop(refused)
+        await _give_back(tx, reserved, scheduler.ledger_deltas(dispatch))
         gates = await tx.rows_of(_core.mysql_select_closed_gates(refused, intent.now_us, sql.BYTES_MAX))
         facts = _core.Facts.gates([gate for gate in gates if gate[1] != 0])
         written = await settle(tx, facts, settler, registry, intent.now_us, seed)
         written.poisoned = poisoned
         # Queued still (paused meanwhile, or moved on): back into the scheduler as the row stands now.
         again = [identity for identity, gate in gates if gate == 0 and identity not in poisoned]
-        written.load += await held(tx, again)
-    await tx.put(sql.REPLACE_LEDGERS, scheduler.intended(dispatch))
+        written.load += await held(tx, sorted([*again, *capped]))
+        written.seen = seen
     tx.tell(dispatch.event_rows(registry, intent.now_us), intent.now_us)
     return written
+
+
+async def _reserve(
+    tx: Transaction, dispatch: _core.Dispatch, scheduler: _core.Scheduler
+) -> tuple[list[int], list[LedgerRow]]:
+    """Reserve of the day's ledgers what the batch asks for; (who found no room and left it, rows as found)."""
+    capped: list[int] = []
+    seen: list[LedgerRow] = []
+    while deltas := scheduler.ledger_deltas(dispatch):
+        await tx.run("SAVEPOINT ledgers")
+        for quota, day, units, cap in deltas:
+            if await _reserve_one(tx, quota, day, units, cap):
+                continue
+            seen += await tx.rows(sql.SELECT_LEDGER, (quota, day))
+            await tx.run("ROLLBACK TO SAVEPOINT ledgers")
+            capped += dispatch.drop_charging(quota, day, cap)
+            break
+        else:
+            break
+    return capped, seen
+
+
+async def _reserve_one(tx: Transaction, quota: int, day: int, units: int, cap: int) -> bool:
+    values = (units, quota, day, units, cap)
+    if await tx.run(sql.RESERVE_LEDGER, values) == 1:
+        return True
+    # The first of its day, or no room.
+    await tx.put(sql.ADD_LEDGER_DAY, [(quota, day, 0, 0)])
+    return await tx.run(sql.RESERVE_LEDGER, values) == 1
+
+
+async def _give_back(
+    tx: Transaction, before: Sequence[tuple[int, int, int, int]], after: Sequence[tuple[int, int, int, int]]
+) -> None:
+    """Give back what those reserved that left the batch."""
+    left: dict[tuple[int, int], int] = {}
+    for sign, deltas in ((1, before), (-1, after)):
+        for quota, day, units, _ in deltas:
+            left[quota, day] = left.get((quota, day), 0) + sign * units
+    for (quota, day), units in sorted(left.items()):
+        if units:
+            await tx.run(sql.CHARGE_LEDGER, (0, -units, quota, day))
 
 
 async def _grant(
@@ -218,7 +271,8 @@ async def settle(
 ) -> Written:
     """Read and lock the rows that `facts` concern, let the core decide, write what it decided.
 
-    With a scheduler, the day ledgers follow in the same transaction: whoever gives none settles no attempt.
+    With a scheduler, the day ledgers follow in the same transaction, each by what changes: others write them, too.
+    Whoever gives none settles no attempt.
     `early_kept` False says that no receipt waits for its attempt, so none is looked for.
     """
     ids = facts.ids()
@@ -227,8 +281,11 @@ async def settle(
     settlement = settler.settle(orjson.dumps(rows).decode(), facts, early, registry, now_us, seed)
     written = await _write(tx, settlement, registry, now_us, provider)
     if scheduler is not None:
-        written.ledgers = scheduler.charge(settlement)
-        await tx.put(sql.REPLACE_LEDGERS, written.ledgers)
+        deltas = scheduler.charge_deltas(settlement)
+        if deltas:
+            tx.on_undone(partial(scheduler.deltas_undone, deltas))
+            for quota, day, spent, reserved in deltas:
+                await tx.run(sql.CHARGE_LEDGER, (spent, reserved, quota, day))
     return written
 
 
@@ -240,18 +297,19 @@ async def cancel(
     now_us: int,
     seed: int,
     tenant: int,
-    epoch: int,
+    holds: Holds,
 ) -> tuple[Written, Row]:
     """Settle the cancelling of one message of this tenant; returns its view after it, too.
 
-    Who is not the owner under this epoch tells the owner: others may wait behind it for their turn.
+    If its shard is not held so, its owner is told: others may wait behind it for their turn.
     """
-    owner = await tx.owns(epoch)
+    own = await tx.held_of(holds)
     written = await settle(tx, facts, settler, registry, now_us, seed)
     [identity] = facts.ids()
-    if not owner:
-        await inbox.put(tx, InboxKind.CANCELLED, now_us, [inbox.packed([identity])])
     [row] = await tx.rows(sql.SELECT_VIEW, (identity, tenant))
+    shard = row[CAMPAIGN] % SHARDS
+    if shard not in own:
+        await inbox.put(tx, InboxKind.CANCELLED, now_us, [(shard, inbox.packed([identity]))])
     return written, row
 
 
@@ -263,13 +321,6 @@ async def hasten_lookups(tx: Transaction, dues: Sequence[tuple[int, int]]) -> No
     for piece in pieces(dues):
         turns = " ".join(f"WHEN {identity} THEN {due_us}" for due_us, identity in piece)
         await tx.run(sql.UPDATE_LOOKUPS_DUE.format(turns=turns, ids=listed(identity for _, identity in piece)))
-
-
-async def write_ledgers(tx: Transaction, scheduler: _core.Scheduler) -> list[LedgerRow]:
-    """Store what no attempt or outcome has taken along; returns what was written."""
-    rows = scheduler.ledger_rows()
-    await tx.put(sql.REPLACE_LEDGERS, rows)
-    return rows
 
 
 async def recipe(tx: Transaction, provider: int, callback_base: str, mac_key: str, renderer: int) -> int:
@@ -351,8 +402,13 @@ async def receive(
     mint: _core.Admitter,
     now_us: int,
     seed: int,
+    *,
+    resolves: bool = True,
 ) -> Received:
-    """Store webhooks of good standing: deduplicate, settle receipts, keep early ones, store inbound messages."""
+    """Store webhooks of good standing: deduplicate, settle receipts, keep early ones, store inbound messages.
+
+    Without `resolves`, receipts that name no message are kept as early: the owner of what they are about finds them.
+    """
     fresh = await _fresh(tx, webhooks, provider, now_us)
     received = Received(duplicates=len(webhooks.good()) - len(fresh))
     if not fresh:
@@ -363,7 +419,8 @@ async def receive(
     wanted = webhooks.provider_only(fresh)
     resolved: dict[int, int] = {}
     if wanted:
-        resolved = await _resolve_provider_ids(tx, wanted, provider, now_us)
+        if resolves:
+            resolved = await resolve_provider_ids(tx.rows, wanted, provider, now_us)
         early = webhooks.early_rows([index for index, _ in wanted if index not in resolved])
         await tx.put(sql.INSERT_EARLY, [(0, provider, provider_id, now_us, fact) for provider_id, fact in early])
         received.kept_early = len(early)
@@ -380,8 +437,8 @@ async def receive(
     return received
 
 
-async def _resolve_provider_ids(
-    tx: Transaction, wanted: Sequence[tuple[int, str]], provider: int, now_us: int
+async def resolve_provider_ids(
+    rows: Rows, wanted: Sequence[tuple[int, str]], provider: int, now_us: int
 ) -> dict[int, int]:
     """The newest message of each: looked for among the latest days, and only what is not there among all others."""
     found: dict[str, int] = {}
@@ -392,7 +449,7 @@ async def _resolve_provider_ids(
             asked = sql.SELECT_BY_PROVIDER_ID.format(
                 provider=provider, texts=quoted(piece), from_id=from_id, below_id=below_id
             )
-            found |= {row[0]: row[1] for row in await tx.rows(asked)}
+            found |= {row[0]: row[1] for row in await rows(asked)}
     return {index: found[provider_id] for index, provider_id in wanted if provider_id in found}
 
 

@@ -4,7 +4,7 @@ It composes; what a verb does in SQL is in `stages.py`, `consent.py`, `prune.py`
 `transactions.py`.
 
 Invariants: a verb that writes hands exactly one job to its lane, when it is called; what only an owner may write is
-guarded by the epoch that this process had at the call.
+guarded by the leases that this process had at the call.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ import structlog
 
 from engine import _core
 from engine.clock import Clock
-from engine.errors import ConfigError, Refused
+from engine.errors import ConfigError, NotReady, Refused
 from engine.stores.mysql import consent, durability, owner, sql, stages
 from engine.stores.mysql.address import Address
 from engine.stores.mysql.control import Control
@@ -171,7 +171,8 @@ class MySQLStore(MySQLReads):
             )
             for lane in (Lane.ACCEPT, Lane.RECORD)
         )
-        self._shared = MySQLShared(self.pool, self._record, self._me)
+        own_number = place.node is not None
+        self._shared = MySQLShared(self.pool, self._record, self._me, own_number=own_number)
         for lane in (self._accept, self._record):
             self._closing.push_async_callback(lane.close, CLOSE_S)
             await lane.start()
@@ -251,15 +252,9 @@ class MySQLStore(MySQLReads):
 
     async def begin_run(self) -> Run | None:
         """See `Store`."""
-        me = self._me
-        job = partial(owner.take_leases, me=me, own_number=self.place.node is not None)
-        await owner.end_last_owner(self.pool, me)
-        epoch: int | None = await self._record.submit("recover", job)
-        if epoch is None:
-            return None
-        me.epoch = epoch
-        last_id: int = await self._record.submit("recover", owner.last_id)
-        return Run(epoch, last_id)
+        # Its own, too: whoever begins a run takes over everything anew.
+        self._me.holds = self._me.ready = {}
+        return await self._shared.take(all_free=True)
 
     @property
     def shared(self) -> MySQLShared:
@@ -267,8 +262,8 @@ class MySQLStore(MySQLReads):
         return self._shared
 
     def _owned(self, job: Callable[[Transaction], Awaitable[Any]]) -> Callable[[Transaction], Awaitable[Any]]:
-        """The job, refused when this process is not the owner it is now."""
-        return owned(job, self._me.epoch)
+        """The job, refused when a shard that this process owns now has another owner by then."""
+        return owned(job, self._me.holds)
 
     async def close(self) -> None:
         """See `Store`."""
@@ -330,7 +325,7 @@ class MySQLStore(MySQLReads):
 
     def append(self, admission: _core.Admission, now_us: int) -> asyncio.Future[None]:
         """See `Store`."""
-        job = partial(stages.append, admission=admission, now_us=now_us, epoch=self._me.pushes_under)
+        job = partial(stages.append, admission=admission, now_us=now_us, holds=self._me.ready)
         return self._accept.submit("append", job, weight=admission.accepted, new_work=True)
 
     def intend(
@@ -343,6 +338,10 @@ class MySQLStore(MySQLReads):
         seed: int,
     ) -> asyncio.Future[Written | None]:
         """See `Store`."""
+        if intent.epoch > self._me.epoch:
+            refused: asyncio.Future[Written | None] = asyncio.get_running_loop().create_future()
+            refused.set_exception(NotReady("this process never owned anything under that epoch; nothing was stored"))
+            return refused
         job = partial(
             stages.intend,
             dispatch=dispatch,
@@ -400,7 +399,7 @@ class MySQLStore(MySQLReads):
             now_us=now_us,
             seed=seed,
             tenant=tenant,
-            epoch=self._me.epoch,
+            holds=self._me.ready,
         )
         return self._record.submit("record", job)
 
@@ -446,9 +445,8 @@ class MySQLStore(MySQLReads):
     ) -> asyncio.Future[tuple[int, int, bool]]:
         """See `Store`."""
         job = partial(
-            consent.add_opt_out, tenant=tenant, recipient=recipient, source=source, now_us=now_us, evidence=evidence,
-            epoch=self._me.epoch,
-        )  # fmt: skip
+            consent.add_opt_out, tenant=tenant, recipient=recipient, source=source, now_us=now_us, evidence=evidence
+        )
         return self._record.submit("opt_out", job)
 
     def remove_opt_out(
@@ -462,20 +460,21 @@ class MySQLStore(MySQLReads):
             source=source,
             now_us=now_us,
             occurred_us=occurred_us,
-            epoch=self._me.epoch,
         )
         return self._record.submit("opt_out", job)
 
     def mark_effective(self, pairs: Sequence[tuple[int, int]], now_us: int) -> asyncio.Future[None]:
         """See `Store`."""
-        job = partial(consent.mark_effective, pairs=pairs, now_us=now_us)
-        return self._record.submit("opt_out", self._owned(job))
+        return self._record.submit("opt_out", partial(consent.mark_effective, pairs=pairs, now_us=now_us))
 
     # Ledgers, recipes, facts, retention.
 
     def write_ledgers(self, scheduler: _core.Scheduler) -> asyncio.Future[list[LedgerRow]]:
-        """See `Store`."""
-        return self._record.submit("record", self._owned(partial(stages.write_ledgers, scheduler=scheduler)))
+        """See `Store`: attempts and outcomes take along all that there is."""
+        del scheduler
+        nothing: asyncio.Future[list[LedgerRow]] = asyncio.get_running_loop().create_future()
+        nothing.set_result([])
+        return nothing
 
     def begin_ledger(self, row: LedgerRow) -> asyncio.Future[None]:
         """See `Store`."""
@@ -483,7 +482,7 @@ class MySQLStore(MySQLReads):
         async def job(tx: Transaction) -> None:
             await tx.run(sql.INSERT_LEDGER, row)
 
-        return self._record.submit("control", self._owned(job))
+        return self._record.submit("control", job)
 
     def settled_so_far(self) -> asyncio.Future[None]:
         """See `Store`."""

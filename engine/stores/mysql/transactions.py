@@ -27,7 +27,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -58,6 +58,10 @@ def pause_s(tries: int) -> float:
     return random.uniform(0, min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2.0 ** min(tries, 16)))  # noqa: S311 - spreads
 
 
+Holds = Mapping[int, int]
+"""Shards, and the epochs under which they are held."""
+
+
 class Event(NamedTuple):
     """A row of the log that waits for its position."""
 
@@ -76,25 +80,38 @@ class Transaction:
         self.rows = link.rows
         self.insert = link.insert
         self.events: list[Event] = []
-        self._epochs: list[tuple[Any, ...]] = []  # of the leases, once they are locked
+        self._leases: dict[int, int] = {}  # of shards whose leases are locked: their epochs
+        self._undo: list[Callable[[], None]] = []
 
-    async def owns(self, epoch: int) -> bool:
-        """Whether the leases are held under this epoch, until the end of the transaction; 0 is nobody's."""
-        return epoch != 0 and await self._are_under(epoch)
+    async def held_of(self, holds: Holds) -> set[int]:
+        """Shards among these (shard → epoch) that are held so, until the end of the transaction."""
+        missing = [shard for shard in sorted(holds) if shard not in self._leases]
+        if missing:
+            asked = sql.SELECT_LEASES_SHARED.format(shards=", ".join(map(str, missing)))
+            self._leases |= dict(await self._link.rows(asked))
+        return {shard for shard, epoch in holds.items() if self._leases.get(shard) == epoch}
 
-    async def _are_under(self, epoch: int) -> bool:
-        if not self._epochs:
-            self._epochs = await self._link.rows(sql.SELECT_LEASES_SHARED)
-        return self._epochs == [(epoch,)]
+    async def guard(self, holds: Holds) -> None:
+        """Go on as the owner of these shards (shard → epoch). Raises NotReady when one has another owner."""
+        if len(await self.held_of(holds)) < len(holds):
+            raise NotReady("a shard has another owner; nothing was stored")
 
-    async def guard(self, epoch: int) -> None:
-        """Go on as the owner under this epoch. Raises NotReady when there is another one."""
-        if not await self._are_under(epoch):
-            raise NotReady("the store has another owner; nothing was stored")
+    def on_undone(self, undo: Callable[[], None]) -> None:
+        """Call this if what the job does comes to nothing: before it is run again, and when it never is."""
+        self._undo.append(undo)
 
-    def undone(self) -> None:
-        """All of it was undone, its locks with it, and it begins again."""
-        self._epochs = []
+    def mark(self) -> tuple[int, int]:
+        """How far it has come, for `undone`."""
+        return len(self.events), len(self._undo)
+
+    def undone(self, mark: tuple[int, int] = (0, 0), *, locks: bool = True) -> None:
+        """What was done since `mark` was undone; with its `locks`, when it was all."""
+        events, undo = mark
+        del self.events[events:]
+        while len(self._undo) > undo:
+            self._undo.pop()()
+        if locks:
+            self._leases = {}
 
     def tell(self, rows: Sequence[tuple[int, bytes]], at_us: int) -> None:
         """Put rows (tenant, events) into the log when all else is written."""
@@ -316,9 +333,11 @@ class LaneWriter:
         tries = 0
         while group.jobs:
             committing_s = 0.0
+            transaction: Transaction | None = None
             try:
                 async with self._pool.link() as link:
-                    stages = await self._prepare(link, group.jobs)
+                    transaction = Transaction(link)
+                    stages = await self._prepare(link, transaction, group.jobs)
                     if stages is None:
                         self._answer(group.jobs)
                         return
@@ -338,6 +357,8 @@ class LaneWriter:
                     if stored:
                         self._committed(group, committing_s)
                         return
+                if transaction is not None:
+                    transaction.undone()
                 tries += 1
                 if not await self._may_try_again(group, error, tries):
                     return
@@ -348,11 +369,10 @@ class LaneWriter:
                 self._committed(group, committing_s)
                 return
 
-    async def _prepare(self, link: Link, jobs: list[_Job]) -> set[str] | None:
+    async def _prepare(self, link: Link, transaction: Transaction, jobs: list[_Job]) -> set[str] | None:
         """Everything up to COMMIT; the stages that are in it, or None when no job has anything to store."""
         await link.run("BEGIN")
         link.in_transaction = True
-        transaction = Transaction(link)
         stored = 0
         for job in jobs:
             stored += await self._run_undoable(link, transaction, job, first=stored == 0)
@@ -373,7 +393,7 @@ class LaneWriter:
     async def _run_undoable(link: Link, transaction: Transaction, job: _Job, *, first: bool) -> bool:
         """Run a job; when it fails for itself, undo it alone and say False. Raises what ends the transaction."""
         job.result = job.error = None
-        told = len(transaction.events)
+        mark = transaction.mark()
         if not first:
             await link.run("SAVEPOINT job")
         try:
@@ -384,11 +404,10 @@ class LaneWriter:
             ):
                 raise
             job.error = error
-            del transaction.events[told:]
+            transaction.undone(mark, locks=first)
             if first:
                 await link.run("ROLLBACK")
                 await link.run("BEGIN")
-                transaction.undone()
             else:
                 await link.run("ROLLBACK TO SAVEPOINT job")
             return False

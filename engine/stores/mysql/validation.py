@@ -24,6 +24,8 @@ _EXAMPLES: Final = {
     "provider": "1",
     "rows": "1",
     "since_us": "1",
+    "of": "",
+    "shards": "1",
     "slot": "1",
     "slots": "SELECT at_us FROM events",
     "table": "webhook_events",

@@ -180,6 +180,7 @@ impl Life {
                 all
             }
             Fact::Crashed => self.after_crash(around),
+            Fact::Kept => vec![self.clone()],
         }
     }
 

@@ -17,6 +17,7 @@ from tests.corridor.checker.terms import (
     FAILED_LATER,
     QUEUED,
     SENT,
+    SHARDS,
     SUBMITTED,
     TERMINAL_MIN,
     TRANSITIONS,
@@ -134,7 +135,44 @@ def _generations(identity: int, changes: list[Change]) -> Found:
 
 
 def epochs_rise(evidence: Evidence, _promises: Promises) -> Found:
-    """I8: each life of the engine has an epoch of its own, higher than any before; one outcome for one attempt."""
+    """I8: no owner of a shard starts an attempt when the next one has it; one outcome for one attempt.
+
+    Where one process at a time has the store, each of its lives has an epoch of its own, higher than any before.
+    """
+    yield from _epochs_of_owners(evidence)
+    if evidence.of_kind("life"):
+        yield from _epochs_of_lives(evidence)
+    yield from _epochs_of_rows(evidence)
+    for identity, changes in evidence.changes_of.items():
+        yield from _one_outcome(identity, changes)
+
+
+def _epochs_of_owners(evidence: Evidence) -> Found:
+    """An attempt begun when the shard of its message has another owner is under that one's epoch, or above."""
+    owned: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for note in evidence.notes:
+        if note["kind"] == "owns":
+            for shard in note.get("shards", ()):
+                owned[shard].append((note.get("right_us", note["at_us"]), note["epoch"]))
+    for shard, takings in owned.items():
+        takings.sort()
+        for (_, before), (_, after) in pairwise(takings):
+            if before >= after:
+                yield Violation("I8", f"shard {shard}", f"taken under epoch {after}, after {before}")
+    for note in evidence.notes:
+        if note["kind"] != "intended":
+            continue
+        began_us = note.get("right_us", note["at_us"]) - note.get("took_us", 0)
+        for identity in note["ids"]:
+            row = evidence.row_of.get(identity)
+            takings = owned[row.campaign % SHARDS] if row is not None else []
+            newest = max((epoch for at_us, epoch in takings if at_us < began_us), default=0)
+            if note["epoch"] < newest:
+                what = f"begun under epoch {note['epoch']}, when its shard was owned under {newest}"
+                yield Violation("I8", short_of(identity), what)
+
+
+def _epochs_of_lives(evidence: Evidence) -> Found:
     lives = [line["at_us"] for line in evidence.of_kind("life")]
     epochs: dict[int, set[int]] = defaultdict(set)
     for note in evidence.notes:
@@ -149,25 +187,23 @@ def epochs_rise(evidence: Evidence, _promises: Promises) -> Found:
     for (early, before), (late, after) in pairwise(sorted(epochs.items())):
         if max(before) >= min(after):
             yield Violation("I8", f"life {late}", f"epoch {min(after)} is not above {max(before)} of life {early}")
-    yield from _epochs_of_rows(evidence)
-    for identity, changes in evidence.changes_of.items():
-        yield from _one_outcome(identity, changes)
 
 
 def _epochs_of_rows(evidence: Evidence) -> Found:
-    """In the log's order, no attempt is under a lower epoch than one before it, nor under one that never was."""
+    """In the log's order none is under a lower epoch than one of its shard before it, nor under one never given."""
     last = {change.message: change for change in evidence.changes if change.state == DISPATCHING}
-    highest = 0
+    highest: dict[int, int] = defaultdict(int)
     for identity, change in sorted(last.items(), key=lambda item: item[1].position):
         row = evidence.row_of.get(identity)
         if row is None:
             continue
-        if row.epoch < highest:
-            what = f"started under epoch {row.epoch} at position {change.position}, after one under {highest}"
+        shard = row.campaign % SHARDS
+        if row.epoch < highest[shard]:
+            what = f"started under epoch {row.epoch} at position {change.position}, after one under {highest[shard]}"
             yield Violation("I8", short_of(identity), what)
         if evidence.epoch and row.epoch > evidence.epoch:
             yield Violation("I8", short_of(identity), f"epoch {row.epoch}, the store's is {evidence.epoch}")
-        highest = max(highest, row.epoch)
+        highest[shard] = max(highest[shard], row.epoch)
 
 
 def _one_outcome(identity: int, changes: list[Change]) -> Found:

@@ -63,6 +63,8 @@ FORGED_CODE: Final = "66666"
 # stamped a little after the next engine found that nothing is on its way.
 ARRIVAL_GRACE_US: Final = 200_000
 DAY_US: Final = 86_400 * US
+# A campaign's shard is its key, modulo this.
+SHARDS: Final = 64
 
 
 class Violation(NamedTuple):

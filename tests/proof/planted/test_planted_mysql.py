@@ -20,8 +20,8 @@ from engine.stores.mysql import inbox, owner, sql, stages
 from engine.stores.mysql.pool import Link
 from engine.stores.mysql.shared import MySQLShared
 from engine.stores.mysql.store import MySQLStore
-from engine.stores.mysql.transactions import EVENT_SLOTS, LaneWriter, Transaction
-from engine.stores.store import OPT_OUT_API, InboxKind, InboxRow
+from engine.stores.mysql.transactions import EVENT_SLOTS, Holds, LaneWriter, Transaction
+from engine.stores.store import OPT_OUT_API, SHARDS, InboxKind, InboxRow, Lease
 from tests.conformance.stores import House, some
 from tests.corridor.engine_fixture import recipient
 from tests.servers.mariadb import MariaDB
@@ -32,6 +32,10 @@ US: Final = 1_000_000
 # A sound store waits for another's lock so long, and is then given it.
 HELD_S: Final = 0.5
 HOUR_S: Final = 3600
+# So many a second, leased by two nodes for so long.
+QUOTA, RATE = 1, 1000
+SHARED_S: Final = 3.0
+OF_PROVIDER: Final = 1
 MOVE_LEASES: Final = "UPDATE leases SET owner = 'another', epoch = epoch + 1"
 
 
@@ -141,24 +145,37 @@ async def nothing_starts_after_an_opt_out(place: Place, _patch: Patch) -> None:
     assert await house.state_of(identity) != DISPATCHING, "an attempt began after an opt-out"
 
 
-async def an_old_owner_says_of_no_opt_out_that_it_took_effect(place: Place, _patch: Patch) -> None:
+async def an_opt_out_waits_for_attempts_of_every_node(place: Place, _patch: Patch) -> None:
     house, to = place.house, int(recipient(0)[1:])
-    await house.store.add_opt_out(house.tenant, to, OPT_OUT_API, 1, "")
-    place.server.run(MOVE_LEASES, database=place.database)
+    await house.accept(*some(1))
+    await house.intend(house.pop())
+    other = await place.another()
     try:
-        await house.store.mark_effective([(house.tenant, to)], 2)
-    except NotReady:
-        assert await house.store.barriers_open() == [(house.tenant, to)]
-        return
-    message = "an old owner said that an opt-out took effect"
-    raise AssertionError(message)
+        open_to = await other.shared.open_to(house.tenant, to, 0)
+    finally:
+        await other.close()
+    assert open_to, "an opt-out took effect while another node's attempt was out"
+
+
+async def nodes_share_one_rate(place: Place, _patch: Patch) -> None:
+    quotas = [(QUOTA, OF_PROVIDER, place.house.provider, 0, 1, RATE, US, RATE // 10, 0, 1)]
+    registry = _core.Registry(1, [], [], quotas)
+    other = await place.another()
+    try:
+        given, until_s = 0, time.monotonic() + SHARED_S
+        while time.monotonic() < until_s:
+            for shared in (place.shared, other.shared):
+                given += sum(lease.tokens for lease in await shared.lease([(QUOTA, RATE, 1)], registry))
+    finally:
+        await other.close()
+    assert given <= RATE * (SHARED_S + 1), "two nodes have the rate of two"
 
 
 async def what_an_old_owner_accepts_reaches_the_next(place: Place, _patch: Patch) -> None:
-    place.shared.taken_over()
     place.server.run(MOVE_LEASES, database=place.database)
     await place.house.accept(*some(1))
-    assert (await place.shared.inbox_size())[0] == 1, "nobody tells the next owner of what was accepted"
+    told = place.server.run("SELECT COUNT(*) FROM inbox WHERE kind = 1", database=place.database)
+    assert told == [(1,)], "nobody tells the next owner of what was accepted"
 
 
 async def a_row_of_the_inbox_that_was_committed_late_is_read(place: Place, patch: Patch) -> None:
@@ -174,9 +191,9 @@ async def a_row_of_the_inbox_that_was_committed_late_is_read(place: Place, patch
             return await run(self, statement, values)
 
         patch.setattr(Link, "run", held_at_commit)
-        late = other.shared.hand_over(InboxKind.CANCELLED, 1, [inbox.packed([1])])
+        late = other.shared.hand_over(InboxKind.CANCELLED, 1, [(0, inbox.packed([1]))])
         await at_commit.wait()
-        await place.shared.hand_over(InboxKind.CANCELLED, 2, [inbox.packed([2])])
+        await place.shared.hand_over(InboxKind.CANCELLED, 2, [(0, inbox.packed([2]))])
         first = await place.shared.inbox([], 10)
         await place.shared.done([row.position for row in first])
         go.set()
@@ -188,7 +205,7 @@ async def a_row_of_the_inbox_that_was_committed_late_is_read(place: Place, patch
 
 
 async def what_could_not_be_taken_up_is_still_in_the_inbox(place: Place, patch: Patch) -> None:
-    await place.shared.hand_over(InboxKind.MESSAGES, 1, [inbox.packed([1])])
+    await place.shared.hand_over(InboxKind.MESSAGES, 1, [(0, inbox.packed([1]))])
     [row] = await place.shared.inbox([], 10)
 
     async def fail(_tx: Transaction, _ids: Any) -> list[Any]:
@@ -250,7 +267,7 @@ async def a_commit_whose_answer_was_lost_is_answered_as_stored(place: Place, pat
 def epoch_not_checked(patch: Patch) -> None:
     """Whoever owns the store."""
 
-    async def pass_over(_tx: Transaction, _epoch: int) -> None:
+    async def pass_over(_tx: Transaction, _holds: Holds) -> None:
         return
 
     patch.setattr(Transaction, "guard", pass_over)
@@ -285,18 +302,38 @@ def slots_not_locked(patch: Patch) -> None:
     patch.setattr(sql, "SELECT_SLOTS_SHARED", "SELECT {ids}")
 
 
-def anybody_says_effective(patch: Patch) -> None:
-    """What an owner alone may write is not guarded."""
-    patch.setattr(MySQLStore, "_owned", lambda _self, job: job)
+def barrier_by_memory(patch: Patch) -> None:
+    """Of attempts that this process has out, a node that sends nothing has none."""
+
+    async def open_to(_self: MySQLShared, _tenant: int, _recipient: int, _due_after_us: int) -> list[int]:
+        return []
+
+    patch.setattr(MySQLShared, "open_to", open_to)
+
+
+def rate_of_its_own(patch: Patch) -> None:
+    """A bucket a node, as a limiter in each worker's memory is."""
+    rows: dict[tuple[int, int], Any] = {}
+
+    async def lease(self: MySQLShared, asks: Any, registry: _core.Registry) -> list[Lease]:
+        now_us, given = time.time_ns() // 1000, []
+        with_rows = [(quota, rows.get((id(self), quota)), tokens, least) for quota, tokens, least in asks]
+        for (quota, *_), answer in zip(asks, registry.lease_budgets(with_rows, now_us), strict=True):
+            assert answer is not None
+            tokens, _, block_us, rows[id(self), quota] = answer
+            given.append(Lease(quota, tokens, block_us, 0))
+        return given
+
+    patch.setattr(MySQLShared, "lease", lease)
 
 
 def owner_by_memory(patch: Patch) -> None:
     """Who was the owner is."""
 
-    async def owns(_tx: Transaction, epoch: int) -> bool:
-        return epoch != 0
+    async def held_of(_tx: Transaction, holds: Holds) -> set[int]:
+        return set(holds)
 
-    patch.setattr(Transaction, "owns", owns)
+    patch.setattr(Transaction, "held_of", held_of)
 
 
 def inbox_by_cursor(patch: Patch) -> None:
@@ -357,9 +394,8 @@ BUGS: Final = {
     "epoch_not_checked": Bug(epoch_not_checked, an_old_owner_writes_no_attempt_down, "of an old owner"),
     "positions_by_insertion": Bug(positions_by_insertion, a_follower_misses_no_event, "missed an event"),
     "request_ids_apart": Bug(request_ids_committed_first, what_is_asked_again_is_stored_once, "without its message"),
-    "anybody_says_effective": Bug(
-        anybody_says_effective, an_old_owner_says_of_no_opt_out_that_it_took_effect, "an old owner said"
-    ),
+    "barrier_by_memory": Bug(barrier_by_memory, an_opt_out_waits_for_attempts_of_every_node, "another node's attempt"),
+    "rate_of_its_own": Bug(rate_of_its_own, nodes_share_one_rate, "the rate of two"),
     "owner_by_memory": Bug(owner_by_memory, what_an_old_owner_accepts_reaches_the_next, "nobody tells the next owner"),
     "inbox_by_cursor": Bug(inbox_by_cursor, a_row_of_the_inbox_that_was_committed_late_is_read, "is never read"),
     "inbox_done_first": Bug(inbox_done_first, what_could_not_be_taken_up_is_still_in_the_inbox, "left the inbox"),
@@ -377,7 +413,9 @@ async def place(mariadb: MariaDB, new_database: Callable[[], str], tmp_path: Pat
     url = new_database()
     house = House("mysql", tmp_path, url)
     await house.open()
-    yield Place(house, mariadb, url.rpartition("/")[2])
+    made = Place(house, mariadb, url.rpartition("/")[2])
+    made.shared.taken_over(range(SHARDS))
+    yield made
     await house.store.close()
 
 

@@ -159,10 +159,18 @@ CREATE TABLE IF NOT EXISTS nodes (
   expires_us BIGINT NOT NULL, roles VARCHAR(64) NOT NULL, PRIMARY KEY (node)
 ) {{table}};
 
--- What a node that is not the owner accepted or received, for the owner: written with it, deleted when it is done.
+-- What a node accepted or received for the owner of a shard: written with it, deleted when it is done.
 CREATE TABLE IF NOT EXISTS inbox (
-  position BIGINT UNSIGNED NOT NULL AUTO_INCREMENT, kind TINYINT UNSIGNED NOT NULL, at_us BIGINT NOT NULL,
-  payload MEDIUMBLOB NOT NULL, PRIMARY KEY (position)
+  position BIGINT UNSIGNED NOT NULL AUTO_INCREMENT, shard SMALLINT UNSIGNED NOT NULL, kind TINYINT UNSIGNED NOT NULL,
+  at_us BIGINT NOT NULL, payload MEDIUMBLOB NOT NULL, PRIMARY KEY (position), KEY inbox_shard (shard, position)
+) {{table}};
+
+-- Rates that are wider than a shard: whoever wants tokens takes them here, under the row's lock. The bucket is the
+-- core's (rust_core/src/budget.rs), on the server's clock.
+CREATE TABLE IF NOT EXISTS budgets (
+  quota BIGINT UNSIGNED NOT NULL, amount BIGINT UNSIGNED NOT NULL, burst BIGINT UNSIGNED NOT NULL,
+  window_us BIGINT UNSIGNED NOT NULL, full_us BIGINT NOT NULL, rest BIGINT UNSIGNED NOT NULL,
+  latest_us BIGINT NOT NULL, PRIMARY KEY (quota)
 ) {{table}};
 
 -- The last transaction of each lane of a node (`engine/stores/mysql/transactions.py`): says whether a COMMIT took
