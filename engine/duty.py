@@ -203,7 +203,9 @@ class Duty:
             await asyncio.sleep(ASK_S)
             try:
                 above = await shared.above_share()
-                if above:
+                if shared.strays:
+                    await self._give(shared, shared.strays)  # what was begun and met a store that was away
+                elif above:
                     await self._give(shared, spread(shared.shards, above))
                 else:
                     await self._take(shared)

@@ -254,6 +254,11 @@ class Shared(Protocol):
         """What this process accepts of these from now on needs no way through the inbox: its memory has it."""
         ...
 
+    @property
+    def strays(self) -> tuple[int, ...]:
+        """Those that it owns and neither has taken over nor gave away."""
+        ...
+
     async def above_share(self) -> int:
         """How many shards this process owns above its share."""
         ...

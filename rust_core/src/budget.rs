@@ -14,9 +14,12 @@ use crate::message::Micros;
 use crate::quota::{Bucket, Refusal};
 use crate::registry::Quota;
 
-/// A block's life is a twenty-fifth of the window: a bucket over 26/25 of the window loses less than a twentieth.
-const WINDOW_PARTS: u64 = 25;
-/// A turn to the database and back fits several times.
+/// A block's life is a fiftieth of the window: a bucket over 51/50 of the window loses two percent.
+const WINDOW_PARTS: u64 = 50;
+/// Of a short window it is a twenty-fifth, up to this: a turn to the database and back fits several times.
+const BLOCK_FAIR_US: u64 = 40_000;
+const SHORT_WINDOW_PARTS: u64 = 25;
+/// And never less.
 const BLOCK_MIN_US: u64 = 20_000;
 /// So long at most a pause or a lost holder keeps tokens.
 const BLOCK_MAX_US: u64 = 2_000_000;
@@ -46,7 +49,10 @@ impl Terms {
     /// How long a block may be spent after it was leased.
     #[must_use]
     pub fn block_us(&self) -> u64 {
-        (self.window_us / WINDOW_PARTS).clamp(BLOCK_MIN_US, BLOCK_MAX_US)
+        let fair_us = BLOCK_FAIR_US.min(self.window_us / SHORT_WINDOW_PARTS);
+        (self.window_us / WINDOW_PARTS)
+            .max(fair_us)
+            .clamp(BLOCK_MIN_US, BLOCK_MAX_US)
     }
 
     fn bucket(&self) -> Bucket {

@@ -455,11 +455,11 @@ fn before_it_runs_out_it_asks_for_what_half_a_block_will_miss() {
     push(&mut node, (1..=10).map(|id| held(id, 10, 1)).collect());
     pop(&mut node, 0);
     assert_eq!(node.budgets_wanted(0).len(), 1);
-    node.grant(1, 20, 400_000, 0);
+    node.grant(1, 20, 200_000, 0);
     assert_eq!(pop(&mut node, 0).ready.len(), 10);
     // Ten left at ten a block: a whole one's worth, but it ends with the block.
-    assert_eq!(node.budgets_wanted(200_000), []);
-    assert_eq!(node.budgets_wanted(200_001), [wanted(1, 6, 1)]);
+    assert_eq!(node.budgets_wanted(100_000), []);
+    assert_eq!(node.budgets_wanted(100_001), [wanted(1, 6, 1)]);
     node.grant(1, 0, 0, 0);
     // Nobody sent for two blocks, and nobody waits.
     assert_eq!(node.budgets_wanted(900_000), []);

@@ -54,6 +54,8 @@ class Node:
     frozen: bool = False
     command: tuple[str, ...] = SERVE
     """Its next life's."""
+    roles: str = ""
+    """All, if none is named."""
 
     @property
     def alive(self) -> bool:
@@ -144,6 +146,8 @@ class ClusterRun(CrashRun):
         environment = self._environment("")
         for name, port in zip(("GRPC", "HTTP", "WEBHOOK"), node.ports, strict=True):
             environment[f"LONGWAVE_{name}_ADDRESS"] = f"{HOST}:{port}"
+        if node.roles:
+            environment["LONGWAVE_ROLES"] = node.roles
         if self.store_urls:
             environment["LONGWAVE_STORE_URL"] = self.store_urls[node.index]
         with (self.folder / f"node-{node.index}.log").open("ab") as log:

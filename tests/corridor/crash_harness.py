@@ -121,6 +121,8 @@ class Options:
     recipients: int = 150
     metered_per_s: int = 20
     """Messages that the metered number may send; all together may send ten times as many segments."""
+    tenant_window_s: int = 1
+    """Of that limit of all together, which is as many times higher."""
     database_url: str = ""
     """Of an empty store on a server; empty: a file."""
 
@@ -526,13 +528,16 @@ def _make_registry(control: sa.Connection, options: Options, at_us: int) -> Tena
         campaigns.create_number(control, tenant, campaign, int(SENDERS[name][1:]), now_us=at_us)
     per_s = options.metered_per_s
     _set_quota(control, tenant, Scope.NUMBER, f"numbers/{SENDERS[METERED]}", Unit.MESSAGES, per_s)
-    _set_quota(control, tenant, Scope.TENANT, f"tenants/{tenant.id}", Unit.SEGMENTS, 10 * per_s)
+    window_s = options.tenant_window_s
+    _set_quota(control, tenant, Scope.TENANT, f"tenants/{tenant.id}", Unit.SEGMENTS, 10 * per_s * window_s, window_s)
     return tenant
 
 
-def _set_quota(control: sa.Connection, tenant: Tenant, scope: Scope, subject: str, unit: Unit, amount: int) -> None:
+def _set_quota(
+    control: sa.Connection, tenant: Tenant, scope: Scope, subject: str, unit: Unit, amount: int, window_s: int = 1
+) -> None:
     wish = QuotaWish(
-        scope=scope, subject=subject, carrier=0, unit=unit, amount=amount, window_ms=1000, burst=0, time_zone="",
+        scope=scope, subject=subject, carrier=0, unit=unit, amount=amount, window_ms=1000 * window_s, burst=0, time_zone="",
         reserved_percent=0, reserved_class=0,
     )  # fmt: skip
     quotas.set_quota(control, tenant, wish)

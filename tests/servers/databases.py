@@ -13,7 +13,7 @@ from tests.servers.mariadb import MariaDB
 _KEPT = ("schema_version", "schema_revisions", "opt_out_slots", "event_slots", "lanes", "leases")
 _RESET = (
     "UPDATE event_slots SET next_position = 1",
-    "UPDATE leases SET owner = '', node = 0, epoch = 0, expires_us = 0",
+    "UPDATE leases SET owner = '', node = 0, epoch = 0",
     "INSERT INTO facts (name, value) VALUES ('registry_version', 1), ('epoch', 0)",
     "INSERT INTO providers (`key`, id) VALUES (1, 'telnyx')",
 )

@@ -1,17 +1,17 @@
 """Who this process is among those that share the store: its number, and which shards it sends for.
 
-It sends nothing and decides nothing about messages. A node has a number, which the ids that it gives carry, under a
-lease of its own; and each shard has one owner at a time, under a lease with an epoch that rises with each. Both run out
-by the server's clock, and are renewed together by a thread (`Heart`). What a lease cannot promise to a process that was
-frozen, the epoch does: what an owner writes reads its leases under a shared lock, and whoever takes one waits for it.
+It sends nothing and decides nothing about messages. A node has a number, which the ids that it gives carry, for a time
+by the server's clock that a thread renews (`Heart`); and each shard has one owner at a time, as long as that one's
+number is its own. What a lease cannot promise to a process that was frozen, the epoch does, which rises with each owner
+of a shard: what an owner writes reads its leases under a shared lock, and whoever takes one waits for it.
 
 A node holds its fair share at most: of 64 shards as many as there are for each node that sends, rounded up. It takes
 what is free up to that, and is told what it has above it (`above_share`), to give away in its own time.
 
 Invariants: a number is given again at the earliest `NUMBER_REST_S` after its lease ran out, or when its holder gave it
-back or is dead for sure; a shard is taken when its lease ran out, was given back, or is held by a former life of this
-very node that is dead for sure; every taking has an epoch above all before, of whatever shard. `NOW(6)` is the
-beginning of a statement, so a wait for a row only ever makes a lease shorter, or its taking later.
+back or is dead for sure; a shard is taken when its owner's number ran out, when it was given back, or is held by a
+former life of this very node that is dead for sure; every taking has an epoch above all before, of whatever shard.
+`NOW(6)` is the beginning of a statement, so a wait for a row only ever makes a lease shorter, or its taking later.
 """
 
 import asyncio
@@ -220,16 +220,21 @@ async def take_leases(tx: Transaction, me: Me, *, own_number: bool, all_free: bo
     share = SHARDS if all_free else await _share(tx.rows, me)
     wanted = share - len(me.holds)
     # Without locks first: everybody asks often, and must not hold up an owner.
-    chosen = _free(await tx.rows(sql.SELECT_LEASE_HOLDERS), await _now_us(tx), me, own_number=own_number)[:wanted]
+    rows = await tx.rows(sql.SELECT_LEASE_HOLDERS)
+    chosen = _free(rows, await _now_us(tx), me, own_number=own_number)[:wanted]
     if wanted <= 0 or not chosen:
         return None
-    locked = await tx.rows(sql.SELECT_LEASE_HOLDERS_ALONE.format(shards=_listed(chosen)))
-    shards = _free(locked, await _now_us(tx), me, own_number=own_number)
+    await tx.rows(sql.SELECT_LEASES_ALONE.format(shards=_listed(chosen)))
+    # Whoever renews its number from here on waits, and sees that it lost them.
+    holders = {node for shard, _, node, _ in rows if shard in chosen}
+    await tx.rows(sql.SELECT_NODES_SHARED.format(ids=_listed(sorted(holders))))
+    rows = [row for row in await tx.rows(sql.SELECT_LEASE_HOLDERS) if row[0] in chosen]
+    shards = _free(rows, await _now_us(tx), me, own_number=own_number)
     if not shards:
         return None
     await tx.run(sql.RAISE_EPOCH)
     [(epoch,)] = await tx.rows(sql.SELECT_EPOCH)
-    await tx.run(sql.TAKE_LEASES.format(shards=_listed(shards)), (me.name, me.node, epoch, me.lease_us))
+    await tx.run(sql.TAKE_LEASES.format(shards=_listed(shards)), (me.name, me.node, epoch))
     if len(shards) == SHARDS:
         await tx.run(sql.SETTLE_LEDGERS)
     return dict.fromkeys(shards, int(epoch))
@@ -258,7 +263,7 @@ async def end_last_owners(pool: Pool, me: Me) -> None:
     async with pool.link() as link:
         rows = await link.rows(sql.SELECT_LEASE_HOLDERS)
         [(now_us,)] = await link.rows(sql.SELECT_NOW)
-    if any(0 < expires_us <= now_us and owner != me.name for _, owner, _, expires_us in rows):
+    if any(owner not in {"", me.name} and expires_us <= now_us for _, owner, _, expires_us in rows):
         await end_sleepers(pool, me.lease_us / US)
 
 
@@ -269,7 +274,7 @@ async def last_id(tx: Transaction) -> int:
 
 
 class Heart:
-    """Renews all leases from a thread with a loop of its own, on a connection of its own."""
+    """Renews the number, and with it all leases, from a thread with a loop of its own, on a connection of its own."""
 
     def __init__(self, address: Address, limits: Limits, me: Me) -> None:
         """Open nothing yet."""
@@ -292,8 +297,6 @@ class Heart:
             if self._link is None:
                 self._link = Link(await connect(self._address, self._limits), self._limits.connect_s)
             kept = await self._link.run(sql.RENEW_NODE, (me.lease_us, me.node, me.incarnation)) == 1
-            if holds:
-                await self._link.run(sql.RENEW_LEASES.format(shards=shards), (me.lease_us, me.name))
             found = dict(await self._link.rows(sql.SELECT_LEASES_HELD.format(shards=shards)))
         except BaseException:
             if self._link is not None:

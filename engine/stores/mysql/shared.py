@@ -76,6 +76,11 @@ class MySQLShared:
         me = self._me
         me.ready = {**me.ready, **{shard: me.holds[shard] for shard in shards if shard in me.holds}}
 
+    @property
+    def strays(self) -> tuple[int, ...]:
+        """See `Shared`."""
+        return tuple(sorted(self._me.holds.keys() - self._me.ready.keys()))
+
     async def above_share(self) -> int:
         """See `Shared`."""
         return await above_share(self._pool, self._me)

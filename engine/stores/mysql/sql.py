@@ -36,19 +36,19 @@ SELECT_LEASES_SHARED: Final = f"SELECT shard, epoch {_LEASES} LOCK IN SHARE MODE
 SELECT_LEASES_HELD: Final = f"SELECT shard, epoch {_LEASES}"
 _NOW_US: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
 SELECT_NOW: Final = f"SELECT {_NOW_US}"
-SELECT_LEASE_HOLDERS: Final = "SELECT shard, owner, node, expires_us FROM leases ORDER BY shard"
-SELECT_LEASE_HOLDERS_ALONE: Final = f"SELECT shard, owner, node, expires_us {_LEASES} FOR UPDATE"
-TAKE_LEASES: Final = (
-    "UPDATE leases FORCE INDEX (PRIMARY) SET owner = %s, node = %s, epoch = %s, "  # noqa: S608
-    f"expires_us = {_NOW_US} + %s WHERE shard IN ({{shards}}) ORDER BY shard"
+# A lease runs as long as its owner's number does: one row to renew, that no transaction of work ever locks.
+SELECT_LEASE_HOLDERS: Final = (
+    "SELECT l.shard, l.owner, l.node, CAST(COALESCE(n.expires_us, 0) AS SIGNED) FROM leases AS l "
+    "LEFT JOIN nodes AS n ON n.node = l.node AND n.owner = l.owner ORDER BY l.shard"
 )
-# What was given back stays so.
-RENEW_LEASES: Final = (
-    f"UPDATE leases FORCE INDEX (PRIMARY) SET expires_us = {_NOW_US} + %s "  # noqa: S608
-    "WHERE shard IN ({shards}) AND owner = %s AND expires_us > 0 ORDER BY shard"
+SELECT_LEASES_ALONE: Final = f"SELECT shard {_LEASES} FOR UPDATE"
+SELECT_NODES_SHARED: Final = "SELECT node FROM nodes WHERE node IN ({ids}) ORDER BY node LOCK IN SHARE MODE"
+TAKE_LEASES: Final = (
+    "UPDATE leases FORCE INDEX (PRIMARY) SET owner = %s, node = %s, epoch = %s WHERE shard IN ({shards}) ORDER BY shard"
 )
 RELEASE_LEASES: Final = (
-    "UPDATE leases FORCE INDEX (PRIMARY) SET expires_us = 0 WHERE shard IN ({shards}) AND owner = %s ORDER BY shard"
+    "UPDATE leases FORCE INDEX (PRIMARY) SET owner = '', node = 0 WHERE shard IN ({shards}) AND owner = %s "
+    "ORDER BY shard"
 )
 SELECT_NODES_ALONE: Final = "SELECT node, owner, expires_us FROM nodes ORDER BY node FOR UPDATE"
 TAKE_NODE: Final = (
@@ -56,6 +56,7 @@ TAKE_NODE: Final = (
     "ON DUPLICATE KEY UPDATE owner = VALUES(owner), incarnation = VALUES(incarnation), "
     "expires_us = VALUES(expires_us), roles = VALUES(roles)"
 )
+# What was given back stays so.
 RENEW_NODE: Final = (
     f"UPDATE nodes SET expires_us = {_NOW_US} + %s WHERE node = %s AND incarnation = %s AND expires_us > 0"  # noqa: S608
 )

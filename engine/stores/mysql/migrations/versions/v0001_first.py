@@ -146,14 +146,14 @@ CREATE TABLE IF NOT EXISTS recipes (
   PRIMARY KEY (`key`), UNIQUE KEY recipes_parts (provider, callback_base, mac_key, renderer)
 ) {{table}};
 
--- Who owns a shard: every write of an owner reads it under a shared lock, and a new owner waits for those. Times of
--- leases are those of the server's clock.
+-- Who owns a shard, as long as its number below is its own: every write of an owner reads it under a shared lock, and a
+-- new owner waits for those.
 CREATE TABLE IF NOT EXISTS leases (
   shard SMALLINT UNSIGNED NOT NULL, owner VARCHAR(128) NOT NULL, epoch BIGINT UNSIGNED NOT NULL,
-  node SMALLINT UNSIGNED NOT NULL, expires_us BIGINT NOT NULL, PRIMARY KEY (shard)
+  node SMALLINT UNSIGNED NOT NULL, PRIMARY KEY (shard)
 ) {{table}};
 
--- Whose number in ids is whose; a number is free again a while after its lease ran out.
+-- Whose number in ids is whose, and until when, by the server's clock; it is free again a while after that.
 CREATE TABLE IF NOT EXISTS nodes (
   node SMALLINT UNSIGNED NOT NULL, owner VARCHAR(128) NOT NULL, incarnation BIGINT UNSIGNED NOT NULL,
   expires_us BIGINT NOT NULL, roles VARCHAR(64) NOT NULL, PRIMARY KEY (node)
@@ -197,7 +197,7 @@ def upgrade() -> None:
     for table, column, values in (
         ("event_slots", "slot, next_position", [f"{slot}, 1" for slot in range(EVENT_SLOTS)]),
         ("opt_out_slots", "slot", [str(slot) for slot in range(OPT_OUT_SLOTS)]),
-        ("leases", "shard, owner, epoch, node, expires_us", [f"{shard}, '', 0, 0, 0" for shard in range(SHARDS)]),
+        ("leases", "shard, owner, epoch, node", [f"{shard}, '', 0, 0" for shard in range(SHARDS)]),
         ("facts", "name, value", ["'registry_version', 1", "'epoch', 0"]),
         ("providers", "`key`, id", ["1, 'telnyx'"]),
     ):
