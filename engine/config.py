@@ -288,7 +288,7 @@ class Settings(BaseSettings):
     )
     connect_s: float = Field(3, gt=0, description="Seconds for name look-up, TCP and TLS of one connection.")
     send_s: float = Field(15, gt=0, description="Seconds for one whole attempt, connect included; then it is UNKNOWN.")
-    lease_s: float = Field(30, gt=0, description="Seconds an owner's lease on its shards lasts.")
+    lease_s: float = Field(30, gt=0, description="Seconds a node's number, and its lease on its shards, last.")
     heartbeat_s: float = Field(5, gt=0, description="Seconds between two renewals of the lease.")
     margin_s: float = Field(5, gt=0, description="Seconds of lease that must be left beyond send_s when bytes leave.")
     reconcile_wait_s: float = Field(

@@ -112,7 +112,7 @@ class Corridor:
             run = await self._begin_alone()
             await self._assemble(ALONE if settings.node is None else settings.node, run.last_id)
             self._keep_lease(asked_us)
-            await self.duty.begin(run, self.clock.mono_us())
+            await self.duty.begin(run)
         else:
             await self._assemble(*await shared.join())
             self._keep_lease(asked_us)

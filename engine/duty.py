@@ -110,10 +110,10 @@ class Duty:
 
     # Taking over.
 
-    async def begin(self, run: Run, asked_us: int) -> None:
-        """Take over shards whose leases were asked for at this time; then send."""
+    async def begin(self, run: Run) -> None:
+        """Take over shards that are this process's now; then send."""
         corridor = self._corridor
-        corridor.lease.own(run.epoch, asked_us)
+        corridor.lease.own(run.epoch)
         corridor.dispatch.epoch = run.epoch
         if self._shared is not None:
             if not self.owner:
@@ -189,7 +189,9 @@ class Duty:
         shared, corridor = self._shared, self._corridor
         if shared is None:
             return
-        self._seen.append((asyncio.get_running_loop().time(), await shared.consent_tail()))
+        # What is under way has a position before the newest one, and is in no list yet.
+        tail = max(0, await shared.consent_tail() - CONSENT_ROWS_MAX)
+        self._seen.append((asyncio.get_running_loop().time(), tail))
         corridor.rights.consent = _core.Consent(await corridor.store.opt_outs())
         corridor.start_tasks([self._follow_always(shared)])
         if sends:
@@ -218,7 +220,6 @@ class Duty:
     async def _take(self, shared: Shared) -> None:
         """Take over what is free. Raises StoreBroken when that failed half-way, and the driver's errors."""
         now_s = asyncio.get_running_loop().time()
-        asked_us = self._corridor.clock.mono_us()
         all_free = now_s - self._left_s > LEFT_S
         run = await shared.take(all_free=all_free)
         if all_free:
@@ -227,7 +228,7 @@ class Duty:
             return
         _log.info("takes over", epoch=run.epoch, shards=len(run.shards))
         try:
-            await self.begin(run, asked_us)
+            await self.begin(run)
         except Exception as error:
             _log.exception("take-over failed")
             raise StoreBroken(f"take-over failed: {type(error).__name__}: this process stops") from error
@@ -303,7 +304,8 @@ class Duty:
                 more = False
             if not more:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._something.wait(), INBOX_S)
+                    async with asyncio.timeout(INBOX_S):
+                        await self._something.wait()
             self._something.clear()
 
     async def _take_page(self, shared: Shared) -> bool:

@@ -53,7 +53,8 @@ class Insist:
             while True:
                 self._room.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._room.wait(), wait_s)
+                    async with asyncio.timeout(wait_s):
+                        await self._room.wait()
                 wait_s = min(RETRY_MAX_S, wait_s * 2)
                 try:
                     return await hand_in()

@@ -4,7 +4,7 @@ It elects nobody: the store does. A thread of its own renews all, so that a slow
 lose them; a renewal looks whether the store still has this process under its number and its shards under their epochs.
 
 Invariant: a lease counts on the boot clock, which runs on through suspend and SIGSTOP; it extends from the moment
-before the store was asked. All shards count as renewed when the first of them was.
+before the store was asked. Shards are a node's own as long as its number is.
 """
 
 import threading
@@ -43,21 +43,18 @@ class Lease:
         self._needed_us = int((send_s + margin_s) * _US)
         self._on_lost = on_lost
         self._epoch: int | None = None  # written by the loop, read by the heartbeat's thread
-        # Written by the heartbeat's thread, and once by the loop before it knows of it; read by the loop's.
+        # Written by the heartbeat's thread, and once by the loop before that runs; read by the loop's.
         self._until_us = 0
-        self._node_until_us = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
 
     def start(self, asked_us: int) -> None:
         """Keep this process's number, which was asked for at this time of the boot clock."""
-        self._node_until_us = asked_us + self._lease_us
+        self._until_us = asked_us + self._lease_us
         self._thread.start()
 
-    def own(self, epoch: int, asked_us: int) -> None:
-        """Shards were taken under this epoch; they were asked for at this time of the boot clock."""
-        if self._epoch is None:
-            self._until_us = asked_us + self._lease_us
+    def own(self, epoch: int) -> None:
+        """Shards were taken under this epoch; they last as long as the number does."""
         self._epoch = epoch
 
     def stop(self) -> None:
@@ -66,7 +63,7 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join()
         self._epoch = None
-        self._until_us = self._node_until_us = 0
+        self._until_us = 0
 
     def may_send(self, _request: object) -> bool:
         """Whether a send may begin now and surely end within the lease."""
@@ -80,7 +77,7 @@ class Lease:
     @property
     def may_accept(self) -> bool:
         """Whether the number is surely this process's own."""
-        return self._node_until_us > self._clock.mono_us()
+        return self._until_us > self._clock.mono_us()
 
     def _beat(self) -> None:
         try:
@@ -97,14 +94,12 @@ class Lease:
                 if not pulse.node:
                     self._lose("another process has this node's number")
                     return
-                self._node_until_us = asked_us + self._lease_us
-                if epoch is not None:
-                    self._until_us = asked_us + self._lease_us
+                self._until_us = asked_us + self._lease_us
         finally:
             self._heart.close()
 
     def _lose(self, why: str) -> None:
-        self._until_us = self._node_until_us = 0
+        self._until_us = 0
         _log.error("lease lost", why=why, epoch=self._epoch)
         self._on_lost(why)
 

@@ -269,7 +269,7 @@ class Metrics:
             "longwave_takeovers_total", "Times this process took over sending, its start included."
         )
         self.inbox_rows = self._gauge(
-            "longwave_inbox_rows", "What other nodes accepted or received and the owner has not taken up; told by it."
+            "longwave_inbox_rows", "What nodes handed to the shards of this one and it has not taken up."
         )
         self.inbox_oldest_seconds = self._gauge(
             "longwave_inbox_oldest_seconds", "Age of the oldest of these, 0 without one."

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DUE_EVERY_S: Final = 0.25
 DUE_ROWS_MAX: Final = 500
 REFILL_EVERY_S: Final = 1.0
+# A receipt and the answer that tells its message are stored beside each other within this, or never.
+EARLY_US: Final = 120_000_000
 EXPIRED: Final = 1
 BACKLOG_EVERY_S: Final = 5.0
 # Of the time at most this part is spent with counting what waits.
@@ -115,7 +117,7 @@ class Sweep:
         """Settle receipts known by the provider's id alone that came beside the answer which told us that id."""
         corridor = self._corridor
         async with corridor.duty.still:
-            pairs = await shared.early_to_join(DUE_ROWS_MAX)
+            pairs = await shared.early_to_join(corridor.clock.now_us() - EARLY_US, DUE_ROWS_MAX)
             if pairs:
                 await shared.join_early(pairs)
                 await corridor.record.settle(_core.Facts.kept(sorted({identity for _, identity in pairs})))

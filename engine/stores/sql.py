@@ -105,8 +105,7 @@ SELECT_HELD: Final = _HELD + (
 
 # A query may use a partial index only when the index's own condition stands in it: hence `state > 1 AND state < 16`
 # wherever a state behind QUEUED is looked for.
-# `{of}` is empty, or OF_SHARDS.
-OF_SHARDS: Final = " AND campaign % 64 IN ({shards})"
+# `{of}` is empty, or names shards.
 SELECT_IN_STATE: Final = "SELECT id FROM messages WHERE state = ?1 AND state > 1 AND state < 16{of} ORDER BY id"
 
 # The stream of a waiting message (rust_core/src/spill.rs): 0 with an ordering key, 4 for a later time, else its class;

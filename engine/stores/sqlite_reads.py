@@ -4,6 +4,7 @@ It changes nothing. Rows of another tenant are never read, not even to be thrown
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import orjson
 
@@ -11,9 +12,11 @@ from engine.stores import sql
 from engine.stores.connection import Connection
 from engine.stores.store import ID_MAX, SHARDS, Row, Shards, Stretch
 
+_OF_SHARDS: Final = " AND campaign % 64 IN ({shards})"
+
 
 def _of(statement: str, shards: Shards) -> str:
-    of = "" if shards is None else sql.OF_SHARDS.format(shards=", ".join(map(str, shards)))
+    of = "" if shards is None else _OF_SHARDS.format(shards=", ".join(map(str, shards)))
     return statement.format(of=of)
 
 

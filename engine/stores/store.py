@@ -306,8 +306,8 @@ class Shared(Protocol):
         """Messages that wait, of shards taken over."""
         ...
 
-    async def early_to_join(self, rows_max: int) -> list[tuple[int, int]]:
-        """(position, message of a shard taken over) of receipts that came before the provider's id was stored."""
+    async def early_to_join(self, since_us: int, rows_max: int) -> list[tuple[int, int]]:
+        """(position, message of a shard taken over) of receipts since then that came before their message's id."""
         ...
 
     def join_early(self, pairs: Sequence[tuple[int, int]]) -> asyncio.Future[None]:

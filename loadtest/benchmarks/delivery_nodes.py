@@ -29,6 +29,8 @@ METHOD: Final = (
 )
 DATABASE: Final = "bench"
 NODES: Final = (1, 2)
+SHARDS: Final = 64
+SPREAD_S_MAX: Final = 30.0
 
 
 def measure(plan: Plan, folder: Path, sheet: Sheet) -> None:
@@ -50,6 +52,7 @@ def _measure(plan: Plan, folder: Path, sheet: Sheet, count: int) -> float:
         for node in nodes:
             ending.callback(node.stop)
             node.start()
+        _wait_spread(nodes)
         _deliver(nodes, taking, "warm", WARM_MESSAGES, WARM_MESSAGES)
         pids = {
             "nodes": [node.pid for node in nodes], "MariaDB": [server.pid], "the carrier": [taking.pid]
@@ -65,6 +68,15 @@ def _measure(plan: Plan, folder: Path, sheet: Sheet, count: int) -> float:
     for who, seconds in used.items():
         sheet.add(f"processor time of {who}, {with_nodes}", "µs/message", seconds / messages * 1e6)
     return rate
+
+
+def _wait_spread(nodes: list[EngineProcess]) -> None:
+    """Until each owns its share. Raises BenchmarkError if that takes too long."""
+    until_s = time.monotonic() + SPREAD_S_MAX
+    while sorted(node.shards for node in nodes) != [SHARDS // len(nodes)] * len(nodes):
+        if time.monotonic() > until_s:
+            raise BenchmarkError("the nodes do not come to share their campaigns")
+        time.sleep(LOOK_S)
 
 
 def _nodes(folder: Path, server: MariaDB, taking: CarrierProcess, count: int) -> list[EngineProcess]:

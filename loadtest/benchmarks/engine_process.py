@@ -115,6 +115,13 @@ class EngineProcess:
             self._process = None
 
     @property
+    def shards(self) -> int:
+        """How many it owns, by its own word. Raises OSError and HTTPException."""
+        text = get(self.http_port, "/metrics")[1].decode()
+        [line] = [line for line in text.splitlines() if line.startswith("longwave_shards ")]
+        return int(float(line.split()[1]))
+
+    @property
     def api_key(self) -> str:
         """The key that benchmarks send with."""
         return self._key_file.read_text(encoding="ascii")

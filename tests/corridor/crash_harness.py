@@ -537,7 +537,7 @@ def _set_quota(
     control: sa.Connection, tenant: Tenant, scope: Scope, subject: str, unit: Unit, amount: int, window_s: int = 1
 ) -> None:
     wish = QuotaWish(
-        scope=scope, subject=subject, carrier=0, unit=unit, amount=amount, window_ms=1000 * window_s, burst=0, time_zone="",
-        reserved_percent=0, reserved_class=0,
+        scope=scope, subject=subject, carrier=0, unit=unit, amount=amount, window_ms=1000 * window_s, burst=0,
+        time_zone="", reserved_percent=0, reserved_class=0,
     )  # fmt: skip
     quotas.set_quota(control, tenant, wish)

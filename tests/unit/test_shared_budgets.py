@@ -25,7 +25,7 @@ def test_rows_begin_empty_and_lease_what_has_come_since() -> None:
     rows = [answer[3] for answer in answers]
     later = registry.lease_budgets([(TENANT, rows[0], 5, 2), (PROVIDER, rows[1], 5, 2)], again_us)
     assert [answer and answer[0] for answer in later] == [2, 2]
-    assert [answer and answer[2] for answer in later] == [400_000, 400_000]
+    assert [answer and answer[2] for answer in later] == [200_000, 200_000]
 
 
 def test_a_node_asks_for_nothing_that_nobody_waits_for() -> None:

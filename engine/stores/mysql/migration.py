@@ -315,7 +315,8 @@ class Migration:
         async def ask() -> None:
             while not done.is_set():
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(done.wait(), KEEP_ALIVE_S)
+                    async with asyncio.timeout(KEEP_ALIVE_S):
+                        await done.wait()
                 await self._connection.exec_driver_sql("DO 0")
                 await self._connection.commit()
 

@@ -187,13 +187,13 @@ class MySQLShared:
         job = partial(inbox.put, kind=kind, at_us=at_us, rows=rows)
         return self._record.submit("receipts", job, weight=len(rows))
 
-    async def early_to_join(self, rows_max: int) -> list[tuple[int, int]]:
+    async def early_to_join(self, since_us: int, rows_max: int) -> list[tuple[int, int]]:
         """See `Shared`."""
         shards = self.shards
         if not shards:
             return []
         of = sql.SHARDS_OF.format(m="m.", shards=stages.listed(shards))
-        return await self._rows(sql.SELECT_EARLY_TO_JOIN.format(of=of, rows=rows_max))
+        return await self._rows(sql.SELECT_EARLY_TO_JOIN.format(of=of, rows=rows_max), since_us)
 
     def join_early(self, pairs: Sequence[tuple[int, int]]) -> asyncio.Future[None]:
         """See `Shared`."""

@@ -151,7 +151,8 @@ SELECT_EARLY_TO_JOIN: Final = (
     "SELECT e.position, m.id FROM early_receipts AS e FORCE INDEX (early_receipts_message) "
     "JOIN messages AS m FORCE INDEX (messages_provider_id) "
     "ON m.provider_id = e.provider_id AND m.provider = e.provider "
-    "WHERE e.message = 0 AND (m.state < 16 OR m.state > 16 AND m.state < 20){of} ORDER BY e.position LIMIT {rows}"
+    "WHERE e.message = 0 AND e.received_us >= %s AND (m.state < 16 OR m.state > 16 AND m.state < 20){of} "
+    "ORDER BY e.position LIMIT {rows}"
 )
 UPDATE_EARLY_MESSAGE: Final = "UPDATE early_receipts SET message = %s WHERE position = %s AND message = 0"
 DELETE_EARLY: Final = "DELETE FROM early_receipts WHERE message IN ({ids}) AND message <> 0"

@@ -458,7 +458,8 @@ class LaneWriter:
 
     async def _pause(self, tries: int) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), pause_s(tries))
+            async with asyncio.timeout(pause_s(tries)):
+                await self._closing.wait()
 
     async def _read_back(self, because: Exception) -> bool | None:
         """Whether the transaction was committed; asks until the server tells. None when it cannot be known."""

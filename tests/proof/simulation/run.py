@@ -384,7 +384,7 @@ def _replaced(run: Run) -> Iterator[None]:
         note(self, kind, right_us=world.clock.right_us(), **fields)
 
     def start_lease(self: lease.Lease, asked_us: int) -> None:
-        self._node_until_us = asked_us + self._lease_us
+        self._until_us = asked_us + self._lease_us
 
     with contextlib.ExitStack() as stack:
         for target, name, value in (
