@@ -119,6 +119,13 @@ class Settings(BaseSettings):
     redis_tls_ca_file: Path | None = Field(
         None, description="PEM authorities of that Redis's certificate; unset: those of the system."
     )
+    cache_bytes: int = Field(
+        16 * MIB,
+        ge=0,
+        le=4096 * MIB,
+        description="Bytes of memory for answers to GetMessage about messages that never change again, each for at most "
+        "300 s; the least recently used go first. 16 MiB hold some 15,000. 0 keeps none.",
+    )
     redis_wait_ms: int = Field(
         250,
         ge=10,
