@@ -128,13 +128,15 @@ class Corridor:
             )
         )
         if shared is not None and settings.redis_url:
-            self._hear_hints()
+            self._join_redis()
         self.append.open()
         self._not_ready = None
         self.metrics.store_durable.set(1)
 
-    def _hear_hints(self) -> None:
+    def _join_redis(self) -> None:
         # The client is an extra, loaded only where it is set.
+        from engine.finals_redis import RedisFinals  # noqa: PLC0415
+        from engine.finals_seal import seals_of  # noqa: PLC0415
         from engine.hints import Hints  # noqa: PLC0415
         from engine.redis_access import access_of  # noqa: PLC0415
 
@@ -143,6 +145,10 @@ class Corridor:
         self._closing.push_async_callback(hints.close)
         hints.start()
         self._tell = hints.tell
+        if self.settings.redis_cache:
+            kept = RedisFinals(access, seals_of(self._secrets)[0], self.clock, self.metrics)
+            self._closing.push_async_callback(kept.close)
+            self.look_up.second_level = kept
 
     def _heard(self) -> None:
         """Another node committed something: look, as at the next turn anyway."""

@@ -49,8 +49,8 @@ class SecondLevel(Protocol):
         """(the answer, for how many µs it may be kept); None whenever it is not surely there. Never raises."""
         ...
 
-    def keep(self, tenant: int, identity: int, answer: bytes) -> None:
-        """Keep an answer. Returns at once, whatever becomes of it."""
+    def keep(self, tenant: int, identity: int, answer: bytes, age_us: int) -> None:
+        """Keep an answer that was asked of the store `age_us` ago. Returns at once, whatever becomes of it."""
         ...
 
 
@@ -94,7 +94,7 @@ class LookUp:
             return _core.get_response(row, registry.campaign_id(row[2]) or "", self._provider_name)
         self._finals.keep(tenant, identity, answer, began_us)
         if second is not None:
-            second.keep(tenant, identity, answer)
+            second.keep(tenant, identity, answer, self._clock.mono_us() - began_us)
         return answer
 
     async def page(self, registry: _core.Registry, tenant: int, query: ListQuery) -> bytes:
