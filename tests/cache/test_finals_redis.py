@@ -181,6 +181,11 @@ async def test_a_redis_that_is_gone_costs_a_bounded_wait_and_then_none(server: R
         first.kept.keep(1, 8, TEXT, 0)  # waits for nobody
         server.start() if fault == "kill" else server.thaw()
         await first.until_kept(1, 7)
+    async with node(server.url) as patient:
+        patient.kept._rests["find"].failed(0.0)
+        await patient.until_kept(1, 7)
+        # It rests no more: all are found, not one a second.
+        assert None not in [await patient.kept.find(1, 7) for _ in range(20)]
 
 
 async def test_while_it_is_away_one_look_up_a_second_waits_for_it(

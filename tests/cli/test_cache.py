@@ -130,11 +130,12 @@ def test_what_is_warm_is_the_answer_of_a_look_up(run: Run, store: dict[str, int]
     assert abs(opened[1] - Clock().now_us()) < 60_000_000
 
 
+@pytest.mark.parametrize("scanned", [3, 1])
 def test_warm_walks_on_behind_its_pieces(
-    run: Run, store: dict[str, int], server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    run: Run, store: dict[str, int], server: RedisServer, monkeypatch: pytest.MonkeyPatch, scanned: int
 ) -> None:
     monkeypatch.setattr("engine.finals_by_hand.PIECE", 2)
-    monkeypatch.setattr("engine.finals_by_hand.ROWS_SCANNED_MAX", 3)
+    monkeypatch.setattr("engine.finals_by_hand.ROWS_SCANNED_MAX", scanned)
     assert run("cache", "warm", "--campaign", "notices", "--tenant", "acme", "--json").json == {"kept": 5}
     assert kept(server) == named(store["acme"], 5, 3, 2, 1, 0)
 

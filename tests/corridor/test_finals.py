@@ -6,7 +6,8 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 
-from engine.finals import KEPT_S, KEPT_US
+from engine import _core
+from engine.finals import ENTRY_BYTES, KEPT_S, KEPT_US
 from engine.look_up import ListQuery
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
@@ -121,6 +122,23 @@ async def test_a_page_does_not_push_out_what_was_asked_for(start_engine: StartEn
     assert lookups(engine) == {"store": 1, "local": 1}
     assert 0 < engine.corridor.finals.bytes <= 2500
     assert len(engine.corridor.finals) < 4
+
+
+async def test_a_page_does_not_push_out_for_a_timeline_either(engine: Engine) -> None:
+    """The page's own bytes have room, with the timeline they have not."""
+    ids = await delivered(engine, 2)
+    page = pb.ListMessagesResponse.FromString(
+        await engine.corridor.list_messages(engine.tenant_key, ListQuery(page_size=2, **PAGE))
+    )
+    finals = engine.corridor.finals
+    finals.forget()
+    await engine.view(ids[0])
+    newest = next(message for message in page.messages if message.name.endswith(_core.short_id(ids[1])))
+    finals._bytes_max = finals.bytes + ENTRY_BYTES + newest.ByteSize()
+    assert finals.lacks(engine.tenant_key, ids[1], newest.ByteSize())
+    # The newest alone: were the other listed too, it would come back.
+    await engine.corridor.list_messages(engine.tenant_key, ListQuery(page_size=1, **PAGE))
+    assert list(finals._kept) == [(engine.tenant_key, ids[0])]
 
 
 async def test_turned_off_everything_is_read_from_the_store(start_engine: StartEngine, carrier: Carrier) -> None:
