@@ -107,8 +107,8 @@ class Settings(BaseSettings):
         description="redis://[user@]host:port of a Redis over which nodes that share a MySQL store tell each other at "
         "once that something was committed; redis+sentinel://[user@]host:port,host:port/service where Sentinels name "
         "the primary, redis+cluster://[user@]host:port,host:port for a Cluster; rediss in place of redis with TLS. It "
-        "holds nothing: unset or away, nodes find out by looking, up to 50 ms later. Beyond this machine it needs TLS "
-        "and a password.",
+        "holds nothing that is needed: unset or away, nodes find out by looking, up to 50 ms later. Beyond this "
+        "machine it needs TLS and a password.",
     )
     redis_password: SecretStr | None = Field(
         None, description="Password of that Redis; never part of LONGWAVE_REDIS_URL."
@@ -119,11 +119,25 @@ class Settings(BaseSettings):
     redis_tls_ca_file: Path | None = Field(
         None, description="PEM authorities of that Redis's certificate; unset: those of the system."
     )
+    cache_bytes: int = Field(
+        16 * MIB,
+        ge=0,
+        le=4096 * MIB,
+        description="Bytes of memory for answers to GetMessage about messages that never change again, for at most "
+        "300 s; the least recently used go first. 16 MiB hold some 15,000. 0 keeps none.",
+    )
+    redis_cache: bool = Field(
+        default=False,
+        description="Keeps answers to GetMessage about messages that never change again in that Redis, too, sealed, "
+        "for 300 s each, so that a node finds what another read. Needs LONGWAVE_REDIS_URL, and rights beyond those of "
+        "hints.",
+    )
     redis_wait_ms: int = Field(
         250,
         ge=10,
         le=5000,
-        description="Milliseconds for a connection to Redis and for its answers. No call ever waits for them.",
+        description="Milliseconds for a connection to Redis and for its answers. No call waits for them, but with "
+        "LONGWAVE_REDIS_CACHE a GetMessage: so long at most, then the store answers.",
     )
     migrate_backup_folder: Path | None = Field(
         None,

@@ -97,6 +97,8 @@ def _server_store(settings: "Settings") -> Iterator[str]:
 
 def _redis(settings: "Settings") -> Iterator[str]:
     if not settings.redis_url:
+        if settings.redis_cache:
+            yield "LONGWAVE_REDIS_CACHE is on without LONGWAVE_REDIS_URL: say where that Redis is, or leave it off"
         return
     user, at, _ = settings.redis_url.partition("//")[2].rpartition("@")
     if at and ":" in user:

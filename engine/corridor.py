@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 import sqlalchemy as sa
 import structlog
 
-from engine import _core, failpoints, redis_place
+from engine import _core, failpoints
 from engine.append import Append
 from engine.breaker import Breaker, RetryBudget
 from engine.budgets import Budgets
@@ -26,6 +26,7 @@ from engine.dispatch import Dispatch
 from engine.duty import Duty
 from engine.entry import Reply
 from engine.errors import NotReady, Refused, StoreBroken, StoreLocked
+from engine.finals import Finals
 from engine.history import History
 from engine.http_client import Exchange, HttpPool
 from engine.lease import Lease
@@ -80,6 +81,8 @@ class Corridor:
         self._registry_changing = asyncio.Lock()
         self._registry_rows: RegistryRows | None = None
         self._tell: Callable[[], None] | None = None
+        self.finals = Finals(settings.cache_bytes)
+        metrics.cache_bytes.set_function(lambda: self.finals.bytes)
         self.broken: asyncio.Future[StoreBroken] = asyncio.get_event_loop().create_future()
         self.started_us = self.clock.mono_us()
         self.provider_name = settings.provider
@@ -104,7 +107,7 @@ class Corridor:
         asked_us = self.clock.mono_us()
         await self.store.open(Callbacks(self.fail, self._on_group, self._on_full))
         self.store_name = self.store.name
-        self.look_up = LookUp(self.store, self.provider_name)
+        self.look_up = LookUp(self.store, self.provider_name, self.clock, self.metrics, self.finals)
         self._closing.push_async_callback(self.look_up.close)
         self._shared = shared = self.store.shared
         self.duty = Duty(self, shared)
@@ -125,30 +128,27 @@ class Corridor:
             )
         )
         if shared is not None and settings.redis_url:
-            self._hear_hints()
+            self._join_redis()
         self.append.open()
         self._not_ready = None
         self.metrics.store_durable.set(1)
 
-    def _hear_hints(self) -> None:
-        from engine.hints import Access, Hints  # noqa: PLC0415 - an extra, loaded only where it is set
+    def _join_redis(self) -> None:
+        # The client is an extra, loaded only where it is set.
+        from engine.finals_redis import RedisFinals  # noqa: PLC0415
+        from engine.finals_seal import seals_of  # noqa: PLC0415
+        from engine.hints import Hints  # noqa: PLC0415
+        from engine.redis_access import access_of  # noqa: PLC0415
 
-        settings = self.settings
-        password, of_sentinels = (
-            None if secret is None else secret.get_secret_value()
-            for secret in (settings.redis_password, settings.redis_sentinel_password)
-        )
-        access = Access(
-            redis_place.read(settings.redis_url),
-            password,
-            settings.redis_tls_ca_file,
-            settings.redis_wait_ms / 1000,
-            of_sentinels,
-        )
-        hints = Hints(access, self.metrics, self._heard)
+        access = access_of(self.settings)
+        hints = Hints(access, self.metrics, self._heard, self.finals.forget)
         self._closing.push_async_callback(hints.close)
         hints.start()
         self._tell = hints.tell
+        if self.settings.redis_cache:
+            kept = RedisFinals(access, seals_of(self._secrets)[0], self.clock, self.metrics)
+            self._closing.push_async_callback(kept.close)
+            self.look_up.second_level = kept
 
     def _heard(self) -> None:
         """Another node committed something: look, as at the next turn anyway."""

@@ -8,24 +8,15 @@ told meanwhile is one more; the stream is bounded by `ENTRIES_MAX`; no log shows
 """
 
 import asyncio
-import contextlib
 import random
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from engine.metrics import Metrics
-from engine.redis_place import Kind, RedisPlace
+from engine.redis_access import Access, end
 
 STREAM: Final = "longwave:hints"
 # Each is about 60 bytes; whoever is further behind looks once for all of them.
@@ -39,58 +30,26 @@ PACE_S: Final = 0.005
 # After a failure Redis is let alone for this long, doubling, with jitter.
 REST_S: Final = 0.1
 REST_S_MAX: Final = 5.0
-CLUSTER_TRIES_MORE: Final = 3
-CANCEL_EVERY_S: Final = 0.5
-ERRORS: Final = (RedisError, OSError, TimeoutError)
+# A field of an entry: whoever hears it drops the look-ups it keeps in memory (`engine/finals.py`).
+FORGET: Final = b"forget"
 
 _log = structlog.get_logger("longwave.hints")
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """A Redis, and how it is spoken to."""
-
-    place: RedisPlace
-    password: str | None = field(repr=False)
-    ca_file: Path | None
-    wait_s: float
-    """For a connection, and for an answer."""
-    sentinel_password: str | None = field(default=None, repr=False)
-
-    def open(self, more_s: float) -> tuple[Any, list[Any]]:
-        """A client whose answers may take `more_s` beyond the wait, and all that is to be closed; it connects late."""
-        place = self.place
-        common: dict[str, Any] = {
-            "socket_connect_timeout": self.wait_s, "socket_timeout": self.wait_s + more_s, "protocol": 2,
-        }  # fmt: skip
-        if place.tls:
-            common |= {"ssl": True, "ssl_ca_certs": None if self.ca_file is None else str(self.ca_file)}
-        named: dict[str, Any] = {"username": place.user or None, "password": self.password}
-        # Whoever calls waits and tries again by itself.
-        once = Retry(NoBackoff(), 0)
-        if place.kind is Kind.CLUSTER:
-            # Between its tries it finds the nodes anew, and another to ask where things are.
-            tries = Retry(NoBackoff(), CLUSTER_TRIES_MORE)
-            nodes = [ClusterNode(host, port) for host, port in place.hosts]
-            cluster = RedisCluster(startup_nodes=nodes, require_full_coverage=False, retry=tries, **common, **named)
-            return cluster, [cluster]
-        if place.kind is Kind.SENTINEL:
-            asked = common | {"socket_timeout": self.wait_s, "password": self.sentinel_password}
-            sentinel = Sentinel(list(place.hosts), sentinel_kwargs=asked, **common, **named)  # type: ignore[no-untyped-call]
-            primary = sentinel.master_for(place.service, retry=once)
-            return primary, [primary, *sentinel.sentinels]
-        [(host, port)] = place.hosts
-        single = Redis(host=host, port=port, retry=once, **common, **named)
-        return single, [single]
 
 
 class Hints:
     """Of one node. All of it belongs to the loop's thread."""
 
-    def __init__(self, access: Access, metrics: Metrics, on_heard: Callable[[], None]) -> None:
-        """`on_heard` is called when another node told, and when hints may have been missed. Nothing is opened yet."""
+    def __init__(
+        self, access: Access, metrics: Metrics, on_heard: Callable[[], None], on_forget: Callable[[], None]
+    ) -> None:
+        """Open nothing yet.
+
+        `on_heard` is called when another node told, and when hints may have been missed; `on_forget` when an operator
+        cleared what is kept of look-ups.
+        """
         self._metrics = metrics
         self._on_heard = on_heard
+        self._on_forget = on_forget
         self._name = secrets.token_hex(8).encode("ascii")
         self._teller, closed = access.open(0)
         self._listener, closed_too = access.open(QUIET_MS / 1000)
@@ -105,15 +64,7 @@ class Hints:
 
     async def close(self) -> None:
         """Neither tell nor hear any more."""
-        left = set(self._tasks)
-        while left:
-            # Again and again: a client that fails at the moment of a cancellation tells of its failure instead.
-            for task in left:
-                task.cancel()
-            _, left = await asyncio.wait(left, timeout=CANCEL_EVERY_S)
-        for client in self._clients:
-            with contextlib.suppress(*ERRORS):
-                await client.aclose()
+        await end(self._tasks, self._clients)
 
     def tell(self) -> None:
         """Something was committed. Returns at once, whatever becomes of Redis."""
@@ -156,6 +107,8 @@ class Hints:
             for _, entries in found:
                 after = entries[-1][0]
                 others = sum(fields.get(b"by") != self._name for _, fields in entries)
+                if any(FORGET in fields for _, fields in entries):
+                    self._on_forget()
                 if others:
                     self._metrics.hints.labels("heard").inc(others)
                     self._on_heard()

@@ -281,6 +281,19 @@ class Metrics:
         self.hint_seconds = self._histogram(
             "longwave_hint_seconds", "Time until Redis had taken a hint; nobody waits for it.", _STAGE_BUCKETS_S
         )
+        self.cache_lookups = self._counter(
+            "longwave_cache_lookups_total",
+            "Look-ups of one message, by what answered: local (memory), redis, store.",
+            "level",
+        )
+        self.cache_bytes = self._gauge(
+            "longwave_cache_bytes", "Bytes of answers in memory to look-ups of messages that never change again."
+        )
+        self.cache_redis_errors = self._counter(
+            "longwave_cache_redis_errors_total",
+            "Times Redis failed or was late: find (the store answered), keep (other nodes ask the store).",
+            "doing",
+        )
         self.store_connections_in_use = self._gauge(
             "longwave_store_connections_in_use", "Connections to a store on a server that work runs on."
         )

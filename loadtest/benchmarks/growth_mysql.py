@@ -54,7 +54,9 @@ def measure(plan: Plan, folder: Path, sheet: Sheet) -> None:
 
 
 def _measure(plan: Plan, folder: Path, server: MariaDB, sheet: Sheet) -> None:
-    running = EngineProcess(folder, over_mysql(server.create_database(DATABASE), PASSWORD, folder))
+    # Each look-up is to cost what it costs the store.
+    settings = over_mysql(server.create_database(DATABASE), PASSWORD, folder) | {"LONGWAVE_CACHE_BYTES": "0"}
+    running = EngineProcess(folder, settings)
     running.make_store()
     running.start()
     costs: list[float] = []

@@ -26,6 +26,7 @@ class Plan:
     urgent_every_ms: float = 20.0
     backlog_messages: int = 20_000
     restart_messages: int = 20_000
+    lookups: int = 5_000
     growth_rows: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
     core_rounds: int = 50
     core_waiting: tuple[int, ...] = (1_000, 100_000, 1_000_000, 10_000_000)
@@ -43,6 +44,7 @@ class Plan:
             urgent_messages=20,
             backlog_messages=2_000,
             restart_messages=2_000,
+            lookups=500,
             growth_rows=(2_000, 4_000),
             core_rounds=3,
             core_waiting=(1_000, 10_000),

@@ -17,6 +17,7 @@ from typing_extensions import override
 from server.cli import (
     api_keys,
     brands,
+    cache,
     campaigns,
     carrier,
     config,
@@ -152,6 +153,7 @@ app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(carrier.simulate_carrier)
+app.add_typer(cache.group, name="cache", rich_help_panel=SERVER)
 app.add_typer(opt_outs.group, name="opt-out", rich_help_panel=MESSAGES)
 for group_name, group in {
     "tenant": tenants.group,

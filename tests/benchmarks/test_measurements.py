@@ -14,6 +14,7 @@ from loadtest.benchmarks import (
     delivery,
     delivery_nodes,
     growth_mysql,
+    look_ups,
     raw_insert,
     restart,
     urgent,
@@ -42,6 +43,7 @@ TINY = Plan(
     urgent_every_ms=1,
     backlog_messages=40,
     restart_messages=60,
+    lookups=40,
     growth_rows=(1_000, 2_000),
 )
 
@@ -118,6 +120,7 @@ def test_the_raw_insert_writes_what_the_engine_wrote(made: Path, tmp_path: Path)
         (delivery.measure, 0, 6),
         (delivery_nodes.measure, 1, 11),
         (growth_mysql.measure, 2, 12),
+        (look_ups.measure, 0, 16),
         (urgent.measure, 0, 4),
         (restart.measure, 0, 4),
     ],
@@ -129,6 +132,7 @@ def test_the_raw_insert_writes_what_the_engine_wrote(made: Path, tmp_path: Path)
         "delivery",
         "delivery_nodes",
         "growth_mysql",
+        "look_ups",
         "urgent",
         "restart",
     ],

@@ -10,8 +10,9 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from engine.hints import ENTRIES_MAX, STREAM, Access, Hints
+from engine.hints import ENTRIES_MAX, STREAM, Hints
 from engine.metrics import Metrics
+from engine.redis_access import Access
 from engine.redis_place import read
 from tests.servers.certificates import make_certificates
 from tests.servers.redis_server import RedisCluster, RedisServer, SentinelPair
@@ -34,8 +35,10 @@ class Node:
     ) -> None:
         self.metrics = Metrics("test", "mysql")
         self.heard = asyncio.Event()
+        self.forgot = asyncio.Event()
         url = server.url.replace("//", f"//{user}@" if user else "//")
-        self.hints = Hints(Access(read(url), password, ca_file, ANSWER_S), self.metrics, self.heard.set)
+        access = Access(read(url), password, ca_file, ANSWER_S)
+        self.hints = Hints(access, self.metrics, self.heard.set, self.forgot.set)
 
     def value(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0

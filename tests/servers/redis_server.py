@@ -169,9 +169,13 @@ class RedisCluster:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout
         until_s = time.monotonic() + START_S
-        while not all(b"cluster_slots_ok:16384" in server.said("CLUSTER", "INFO") for server in self.servers):
+        while not all(self._is_whole(server.said("CLUSTER", "INFO")) for server in self.servers):
             assert time.monotonic() < until_s, "the slots have no owners"
             time.sleep(0.1)
+
+    @staticmethod
+    def _is_whole(said: bytes) -> bool:
+        return b"cluster_slots_ok:16384" in said and b"cluster_state:ok" in said
 
     def owner_of(self, key: str) -> RedisServer:
         """The node that has the slot of a key."""

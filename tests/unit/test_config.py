@@ -93,6 +93,7 @@ CONTRADICTIONS: list[tuple[dict[str, str], str]] = [
     (MYSQL | {"STORE_URL": "mysql://u@db/longwave"}, "LONGWAVE_STORE_TLS=verify"),
     (MYSQL | {"STORE_REPLICA_URL": "mysql://u@db/longwave"}, "LONGWAVE_STORE_REPLICA_URL"),
     ({"REDIS_URL": "redis://localhost"}, "nobody need tell"),
+    (MYSQL | {"REDIS_CACHE": "true"}, "LONGWAVE_REDIS_CACHE is on without LONGWAVE_REDIS_URL"),
     (MYSQL | {"REDIS_URL": "redis://u:secret@localhost"}, "LONGWAVE_REDIS_PASSWORD"),
     (MYSQL | {"REDIS_URL": "redis://u@localhost"}, "names a user"),
     (MYSQL | {"REDIS_URL": "http://localhost"}, "write redis://"),
@@ -244,7 +245,7 @@ def test_every_setting_is_described_and_listed(load: Load) -> None:
 
 
 def test_a_limit_ends_in_its_unit() -> None:
-    units = ("_ms", "_s", "_min", "_h", "_days", "_mib", "_max", "_percent", "_messages", "_calls")
+    units = ("_ms", "_s", "_min", "_h", "_days", "_mib", "_bytes", "_max", "_percent", "_messages", "_calls")
     numbers = [name for name, field in Settings.model_fields.items() if field.annotation in {int, float}]
     assert len(numbers) > 30
     assert [name for name in numbers if not name.endswith((*units, "_attempts_min"))] == []

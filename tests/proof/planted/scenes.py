@@ -401,13 +401,15 @@ async def carrier_down(scene: Scene) -> None:
 
 
 async def looked_at_often(scene: Scene) -> None:
-    """Callers read and read; what the process holds is looked at between."""
+    """Callers read and read; what the process holds is looked at between. Events are never kept in memory."""
     await scene.open()
     [identity] = await scene.submit(*some(1))
     await scene.final()
+    tenant = scene.engine.tenant_key
     for _ in range(24):
         for _ in range(4):
-            await scene.engine.corridor.get_message(scene.engine.tenant_key, identity)
+            await scene.engine.corridor.get_message(tenant, identity)
+            await scene.engine.corridor.read_events(tenant, 0, 10)
         scene.sample()
 
 
