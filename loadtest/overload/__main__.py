@@ -51,6 +51,7 @@ class Row:
     by_class: dict[str, float]
     """Percent of the offered that was stored in time."""
     driver_late: int
+    driver_lost: int
     memory_mib: int
     steady_after_s: int | None
     """Seconds until a second stored as much as the phase's median less a tenth; None: never."""
@@ -144,6 +145,7 @@ def _row(mode: str, came: dict[str, Any], capacity: float, running: EngineProces
         p99_ms=curve.quantile(latencies, 0.99),
         by_class={name: 100 * counted["stored"] / max(1, counted["offered"]) for name, counted in classes.items()},
         driver_late=came["driver_late"],
+        driver_lost=came["driver_lost"],
         memory_mib=round(memory(running.pid).now_mib),
         steady_after_s=steady,
     )

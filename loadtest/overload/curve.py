@@ -31,7 +31,8 @@ def line(row: Row) -> str:
     return (
         f"{row.mode:12} {row.name:10} offered {row.offered:10,.0f}/s, stored in time {row.stored:10,.0f}/s "
         f"({row.share:.2f} of capacity), p50 {row.p50_ms:.0f} ms, p99 {row.p99_ms:.0f} ms; {classes}; "
-        f"driver late {row.driver_late}, {row.memory_mib} MiB, steady after {row.steady_after_s} s"
+        f"driver late {row.driver_late}, lost {row.driver_lost}, {row.memory_mib} MiB, "
+        f"steady after {row.steady_after_s} s"
     )
 
 

@@ -37,6 +37,8 @@ DEADLINE_S: Final = 1.0
 CLOSED_CALLS: Final = 6
 # Shorter waits are not worth a timer.
 TURN_S: Final = 0.001
+# A call that tells nothing so long after its deadline is lost in the client: seen once, at twice the capacity.
+LOST_S: Final = 2.0
 # Behind its time by more, the driver is the bound, not the engine.
 LATE_S_MAX: Final = 0.05
 
@@ -72,6 +74,8 @@ class Came:
     stored_by_second: list[int]
     driver_late: int
     """Calls that left later than they were due by more than `LATE_S_MAX`."""
+    driver_lost: int = 0
+    """Calls that the client never ended; they count as unanswered."""
 
 
 def request(message_class: "pb.MessageClass.ValueType", messages: int) -> bytes:
@@ -158,9 +162,14 @@ class Driver:
         counted.offered += messages
         left_s = began_s + due_s + DEADLINE_S - loop.time()
         try:
-            answer: bytes = await next(self._calls)(
-                self._requests[message_class], metadata=self._metadata, timeout=max(0.001, left_s)
-            )
+            async with asyncio.timeout(max(0.0, left_s) + LOST_S):
+                answer: bytes = await next(self._calls)(
+                    self._requests[message_class], metadata=self._metadata, timeout=max(0.001, left_s)
+                )
+        except TimeoutError:
+            came.driver_lost += 1
+            counted.unanswered += messages
+            return
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 counted.refused += messages

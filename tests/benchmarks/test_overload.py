@@ -91,7 +91,7 @@ async def test_capacity_is_what_a_few_calls_at_once_give() -> None:
 
 
 def row(mode: str, name: str, offered: float, stored: float) -> Row:
-    return Row(mode, name, offered, stored, stored / 1000, 10, 20, {"CRITICAL": 100.0}, 0, 100, 0)
+    return Row(mode, name, offered, stored, stored / 1000, 10, 20, {"CRITICAL": 100.0}, 0, 0, 100, 0)
 
 
 def test_the_curve_is_a_drawing_and_the_table_has_every_phase() -> None:

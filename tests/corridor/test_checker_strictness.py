@@ -465,6 +465,18 @@ def cut_an_answered_attempt_in_a_drain(evidence: Evidence) -> None:
     note(evidence, "drained", from_us=13 * S, to_us=14 * S, exit_code=0, faultless=False)
 
 
+def begin_when_another_owns(evidence: Evidence) -> None:
+    """A node that lost the shard, and does not know: message 2 began at 22 s."""
+    shards = list(range(64))
+    evidence.notes.append({"kind": "owns", "at_us": 11 * S, "epoch": 1, "shards": shards})
+    evidence.notes.append({"kind": "owns", "at_us": 21 * S, "epoch": 2, "shards": shards})
+
+
+def take_under_a_lower_epoch(evidence: Evidence) -> None:
+    evidence.notes.append({"kind": "owns", "at_us": 11 * S, "epoch": 1, "shards": [3]})
+    evidence.notes.append({"kind": "owns", "at_us": 12 * S, "epoch": 1, "shards": [3, 4]})
+
+
 BREAKS: Final[list[tuple[Break, str, str]]] = [
     (swap_answers, "I1", "told for r1, stored for r2"),
     (change_the_class, "I1", "its message_class is not"),
@@ -490,6 +502,8 @@ BREAKS: Final[list[tuple[Break, str, str]]] = [
     (skip_a_number, "I8", "attempt 1 is numbered 2"),
     (fall_in_epochs, "I8", "started under epoch 1 at position"),
     (exceed_the_epoch, "I8", "epoch 4, the store's is 3"),
+    (begin_when_another_owns, "I8", "begun under epoch 1, when its shard was owned under 2"),
+    (take_under_a_lower_epoch, "I8", "taken under epoch 1, after 1"),
     (fall_in_rank, "I9", "SENT became SUBMITTED"),
     (cancel_what_was_taken, "I9", "SUBMITTED became CANCELLED"),
     (die_though_a_copy_may_be_out, "I9", "DEAD, though a copy may be out"),
@@ -592,6 +606,12 @@ def a_freeze_between_commit_and_note(evidence: Evidence) -> None:
     rewrite(evidence, 2, steps(2, QUEUED, DISPATCHING, UNKNOWN, UNRESOLVED))
 
 
+def an_early_receipt_in_a_drain(evidence: Evidence) -> None:
+    """The carrier sends the receipt first, and answers when that was answered; a draining engine takes no webhook."""
+    evidence.requests[0] = replace(evidence.requests[0], answered="ok", receipt_faults=("early",))
+    note(evidence, "drained", from_us=13 * S, to_us=14 * S, exit_code=0, faultless=False)
+
+
 def an_opt_out_lifted_again(evidence: Evidence) -> None:
     opt_out(evidence, 2 * S)
     evidence.consents.append(Consent(5 * S, pb.Event.KIND_OPT_IN, TO, 5 * S))
@@ -613,6 +633,7 @@ LEGAL: Final = (
     a_later_failure_tried_again,
     a_freeze_between_check_and_write,
     a_freeze_between_commit_and_note,
+    an_early_receipt_in_a_drain,
     an_opt_out_lifted_again,
     a_daily_cap_that_was_kept,
     memory_that_levels_off,

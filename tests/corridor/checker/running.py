@@ -215,8 +215,12 @@ def drain_is_clean(evidence: Evidence, promises: Promises) -> Found:
         for change in evidence.changes:
             if change.state == UNKNOWN and line["from_us"] <= change.at_us <= line["to_us"]:
                 requests = [r for r in evidence.requests_of.get(change.message, ()) if r.at_us <= change.at_us]
-                # A carrier that answers badly, or not at all, makes attempts UNKNOWN whether the engine drains or not.
-                if line["faultless"] or (requests and requests[-1].answered in {"", "ok"}):
+                # A carrier that answers badly, or not at all, makes attempts UNKNOWN whether the engine drains or not;
+                # and one that sends the receipt first waits with its answer for a webhook that is refused meanwhile.
+                soundly = (
+                    requests and requests[-1].answered in {"", "ok"} and "early" not in requests[-1].receipt_faults
+                )
+                if line["faultless"] or soundly:
                     yield Violation("I24", short_of(change.message), "became UNKNOWN while the engine drained")
     for line in evidence.of_kind("life"):
         if line["after"] == "drain":
