@@ -169,7 +169,7 @@ class Corridor:
         settings, clock = self.settings, self.clock
         provider: int = await self.run_control_quietly(partial(ensure_provider, provider=self.provider_name))
         rows: RegistryRows = await self.run_control_quietly(self._read_registry)
-        self.rights = Rights(registry_of(rows), _core.Consent([]))
+        self.rights = Rights(registry_of(rows), _core.Consent([]), caps_of(rows))
         self.admitter = _core.Admitter({"batch_messages_max": settings.batch_messages_max}, node, last_id)
         config = {
             "held_messages_max": settings.held_messages_max,
@@ -453,7 +453,7 @@ class Corridor:
         """Take over the registry as the store has it now, for everyone who listens."""
         async with self._registry_changing:
             rows = await self.run_control_quietly(self._read_registry)
-            self.rights.registry = registry_of(rows)
+            self.rights.registry, self.rights.caps = registry_of(rows), caps_of(rows)
             self.scheduler.set_registry(self.rights.registry, self.clock.mono_us())
             self._set_days(rows)
         self.dispatch.wake()
@@ -537,3 +537,8 @@ class Corridor:
 def registry_of(rows: RegistryRows) -> _core.Registry:
     """The core's picture of these rows."""
     return _core.Registry(rows.version, rows.tenants, rows.campaigns, rows.quotas)
+
+
+def caps_of(rows: RegistryRows) -> frozenset[int]:
+    """Keys of the day caps among these rows."""
+    return frozenset(quota for quota, _ in rows.time_zones)

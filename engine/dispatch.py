@@ -192,7 +192,9 @@ class Dispatch:
         self._budget.started(len(popped))
         # A value of its own for each batch: with the epoch it names the batch in the store.
         self._last_intent_us = max(self._last_intent_us + 1, self._clock.now_us())
-        intent = Intent(self._last_intent_us, self.epoch, self.link.provider, self.link.recipe, self._send_us)
+        intent = Intent(
+            self._last_intent_us, self.epoch, self.link.provider, self.link.recipe, self._send_us, self._rights.caps
+        )
         try:
             written = await self._store.intend(
                 dispatch, intent, self._scheduler, self._settler, self._rights.registry, self._clock.seed()

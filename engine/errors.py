@@ -123,7 +123,7 @@ class NotReady(Refused):
 
 
 class RegistryMoved(NotReady):
-    """The registry in the store is newer than the picture that was worked with: nothing was stored; read it first."""
+    """The registry in the store has what the picture that was worked with must not lack: nothing was stored."""
 
     def __init__(self) -> None:
         """Answer NOT_READY, should a caller hear of it."""

@@ -14,3 +14,5 @@ class Rights:
 
     registry: _core.Registry
     consent: _core.Consent
+    caps: frozenset[int] = frozenset()
+    """Keys of the picture's day caps."""

@@ -144,6 +144,8 @@ class Intent:
     recipe: int
     send_us: int
     """How long the whole send may take; the row is due for recovery after it."""
+    caps: frozenset[int] = frozenset()
+    """Keys of the day caps that its messages were held against."""
 
 
 @dataclass(slots=True)
@@ -458,9 +460,9 @@ class Store(Protocol):
         """Write down the attempts of a batch before a byte of them leaves; what the guard refuses leaves the batch.
 
         Gives what became of the refused ones, or None when all were granted. NotReady when the epoch in the store is
-        not the intent's, RegistryMoved when the registry in the store is a newer one. An attempt whose writing down is
-        unknown must never stay written down with nobody to settle it: the store that answers StoreUnavailable has
-        ended, or finds out before it answers.
+        not the intent's, RegistryMoved when the store has a day cap that the intent does not know. An attempt whose
+        writing down is unknown must never stay written down with nobody to settle it: the store that answers
+        StoreUnavailable has ended, or finds out before it answers.
         """
         ...
 

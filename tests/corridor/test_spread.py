@@ -108,25 +108,35 @@ async def test_a_day_cap_of_a_brand_holds_over_both(pair: tuple[Engine, Engine],
     assert (await first.states())["QUEUED"] == 80 - cap
 
 
-async def test_an_attempt_under_an_older_registry_is_not_written_down(
-    pair: tuple[Engine, Engine], carrier: Carrier
+async def test_no_attempt_is_written_down_by_whoever_does_not_know_a_cap(
+    pair: tuple[Engine, Engine], carrier: Carrier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = pair
+    await carrier.set(**NO_RECEIPTS, carriers={"T-Mobile": 1})
+    found = await first.corridor.store.registry_version()
+
+    async def unchanged() -> int | None:
+        return found
+
+    # It hears of nothing by itself.
+    monkeypatch.setattr(first.corridor.store, "registry_version", unchanged)
     known = first.corridor.rights.registry.version
     await second.set_campaign(CampaignState.PAUSED)
-    assert first.corridor.rights.registry.version == known
-    for name in NAMES[1:]:
-        await second.set_campaign(CampaignState.PAUSED, name)
-    ids = await submit_to_all(first, 1)
-    assert len(ids) == len(NAMES)
+    await submit_to_all(first, 1)
+    await first.until_states({"SUBMITTED": 3, "QUEUED": 1})
+    assert first.corridor.rights.registry.version == known, "a change that its guard sees costs it nothing"
+    await second.set_campaign(CampaignState.ACTIVE)
+    await second.set_quota(Scope.BRAND_CARRIER_DAY, "brands/acme", 5, carrier=Network.TMOBILE)
+    await submit_to_all(first, 5, start=20)
+    sent = "SELECT COUNT(*) FROM messages WHERE state = 3"
 
-    async def moved() -> bool:
-        return all(engine.corridor.rights.registry.version > known for engine in pair)
+    async def reached() -> bool:
+        return await first.rows(sent) == [(5,)]
 
-    await until(moved)
-    await asyncio.sleep(0.3)
-    assert await carrier.taken() == []
-    assert await first.states() == {"QUEUED": len(NAMES)}
+    await until(reached)
+    await asyncio.sleep(1)
+    assert len(await carrier.taken()) == 5
+    assert first.corridor.rights.registry.version > known
 
 
 async def test_a_receipt_beside_the_answer_that_tells_its_message_is_joined(

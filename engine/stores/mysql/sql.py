@@ -116,6 +116,7 @@ DELETE_REQUEST_ID_OF: Final = "DELETE FROM request_ids WHERE tenant = %s AND req
 
 # The registry's changes write it, so an attempt is written down wholly before one of them or wholly behind it.
 SELECT_REGISTRY_SHARED: Final = "SELECT value FROM facts WHERE name = 'registry_version' LOCK IN SHARE MODE"
+SELECT_CAPS: Final = "SELECT `key` FROM quotas WHERE time_zone <> ''"
 SELECT_SLOTS_SHARED: Final = "SELECT slot FROM opt_out_slots WHERE slot IN ({ids}) ORDER BY slot LOCK IN SHARE MODE"
 SELECT_SLOTS_ALONE: Final = "SELECT slot FROM opt_out_slots WHERE slot IN ({ids}) ORDER BY slot FOR UPDATE"
 # A day's row is there from its first attempt on; the day of which the quota was counted says that it was.

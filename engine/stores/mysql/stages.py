@@ -163,7 +163,9 @@ async def intend(
     """
     await tx.guard(dict(dispatch.shards()))
     dispatch.take_back()  # the transaction may run again
-    if (await tx.rows(sql.SELECT_REGISTRY_SHARED))[0][0] != registry.version:
+    # The guard knows campaigns and numbers as they are now; what a cap's day has spent is counted when it is set.
+    moved = (await tx.rows(sql.SELECT_REGISTRY_SHARED))[0][0] != registry.version
+    if moved and {row[0] for row in await tx.rows(sql.SELECT_CAPS)} - intent.caps:
         raise RegistryMoved
     for piece in pieces(dispatch.opt_out_slots()):
         await tx.rows(sql.SELECT_SLOTS_SHARED.format(ids=listed(piece)))
