@@ -19,7 +19,7 @@ US: Final = 1_000_000
 # Until more waits than may leave, and how long that is then looked at.
 BEFORE_S: Final = 4
 CALM_S: Final = 8
-# Calm it is 0.96 and more; other tests beside this one take their part of the machine.
+# Alone it is 0.95 and more; other tests beside this one take their part of the machine.
 UTILISED_MIN: Final = 0.88
 
 
