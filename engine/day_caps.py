@@ -71,7 +71,7 @@ class DayCaps:
             if not new:
                 return False
             # Attempts that left the scheduler before it knew the quota are in the store behind this; another node's
-            # are there, too: none is written down under an older registry than the store has.
+            # are there, too: none is written down by whoever does not know the cap.
             await self._store.settled_so_far()
             if self._shared is not None:
                 counted = {quota for quota, *_ in await self._store.ledgers()}

@@ -278,9 +278,10 @@ class Duty:
             for after, tenant, recipient, action in rows:
                 if after not in self._followed and action in {OPT_OUT, OPT_IN}:
                     last[tenant, recipient] = action
-                self._followed[after] = now_s
             for (tenant, recipient), action in last.items():
                 await self._corridor.record.follow_consent(tenant, recipient, out=action == OPT_OUT)
+            # Not before: what could not be followed is followed at the next look.
+            self._followed |= {row[0]: now_s for row in rows}
             if len(rows) < CONSENT_ROWS_MAX:
                 break
         self._seen.append((now_s, max(after, self._seen[-1][1])))

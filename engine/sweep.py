@@ -83,9 +83,9 @@ class Sweep:
         await self.write_ledgers()
 
     async def write_ledgers(self) -> None:
-        """Store of the day's ledgers what intents and outcomes did not take along."""
+        """Store of the day's ledgers what intents and outcomes did not take along; over a shared store, nothing."""
         scheduler = self._corridor.scheduler
-        if scheduler.ledger_rows():
+        if self._corridor.store.shared is None and scheduler.ledger_rows():
             rows = await self._corridor.store.write_ledgers(scheduler)
             scheduler.ledgers_stored(rows)
 

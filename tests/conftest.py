@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.left_out import LEFT_OUT
 from tests.servers.databases import Databases
 from tests.servers.mariadb import MariaDB, quick_folder
 from tests.servers.mysql9 import MySQL9
+from tests.servers.redis_server import RedisServer
 from tests.side_by_side import Turns
 
 TURNS = pytest.StashKey[Turns]()
@@ -100,3 +102,12 @@ def new_database(databases: Databases) -> Iterator[Callable[[], str]]:
     yield take
     for name in taken:
         databases.give_back(name)
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own."""
+    made = RedisServer(tmp_path)
+    made.start()
+    yield made
+    made.kill()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from engine.redis_place import read
 from engine.secrets import NamedKey
 from tests.hints.test_hints import documented_rights
 from tests.servers.certificates import make_certificates
-from tests.servers.redis_server import RedisCluster, RedisServer, SentinelPair
+from tests.servers.redis_server import TAKES_NOTHING, RedisCluster, RedisServer, SentinelPair
 
 pytestmark = pytest.mark.timeout(300)
 SEAL: Final = Seal(NamedKey("k1", bytes(32), 1))
@@ -77,14 +77,6 @@ class SetClock(Clock):
         return super().now_us() + self.ahead_us
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    made = RedisServer(tmp_path)
-    made.start()
-    yield made
-    made.kill()
-
-
 @asynccontextmanager
 async def node(url: str, **more: Any) -> AsyncIterator[Node]:
     made = Node(url, **more)
@@ -94,8 +86,8 @@ async def node(url: str, **more: Any) -> AsyncIterator[Node]:
         await made.kept.close()
 
 
-async def test_one_node_finds_what_another_kept(server: RedisServer) -> None:
-    async with node(server.url) as first, node(server.url) as second:
+async def test_one_node_finds_what_another_kept(redis_server: RedisServer) -> None:
+    async with node(redis_server.url) as first, node(redis_server.url) as second:
         await first.keep(1, 7)
         found = await second.kept.find(1, 7)
         assert found is not None
@@ -107,8 +99,8 @@ async def test_one_node_finds_what_another_kept(server: RedisServer) -> None:
         assert first.errors("keep") == second.errors("find") == 0
 
 
-async def test_it_is_gone_after_its_time_by_redis_and_by_its_own_word(server: RedisServer) -> None:
-    async with node(server.url) as first, Redis(port=server.port) as operator:
+async def test_it_is_gone_after_its_time_by_redis_and_by_its_own_word(redis_server: RedisServer) -> None:
+    async with node(redis_server.url) as first, Redis(port=redis_server.port) as operator:
         await first.keep(1, 7, age_us=100_000_000)
         name = SEAL.name(1, 7)
         assert KEPT_S - WAIT_S < await operator.ttl(name) <= KEPT_S
@@ -126,8 +118,8 @@ async def test_it_is_gone_after_its_time_by_redis_and_by_its_own_word(server: Re
         assert found[1] == KEPT_US
 
 
-async def test_what_somebody_changed_or_moved_is_not_there(server: RedisServer) -> None:
-    async with node(server.url) as first, Redis(port=server.port) as operator:
+async def test_what_somebody_changed_or_moved_is_not_there(redis_server: RedisServer) -> None:
+    async with node(redis_server.url) as first, Redis(port=redis_server.port) as operator:
         await first.keep(1, 7)
         await operator.copy(SEAL.name(1, 7), SEAL.name(2, 7))
         assert await first.kept.find(2, 7) is None
@@ -137,24 +129,24 @@ async def test_what_somebody_changed_or_moved_is_not_there(server: RedisServer) 
         assert await first.kept.find(1, 8) is None
 
 
-async def test_a_value_of_another_kind_is_a_failure_that_nobody_notices(server: RedisServer) -> None:
-    async with node(server.url) as first, Redis(port=server.port) as operator:
+async def test_a_value_of_another_kind_is_a_failure_that_nobody_notices(redis_server: RedisServer) -> None:
+    async with node(redis_server.url) as first, Redis(port=redis_server.port) as operator:
         await operator.lpush(SEAL.name(1, 9), "x")
         assert await first.kept.find(1, 9) is None
         assert first.errors("find") == 1
 
 
-async def test_after_a_rotation_nothing_is_found_and_all_is_kept_anew(server: RedisServer) -> None:
+async def test_after_a_rotation_nothing_is_found_and_all_is_kept_anew(redis_server: RedisServer) -> None:
     next_seal = Seal(NamedKey("k2", b"2" * 32, 1))
-    async with node(server.url) as old, node(server.url, seal=next_seal) as new:
+    async with node(redis_server.url) as old, node(redis_server.url, seal=next_seal) as new:
         await old.keep(1, 7)
         assert await new.kept.find(1, 7) is None
         await new.until_kept(1, 7)
         await old.until_kept(1, 7)
 
 
-async def test_nothing_readable_is_in_redis(server: RedisServer) -> None:
-    async with node(server.url) as first, Redis(port=server.port) as operator:
+async def test_nothing_readable_is_in_redis(redis_server: RedisServer) -> None:
+    async with node(redis_server.url) as first, Redis(port=redis_server.port) as operator:
         await first.keep(12, 34567890123456789)
         keys: Any = await operator.keys("*")
         [name] = keys
@@ -165,10 +157,10 @@ async def test_nothing_readable_is_in_redis(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
-async def test_a_redis_that_is_gone_costs_a_bounded_wait_and_then_none(server: RedisServer, fault: str) -> None:
-    async with node(server.url, wait_s=BOUND_S) as first:
+async def test_a_redis_that_is_gone_costs_a_bounded_wait_and_then_none(redis_server: RedisServer, fault: str) -> None:
+    async with node(redis_server.url, wait_s=BOUND_S) as first:
         await first.until_kept(1, 7)
-        getattr(server, fault)()
+        getattr(redis_server, fault)()
         waits = []
         for _ in range(20):
             began_s = time.monotonic()
@@ -179,9 +171,9 @@ async def test_a_redis_that_is_gone_costs_a_bounded_wait_and_then_none(server: R
         assert sum(waits) < 2 * (BOUND_S + SLACK_S)
         assert 1 <= first.errors("find") <= 2
         first.kept.keep(1, 8, TEXT, 0)  # waits for nobody
-        server.start() if fault == "kill" else server.thaw()
+        redis_server.start() if fault == "kill" else redis_server.thaw()
         await first.until_kept(1, 7)
-    async with node(server.url) as patient:
+    async with node(redis_server.url) as patient:
         patient.kept._rests["find"].failed(0.0)
         await patient.until_kept(1, 7)
         # It rests no more: all are found, not one a second.
@@ -189,12 +181,12 @@ async def test_a_redis_that_is_gone_costs_a_bounded_wait_and_then_none(server: R
 
 
 async def test_while_it_is_away_one_look_up_a_second_waits_for_it(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finals_redis, "REST_S", 0.3)
-    async with node(server.url, wait_s=0.1) as first:
+    async with node(redis_server.url, wait_s=0.1) as first:
         await first.until_kept(1, 7)
-        server.freeze()
+        redis_server.freeze()
         await first.kept.find(1, 7)
         before = first.errors("find")
         await asyncio.sleep(0.35)
@@ -202,14 +194,14 @@ async def test_while_it_is_away_one_look_up_a_second_waits_for_it(
         await asyncio.gather(*(first.kept.find(1, 7) for _ in range(20)))
         assert time.monotonic() - began_s < 0.1 + SLACK_S
         assert first.errors("find") == before + 1
-        server.thaw()
+        redis_server.thaw()
         await first.until_kept(1, 7)
 
 
-async def test_many_at_once_do_not_queue_before_a_frozen_redis(server: RedisServer) -> None:
-    async with node(server.url, wait_s=BOUND_S) as first:
+async def test_many_at_once_do_not_queue_before_a_frozen_redis(redis_server: RedisServer) -> None:
+    async with node(redis_server.url, wait_s=BOUND_S) as first:
         await first.until_kept(1, 7)
-        server.freeze()
+        redis_server.freeze()
         began_s = time.monotonic()
         await asyncio.gather(*(first.kept.find(1, identity) for identity in range(20 * IN_FLIGHT_MAX)))
         assert time.monotonic() - began_s < BOUND_S + 2 * SLACK_S
@@ -217,7 +209,7 @@ async def test_many_at_once_do_not_queue_before_a_frozen_redis(server: RedisServ
         for identity in range(20 * IN_FLIGHT_MAX):
             first.kept.keep(1, identity, TEXT, 0)
             assert len(first.kept._keeping) <= IN_FLIGHT_MAX
-        server.thaw()
+        redis_server.thaw()
 
 
 class Dawdling:
@@ -235,8 +227,8 @@ class Dawdling:
         return None
 
 
-async def test_a_client_that_puts_off_its_cancellation_holds_up_no_look_up(server: RedisServer) -> None:
-    async with node(server.url, wait_s=BOUND_S) as first:
+async def test_a_client_that_puts_off_its_cancellation_holds_up_no_look_up(redis_server: RedisServer) -> None:
+    async with node(redis_server.url, wait_s=BOUND_S) as first:
         client = Dawdling()
         first.kept._client = client
         began_s = time.monotonic()
@@ -245,8 +237,8 @@ async def test_a_client_that_puts_off_its_cancellation_holds_up_no_look_up(serve
         client.released.set()
 
 
-async def test_a_caller_that_is_gone_leaves_nothing_behind(server: RedisServer) -> None:
-    async with node(server.url) as first:
+async def test_a_caller_that_is_gone_leaves_nothing_behind(redis_server: RedisServer) -> None:
+    async with node(redis_server.url) as first:
         await first.until_kept(1, 7)
         for _ in range(50):
             asked = asyncio.ensure_future(first.kept.find(1, 7))
@@ -261,18 +253,11 @@ async def test_a_caller_that_is_gone_leaves_nothing_behind(server: RedisServer) 
                 await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("fault", "healed"),
-    [
-        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
-        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
-    ],
-    ids=["out of memory", "read-only"],
-)
+@pytest.mark.parametrize(("fault", "healed"), TAKES_NOTHING.values(), ids=TAKES_NOTHING)
 async def test_a_redis_that_takes_nothing_still_gives(
-    server: RedisServer, fault: tuple[str, ...], healed: tuple[str, ...]
+    redis_server: RedisServer, fault: tuple[str, ...], healed: tuple[str, ...]
 ) -> None:
-    async with node(server.url) as first, Redis(port=server.port) as operator:
+    async with node(redis_server.url) as first, Redis(port=redis_server.port) as operator:
         await first.until_kept(1, 7)
         await operator.execute_command(*fault)  # type: ignore[no-untyped-call] # any command
         await first.keep(1, 8)
@@ -285,8 +270,8 @@ async def test_a_redis_that_takes_nothing_still_gives(
         await first.until_kept(1, 8)
 
 
-async def test_an_emptied_redis_is_filled_again(server: RedisServer) -> None:
-    async with node(server.url) as first, Redis(port=server.port) as operator:
+async def test_an_emptied_redis_is_filled_again(redis_server: RedisServer) -> None:
+    async with node(redis_server.url) as first, Redis(port=redis_server.port) as operator:
         await first.until_kept(1, 7)
         await operator.flushall()
         assert await first.kept.find(1, 7) is None
@@ -397,26 +382,26 @@ async def cleared_apart(first: Node) -> None:
     assert await client.get("somebody:else") == b"x"
 
 
-async def test_clearing_tells_nodes_to_forget(server: RedisServer) -> None:
-    async with node(server.url) as first, Redis(port=server.port) as operator:
+async def test_clearing_tells_nodes_to_forget(redis_server: RedisServer) -> None:
+    async with node(redis_server.url) as first, Redis(port=redis_server.port) as operator:
         await clear(first.kept._client, [SEAL])
         entries: Any = await operator.xrange("longwave:hints")
         [(_, fields)] = entries
         assert fields[b"forget"]
 
 
-async def test_the_documented_rights_are_enough(server: RedisServer) -> None:
+async def test_the_documented_rights_are_enough(redis_server: RedisServer) -> None:
     rights = documented_rights("~longwave:final:*", "+get", "+set", "+scan", "+unlink")
-    assert server.said("ACL", *rights) == b"OK\n"
-    async with node(server.url.replace("//", "//speaker@"), password="secret") as first:
+    assert redis_server.said("ACL", *rights) == b"OK\n"
+    async with node(redis_server.url.replace("//", "//speaker@"), password="secret") as first:
         await first.until_kept(1, 7)
         assert await clear(first.kept._client, [SEAL]) == 1
         assert first.errors("find") == first.errors("keep") == 0
 
 
-async def test_clearing_never_blocks_redis(server: RedisServer) -> None:
+async def test_clearing_never_blocks_redis(redis_server: RedisServer) -> None:
     """KEYS would hold up everyone while it walks through all there is."""
-    async with node(server.url) as first, Redis(port=server.port) as operator:
+    async with node(redis_server.url) as first, Redis(port=redis_server.port) as operator:
         await first.until_kept(1, 7)
         await operator.config_resetstat()
         await clear(first.kept._client, [SEAL], tenant=1)

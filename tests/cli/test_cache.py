@@ -1,7 +1,7 @@
 """`longwave cache`: filled for a campaign and cleared, over a real store and a real Redis."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,21 +29,13 @@ UNDELIVERED: Final = 17
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    made = RedisServer(tmp_path)
-    made.start()
-    yield made
-    made.kill()
-
-
-@pytest.fixture
 def store(
-    monkeypatch: pytest.MonkeyPatch, new_database: Callable[[], str], tmp_path: Path, server: RedisServer
+    monkeypatch: pytest.MonkeyPatch, new_database: Callable[[], str], tmp_path: Path, redis_server: RedisServer
 ) -> dict[str, int]:
     """Keys of tenants `acme`, `other` and `third`, each with a campaign of six messages; the fifth may still change."""
     settings = {
         "store_url": new_database(), "store_password": PASSWORD, "secret_file": str(tmp_path / "longwave.secrets"),
-        "redis_url": server.url, "redis_cache": "true",
+        "redis_url": redis_server.url, "redis_cache": "true",
     }  # fmt: skip
     for name, value in settings.items():
         monkeypatch.setenv(f"LONGWAVE_{name.upper()}", value)
@@ -98,29 +90,29 @@ def seal() -> Seal:
     return seals_of(read_secrets(load_settings().secrets_path))[0]
 
 
-def kept(server: RedisServer) -> set[str]:
+def kept(redis_server: RedisServer) -> set[str]:
     """Names in Redis."""
-    return set(server.said("--scan", "--pattern", "longwave:final:*").decode().split())
+    return set(redis_server.said("--scan", "--pattern", "longwave:final:*").decode().split())
 
 
 def named(tenant: int, *places: int) -> set[str]:
     return {seal().name(tenant, FIRST_ID + place) for place in places}
 
 
-def test_warm_keeps_the_newest_that_never_change(run: Run, store: dict[str, int], server: RedisServer) -> None:
+def test_warm_keeps_the_newest_that_never_change(run: Run, store: dict[str, int], redis_server: RedisServer) -> None:
     ran = run("cache", "warm", "--campaign", "notices", "--tenant", "acme", "--limit", "3", "--json")
     assert (ran.code, ran.json) == (0, {"kept": 3})
-    assert kept(server) == named(store["acme"], 5, 3, 2)
+    assert kept(redis_server) == named(store["acme"], 5, 3, 2)
     ran = run("cache", "warm", "--campaign", "campaigns/notices", "--tenant", "acme")
     assert ran.out == "5 messages of notices are kept for 300 s\n"
-    assert kept(server) == named(store["acme"], 5, 3, 2, 1, 0)
-    assert 0 < int(server.said("TTL", seal().name(store["acme"], FIRST_ID))) <= 300
+    assert kept(redis_server) == named(store["acme"], 5, 3, 2, 1, 0)
+    assert 0 < int(redis_server.said("TTL", seal().name(store["acme"], FIRST_ID))) <= 300
 
 
-def test_what_is_warm_is_the_answer_of_a_look_up(run: Run, store: dict[str, int], server: RedisServer) -> None:
+def test_what_is_warm_is_the_answer_of_a_look_up(run: Run, store: dict[str, int], redis_server: RedisServer) -> None:
     assert run("cache", "warm", "--campaign", "alone").code == 0
     identity = FIRST_ID + 12
-    value = server.said("--raw", "GET", seal().name(store["third"], identity)).removesuffix(b"\n")
+    value = redis_server.said("--raw", "GET", seal().name(store["third"], identity)).removesuffix(b"\n")
     opened = seal().open(store["third"], identity, value)
     assert opened is not None
     answer = pb.GetMessageResponse.FromString(opened[0])
@@ -132,16 +124,16 @@ def test_what_is_warm_is_the_answer_of_a_look_up(run: Run, store: dict[str, int]
 
 @pytest.mark.parametrize("scanned", [3, 1])
 def test_warm_walks_on_behind_its_pieces(
-    run: Run, store: dict[str, int], server: RedisServer, monkeypatch: pytest.MonkeyPatch, scanned: int
+    run: Run, store: dict[str, int], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, scanned: int
 ) -> None:
     monkeypatch.setattr("engine.finals_by_hand.PIECE", 2)
     monkeypatch.setattr("engine.finals_by_hand.ROWS_SCANNED_MAX", scanned)
     assert run("cache", "warm", "--campaign", "notices", "--tenant", "acme", "--json").json == {"kept": 5}
-    assert kept(server) == named(store["acme"], 5, 3, 2, 1, 0)
+    assert kept(redis_server) == named(store["acme"], 5, 3, 2, 1, 0)
 
 
 def test_warm_of_what_is_not_there_is_a_sentence(
-    run: Run, store: dict[str, int], server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    run: Run, store: dict[str, int], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert store
     ran = run("cache", "warm", "--campaign", "nothing")
@@ -153,23 +145,23 @@ def test_warm_of_what_is_not_there_is_a_sentence(
     ran = run("cache", "warm", "--campaign", "alone")
     assert ran.code == 2
     assert "LONGWAVE_REDIS_CACHE is off" in ran.err
-    assert kept(server) == set()
+    assert kept(redis_server) == set()
 
 
-def test_clear_by_message_by_tenant_and_all(run: Run, store: dict[str, int], server: RedisServer) -> None:
+def test_clear_by_message_by_tenant_and_all(run: Run, store: dict[str, int], redis_server: RedisServer) -> None:
     for tenant, campaign in (("acme", "notices"), ("other", "notices"), ("third", "alone")):
         assert run("cache", "warm", "--campaign", campaign, "--tenant", tenant).code == 0
     name = f"messages/{_core.short_id(FIRST_ID + 1)}"
     assert run("cache", "clear", "--message", name, "--json").json == {"cleared": 1}
     assert run("cache", "clear", "--message", _core.short_id(FIRST_ID + 1), "--json").json == {"cleared": 0}
     acme = named(store["acme"], 0, 2, 3, 5)
-    assert kept(server) >= acme
+    assert kept(redis_server) >= acme
     assert run("cache", "clear", "--tenant", "acme", "--json").json == {"cleared": 4}
-    assert not kept(server) & acme
-    assert len(kept(server)) == 10
+    assert not kept(redis_server) & acme
+    assert len(kept(redis_server)) == 10
     ran = run("cache", "clear", "--all")
     assert ran.out == "10 cleared in Redis; nodes that do not hear of it drop theirs within 300 s\n"
-    assert kept(server) == set()
+    assert kept(redis_server) == set()
 
 
 def test_clear_says_what_it_needs(run: Run, store: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,9 +177,9 @@ def test_clear_says_what_it_needs(run: Run, store: dict[str, int], monkeypatch: 
     assert "LONGWAVE_REDIS_URL is not set" in ran.err
 
 
-def test_a_redis_that_is_not_there_is_a_sentence(run: Run, store: dict[str, int], server: RedisServer) -> None:
+def test_a_redis_that_is_not_there_is_a_sentence(run: Run, store: dict[str, int], redis_server: RedisServer) -> None:
     assert store
-    server.kill()
+    redis_server.kill()
     ran = run("cache", "clear", "--all")
     assert ran.code == 1
     assert ran.err.startswith("longwave: Redis: ConnectionError")

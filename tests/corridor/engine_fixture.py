@@ -13,7 +13,8 @@ import hashlib
 import hmac
 import json
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
@@ -38,6 +39,7 @@ from engine.stores.connection import Connection
 from engine.stores.embedded import EmbeddedStore
 from engine.stores.mysql.store import MySQLStore
 from engine.stores.mysql.transactions import LaneWriter
+from loadtest.carrier.signing import key_seed_from
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
 from server.webhooks import TELNYX_HEADERS, Inbound, WebhookServer
@@ -573,6 +575,20 @@ class Engine:
                     while corridor.dispatch._recording:  # noqa: ASYNC110 - recorded: they end within a turn or two
                         await asyncio.sleep(0)
                     return
+
+
+@asynccontextmanager
+async def two_engines(folder: Path, base_url: str, url: str, **settings: Any) -> AsyncIterator[tuple[Engine, Engine]]:
+    """Two over one store on a server: the first has everything when the second comes, and then shares with it."""
+    signing = Signing(Ed25519PrivateKey.from_private_bytes(key_seed_from(1)))
+    first, second = [Engine(folder, base_url, signing, store_url=url, **settings) for _ in range(2)]
+    await first.start()
+    await first.make_sample()
+    second.tenant = first.tenant
+    await second.start()
+    yield first, second
+    await second.stop()
+    await first.stop()
 
 
 def embedded(corridor: Corridor) -> EmbeddedStore:

@@ -1,4 +1,4 @@
-"""Two engines over one store: what the one that stands by accepts, receives or is asked reaches the owner."""
+"""Two engines over one store: what one accepts, receives or is asked reaches the owner of its shard."""
 
 import asyncio
 import time
@@ -6,14 +6,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine import _core
 from engine.errors import NotReady
-from loadtest.carrier.signing import key_seed_from
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
-from tests.corridor.engine_fixture import Engine, Signing, inbound_body, receipt_body, recipient, submission
+from tests.corridor.engine_fixture import (
+    Engine,
+    inbound_body,
+    receipt_body,
+    recipient,
+    submission,
+    two_engines,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -22,18 +27,11 @@ pytestmark = pytest.mark.timeout(60)
 async def pair(
     carrier: Carrier, tmp_path: Path, new_database: Callable[[], str]
 ) -> AsyncIterator[tuple[Engine, Engine]]:
-    """The owner, and one that stands by."""
-    url, signing = new_database(), Signing(Ed25519PrivateKey.from_private_bytes(key_seed_from(1)))
-    owner, other = [Engine(tmp_path, carrier.base_url, signing, store_url=url) for _ in range(2)]
-    await owner.start()
-    await owner.make_sample()
-    other.tenant = owner.tenant
-    await other.start()
-    assert owner.corridor.duty.owner
-    assert not other.corridor.duty.owner
-    yield owner, other
-    await other.stop()
-    await owner.stop()
+    """The owner of all, and one that comes to share with it."""
+    async with two_engines(tmp_path, carrier.base_url, new_database()) as (owner, other):
+        assert owner.corridor.duty.owner
+        assert not other.corridor.duty.owner
+        yield owner, other
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:

@@ -1,21 +1,19 @@
 """Two engines over one MySQL store and one Redis: what one looked up, the other answers without asking the store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from redis.asyncio import Redis
 
 from engine.finals_by_hand import clear
 from engine.finals_redis import RedisFinals
 from engine.finals_seal import Seal, seals_of
 from engine.secrets import NamedKey
-from loadtest.carrier.signing import key_seed_from
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
-from tests.corridor.engine_fixture import Engine, Signing, submission
+from tests.corridor.engine_fixture import Engine, submission, two_engines
 from tests.corridor.test_finals import delivered, lookups
 from tests.hints.test_hints import until
 from tests.servers.redis_server import RedisServer
@@ -26,28 +24,13 @@ WAIT_S: Final = 60.0
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    made = RedisServer(tmp_path)
-    made.start()
-    yield made
-    made.kill()
-
-
-@pytest.fixture
 async def pair(
-    carrier: Carrier, tmp_path: Path, new_database: Callable[[], str], server: RedisServer
+    carrier: Carrier, tmp_path: Path, new_database: Callable[[], str], redis_server: RedisServer
 ) -> AsyncIterator[tuple[Engine, Engine]]:
-    """The owner, and one that stands by."""
-    url, signing = new_database(), Signing(Ed25519PrivateKey.from_private_bytes(key_seed_from(1)))
-    more = {"redis_url": server.url, "redis_cache": True, "redis_wait_ms": 2000}
-    owner, other = [Engine(tmp_path, carrier.base_url, signing, store_url=url, **more) for _ in range(2)]
-    await owner.start()
-    await owner.make_sample()
-    other.tenant = owner.tenant
-    await other.start()
-    yield owner, other
-    await other.stop()
-    await owner.stop()
+    """Both keep what they look up in one Redis."""
+    more = {"redis_url": redis_server.url, "redis_cache": True, "redis_wait_ms": 2000}
+    async with two_engines(tmp_path, carrier.base_url, new_database(), **more) as engines:
+        yield engines
 
 
 async def kept_everywhere(engine: Engine) -> None:
@@ -95,7 +78,7 @@ async def test_another_tenant_finds_nothing(pair: tuple[Engine, Engine]) -> None
 
 
 async def test_what_may_still_move_is_not_kept(
-    pair: tuple[Engine, Engine], carrier: Carrier, server: RedisServer
+    pair: tuple[Engine, Engine], carrier: Carrier, redis_server: RedisServer
 ) -> None:
     owner, other = pair
     await carrier.set(**NO_RECEIPTS)
@@ -105,20 +88,20 @@ async def test_what_may_still_move_is_not_kept(
     await kept_everywhere(owner)
     await other.view(identity)
     assert lookups(other) == {"store": 1}
-    async with Redis(port=server.port) as operator:
+    async with Redis(port=redis_server.port) as operator:
         assert [name async for name in operator.scan_iter(match="longwave:final:*")] == []
 
 
 async def test_look_ups_are_answered_whatever_becomes_of_redis(
-    pair: tuple[Engine, Engine], server: RedisServer
+    pair: tuple[Engine, Engine], redis_server: RedisServer
 ) -> None:
     owner, other = pair
     ids = await delivered(owner, 3)
-    server.freeze()
+    redis_server.freeze()
     await other.view(ids[0])
-    server.kill()
+    redis_server.kill()
     await other.view(ids[1])
-    server.start()
+    redis_server.start()
     await other.view(ids[2])
     assert lookups(other) == {"store": 3}
 

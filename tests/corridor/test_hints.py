@@ -5,11 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from loadtest.carrier.signing import key_seed_from
 from tests.corridor.carrier_process import Carrier
-from tests.corridor.engine_fixture import Engine, Signing, submission
+from tests.corridor.engine_fixture import Engine, submission, two_engines
 from tests.servers.redis_server import RedisServer
 
 pytestmark = pytest.mark.timeout(120)
@@ -19,23 +17,17 @@ WAIT_S = 60.0
 
 @pytest.fixture
 async def pair(
-    carrier: Carrier, tmp_path: Path, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    carrier: Carrier,
+    tmp_path: Path,
+    new_database: Callable[[], str],
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[tuple[Engine, Engine]]:
-    """The owner, and one that stands by."""
+    """The owner of all, and one that comes to share with it; neither looks unless it is told."""
     monkeypatch.setattr("engine.duty.INBOX_S", NEVER_S)
     monkeypatch.setattr("engine.look_up.LOOK_S", NEVER_S)
-    server = RedisServer(tmp_path)
-    server.start()
-    url, signing = new_database(), Signing(Ed25519PrivateKey.from_private_bytes(key_seed_from(1)))
-    owner, other = [Engine(tmp_path, carrier.base_url, signing, store_url=url, redis_url=server.url) for _ in range(2)]
-    await owner.start()
-    await owner.make_sample()
-    other.tenant = owner.tenant
-    await other.start()
-    yield owner, other
-    await other.stop()
-    await owner.stop()
-    server.kill()
+    async with two_engines(tmp_path, carrier.base_url, new_database(), redis_url=redis_server.url) as engines:
+        yield engines
 
 
 async def test_what_another_node_accepts_is_sent_and_watched_without_waiting_for_the_next_look(

@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from engine.errors import NotReady
 from engine.registry.records import CampaignState, Scope
 from engine.registry.records import Carrier as Network
-from loadtest.carrier.signing import key_seed_from
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
-from tests.corridor.engine_fixture import SENDER, Engine, Signing, receipt_body, recipient, submission
+from tests.corridor.engine_fixture import SENDER, Engine, receipt_body, recipient, submission, two_engines
 
 pytestmark = pytest.mark.timeout(60)
 NAMES = ("notices", "second", "third", "fourth")
@@ -24,23 +23,16 @@ async def pair(
     carrier: Carrier, tmp_path: Path, new_database: Callable[[], str]
 ) -> AsyncIterator[tuple[Engine, Engine]]:
     """Two owners of 32 shards each; of four campaigns each has some."""
-    url, signing = new_database(), Signing(Ed25519PrivateKey.from_private_bytes(key_seed_from(1)))
-    engines = [Engine(tmp_path, carrier.base_url, signing, store_url=url) for _ in range(2)]
-    first, second = engines
-    await first.start()
-    await first.make_sample()
-    second.tenant = first.tenant
-    for place, name in enumerate(NAMES[1:], 1):
-        await first.make_campaign(name, SENDER + place)
-    await second.start()
-    await until(lambda: spread(engines))
-    await second.corridor.reload()
-    yield first, second
-    await second.stop()
-    await first.stop()
+    async with two_engines(tmp_path, carrier.base_url, new_database()) as engines:
+        first, second = engines
+        for place, name in enumerate(NAMES[1:], 1):
+            await first.make_campaign(name, SENDER + place)
+        await until(lambda: spread(engines))
+        await second.corridor.reload()
+        yield engines
 
 
-async def spread(engines: list[Engine]) -> bool:
+async def spread(engines: tuple[Engine, Engine]) -> bool:
     return [len(engine.server_store.shared.shards) for engine in engines] == [32, 32]
 
 
@@ -200,3 +192,25 @@ async def test_a_hint_at_the_moment_of_a_stop_does_not_keep_the_inbox_from_endin
     reading.cancel()
     done, _ = await asyncio.wait([reading], timeout=2)
     assert done
+
+
+async def test_an_opt_out_that_could_not_be_followed_is_followed_at_the_next_look(
+    pair: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    follow, failed = second.corridor.record.follow_consent, asyncio.Event()
+
+    async def fails_once(tenant: int, recipient: int, *, out: bool) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise NotReady
+        await follow(tenant, recipient, out=out)
+
+    monkeypatch.setattr(second.corridor.record, "follow_consent", fails_once)
+    await first.corridor.add_opt_out(first.tenant_key, int(recipient(0)[1:]))
+    await failed.wait()
+
+    async def is_refused() -> bool:
+        return (await second.call([submission(0)]))[0].verdict == "RECIPIENT_OPTED_OUT"
+
+    await until(is_refused)

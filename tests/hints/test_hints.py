@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from engine.metrics import Metrics
 from engine.redis_access import Access
 from engine.redis_place import read
 from tests.servers.certificates import make_certificates
-from tests.servers.redis_server import RedisCluster, RedisServer, SentinelPair
+from tests.servers.redis_server import TAKES_NOTHING, RedisCluster, RedisServer, SentinelPair
 
 pytestmark = pytest.mark.timeout(300)
 WAIT_S = 60.0
@@ -42,14 +42,6 @@ class Node:
 
     def value(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    made = RedisServer(tmp_path)
-    made.start()
-    yield made
-    made.kill()
 
 
 @asynccontextmanager
@@ -85,8 +77,8 @@ class Swallowing:
     xadd = xread
 
 
-async def test_a_client_that_swallows_a_cancellation_holds_up_no_end(server: RedisServer) -> None:
-    node, client = Node(server), Swallowing()
+async def test_a_client_that_swallows_a_cancellation_holds_up_no_end(redis_server: RedisServer) -> None:
+    node, client = Node(redis_server), Swallowing()
     node.hints._listener = node.hints._teller = client
     node.hints.start()
     node.hints.tell()
@@ -113,42 +105,35 @@ async def until_heard(teller: Node, hearer: Node) -> None:
     assert hearer.heard.is_set()
 
 
-async def test_what_one_node_tells_the_other_hears_and_itself_does_not(server: RedisServer) -> None:
-    async with two(server) as (first, second):
+async def test_what_one_node_tells_the_other_hears_and_itself_does_not(redis_server: RedisServer) -> None:
+    async with two(redis_server) as (first, second):
         await until_heard(first, second)
         assert not first.heard.is_set()
         assert second.value("longwave_redis_up") == 1
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
-async def test_a_redis_that_is_gone_is_heard_again_when_it_is_back(server: RedisServer, fault: str) -> None:
-    async with two(server) as (first, second):
+async def test_a_redis_that_is_gone_is_heard_again_when_it_is_back(redis_server: RedisServer, fault: str) -> None:
+    async with two(redis_server) as (first, second):
         await until_heard(first, second)
-        getattr(server, fault)()
+        getattr(redis_server, fault)()
         second.heard.clear()
         await until(lambda: second.value("longwave_hints_total", result="hear_failed") > 0)
         first.hints.tell()
         await until(lambda: first.value("longwave_hints_total", result="tell_failed") > 0)
         assert second.value("longwave_redis_up") == 0
-        server.start() if fault == "kill" else server.thaw()
+        redis_server.start() if fault == "kill" else redis_server.thaw()
         # Nobody tells: what was missed meanwhile is looked at all the same.
         await asyncio.wait_for(second.heard.wait(), WAIT_S)
         await until_heard(first, second)
         assert second.value("longwave_redis_up") == 1
 
 
-@pytest.mark.parametrize(
-    ("fault", "healed"),
-    [
-        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
-        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
-    ],
-    ids=["out of memory", "read-only"],
-)
+@pytest.mark.parametrize(("fault", "healed"), TAKES_NOTHING.values(), ids=TAKES_NOTHING)
 async def test_a_redis_that_takes_nothing_is_told_again_later(
-    server: RedisServer, fault: tuple[str, ...], healed: tuple[str, ...]
+    redis_server: RedisServer, fault: tuple[str, ...], healed: tuple[str, ...]
 ) -> None:
-    async with two(server) as (first, second), Redis(port=server.port) as operator:
+    async with two(redis_server) as (first, second), Redis(port=redis_server.port) as operator:
         await until_heard(first, second)
         await operator.execute_command(*fault)  # type: ignore[no-untyped-call] # any command
         first.hints.tell()
@@ -157,15 +142,15 @@ async def test_a_redis_that_takes_nothing_is_told_again_later(
         await until_heard(first, second)
 
 
-async def test_an_emptied_redis_is_heard_on(server: RedisServer) -> None:
-    async with two(server) as (first, second), Redis(port=server.port) as operator:
+async def test_an_emptied_redis_is_heard_on(redis_server: RedisServer) -> None:
+    async with two(redis_server) as (first, second), Redis(port=redis_server.port) as operator:
         await until_heard(first, second)
         await operator.flushall()
         await until_heard(first, second)
 
 
-async def test_the_stream_is_bounded(server: RedisServer) -> None:
-    async with two(server) as (first, second), Redis(port=server.port) as operator:
+async def test_the_stream_is_bounded(redis_server: RedisServer) -> None:
+    async with two(redis_server) as (first, second), Redis(port=redis_server.port) as operator:
         for _ in range(5 * ENTRIES_MAX):
             await operator.xadd(STREAM, {"by": "x"})
         await until_heard(first, second)
@@ -181,9 +166,9 @@ def documented_rights(*more: str) -> list[str]:
     return [*rule.replace(">…", ">secret").split(), *more]
 
 
-async def test_the_documented_rights_are_enough(server: RedisServer) -> None:
-    assert server.said("ACL", *documented_rights()) == b"OK\n"
-    async with two(server, "secret", user="speaker") as (first, second):
+async def test_the_documented_rights_are_enough(redis_server: RedisServer) -> None:
+    assert redis_server.said("ACL", *documented_rights()) == b"OK\n"
+    async with two(redis_server, "secret", user="speaker") as (first, second):
         await until_heard(first, second)
         assert first.value("longwave_hints_total", result="tell_failed") == 0
         assert second.value("longwave_hints_total", result="hear_failed") == 0

@@ -15,6 +15,11 @@ from tests.servers.certificates import Certificates
 from tests.servers.mariadb import program
 
 START_S: Final = 20.0
+# Faults of a server that answers and takes nothing: the command that makes it so, and the one that mends it.
+TAKES_NOTHING: Final = {
+    "out of memory": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+    "read-only": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+}
 
 
 class RedisServer:
