@@ -3,6 +3,7 @@
 A new kind is one more line of `KINDS`; `test_store_verbs.py` is the body that all must pass.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,9 @@ from engine.stores.store import Callbacks, Intent, Store, Written
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.engine_fixture import CAMPAIGN, SENDER, TENANT, US, submission
 from tests.servers.mariadb import PASSWORD
+from tests.servers.model.installed import URL, installed
+from tests.servers.model.server import Server
+from tests.servers.model.words import make_database
 
 HOUR_US: Final = 3600 * US
 POLICY: Final = {
@@ -47,9 +51,13 @@ def _mysql(_folder: Path, database_url: str) -> Store:
     return MySQLStore(place, Clock(), group_weight_max=5000)
 
 
+def _model(_folder: Path, _database_url: str) -> Store:
+    return _mysql(_folder, URL)
+
+
 # Makes a store over what is kept at a place (a folder, or a database of the tests' server); called again with the same
 # place it finds what was stored there.
-KINDS: Final[dict[str, Callable[[Path, str], Store]]] = {"embedded": _embedded, "mysql": _mysql}
+KINDS: Final[dict[str, Callable[[Path, str], Store]]] = {"embedded": _embedded, "mysql": _mysql, "model": _model}
 ON_SERVER: Final = {"mysql"}
 
 
@@ -63,6 +71,12 @@ class House:
         self._database_url = database_url
         self.clock = Clock()
         self.told: list[Any] = []
+        self._closing = contextlib.ExitStack()
+        if kind == "model":
+            make_database(folder / "model.db")
+            server = Server(folder / "model.db", self.clock.now_us)
+            self._closing.callback(server.close)
+            self._closing.enter_context(installed(server))
         self.store = self.another()
 
     def another(self) -> Store:
@@ -88,6 +102,11 @@ class House:
         for shard in shards:
             self.scheduler.own(shard, self.epoch, self.clock.mono_us() - HOUR_US)
         self.settler = _core.Settler(POLICY)
+
+    async def close(self) -> None:
+        """End."""
+        await self.store.close()
+        self._closing.close()
 
     async def reopen(self) -> None:
         """End, and begin anew with an empty memory."""

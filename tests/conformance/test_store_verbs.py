@@ -38,7 +38,7 @@ async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     )
     await house.open()
     yield house
-    await house.store.close()
+    await house.close()
 
 
 def stretch(rows_max: int = 100, scanned_max: int = 1000, before_id: int = ID_MAX, **filters: int) -> Stretch:

@@ -186,6 +186,14 @@ CREATE TABLE IF NOT EXISTS facts (
   name VARCHAR(32) NOT NULL, value BIGINT NOT NULL, PRIMARY KEY (name)
 ) {{table}};
 """
+# Those that are always there: table, columns, values of each.
+ROWS: Final = (
+    ("event_slots", "slot, next_position", [f"{slot}, 1" for slot in range(EVENT_SLOTS)]),
+    ("opt_out_slots", "slot", [str(slot) for slot in range(OPT_OUT_SLOTS)]),
+    ("leases", "shard, owner, epoch, node", [f"{shard}, '', 0, 0" for shard in range(SHARDS)]),
+    ("facts", "name, value", ["'registry_version', 1", "'epoch', 0"]),
+    ("providers", "`key`, id", ["1, 'telnyx'"]),
+)
 TABLE: Final = "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"
 
 
@@ -194,13 +202,7 @@ def upgrade() -> None:
     for statement in _statements(HOT.format(table=TABLE)):
         op.execute(sa.text(statement))
     _control_plane()
-    for table, column, values in (
-        ("event_slots", "slot, next_position", [f"{slot}, 1" for slot in range(EVENT_SLOTS)]),
-        ("opt_out_slots", "slot", [str(slot) for slot in range(OPT_OUT_SLOTS)]),
-        ("leases", "shard, owner, epoch, node", [f"{shard}, '', 0, 0" for shard in range(SHARDS)]),
-        ("facts", "name, value", ["'registry_version', 1", "'epoch', 0"]),
-        ("providers", "`key`, id", ["1, 'telnyx'"]),
-    ):
+    for table, column, values in ROWS:
         rows = ", ".join(f"({value})" for value in values)
         first = column.partition(",")[0]
         # Constants of this file; a row that is there stays as it is.
