@@ -21,6 +21,7 @@ import pymysql
 
 from loadtest.ports import free_ports
 from tests.servers.certificates import Certificates
+from tests.servers.frozen import freeze
 
 USER: Final = "longwave"
 PASSWORD: Final = "spoken-softly"
@@ -198,7 +199,7 @@ class MariaDB:
 
     def freeze(self) -> None:
         """It answers nobody, and holds its connections."""
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze(self.pid)
 
     def thaw(self) -> None:
         """It goes on."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from loadtest.ports import free_ports
 from tests.servers.certificates import Certificates
+from tests.servers.frozen import freeze
 from tests.servers.mariadb import program
 
 START_S: Final = 20.0
@@ -90,7 +91,7 @@ class RedisServer:
     def freeze(self) -> None:
         """It answers nobody, and holds its connections."""
         assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
+        freeze(self._process.pid)
 
     def thaw(self) -> None:
         """It goes on."""
