@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
@@ -242,10 +243,22 @@ class Evidence:
     """What leaves the engine for people and machines that may know no numbers and texts: logs, history, metrics."""
     canaries: set[str] = field(default_factory=set)
     """Texts and keys that may be in no sink; recipients' numbers are known from the rows."""
+    _indexed: int = field(default=-1, init=False, repr=False)
+    _lines: dict[str, list[tuple[int, dict[str, Any]]]] = field(default_factory=dict, init=False, repr=False)
 
     def of_kind(self, *kinds: str) -> list[dict[str, Any]]:
-        """Lines of the client's log of these kinds."""
-        return [line for line in self.client if line["kind"] in kinds]
+        """Lines of the client's log of these kinds, in their order."""
+        if self._indexed != len(self.client):
+            self._lines = defaultdict(list)
+            for place, line in enumerate(self.client):
+                self._lines[line["kind"]].append((place, line))
+            self._indexed = len(self.client)
+        if len(kinds) == 1:
+            return [line for _, line in self._lines.get(kinds[0], ())]
+        return [
+            line
+            for _, line in sorted((found for kind in kinds for found in self._lines.get(kind, ())), key=itemgetter(0))
+        ]
 
     @cached_property
     def row_of(self) -> dict[int, Row]:
