@@ -187,6 +187,10 @@ class Admission:
     @property
     def ordered(self) -> bool:
         """Whether any that is accepted has an ordering key."""
+    def ordered_ids(self) -> list[tuple[int, int, int]]:
+        """(tenant, lowest id, highest id) of what is accepted with an ordering key, tenants ascending."""
+    def renumber(self, above: int, now_us: int) -> None:
+        """Give everything accepted another id, above this one and all that were made here before."""
     def by_shard(self) -> list[tuple[int, list[int]]]:
         """(shard, ids) of what is accepted, shards ascending."""
     @property

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from engine.clock import Clock
-from engine.stores.store import Heart
+from engine.stores.store import Heart, Pulse
 
 _log = structlog.get_logger("longwave.lease")
 
@@ -88,15 +88,20 @@ class Lease:
                 except Exception as error:  # noqa: BLE001 - not renewed: the leases run out by themselves
                     _log.warning("lease not renewed", error=type(error).__name__)
                     continue
-                if not pulse.held:
-                    self._lose(_why_lost(epoch or 0, pulse.epoch))
+                if not self.renewed(pulse, asked_us, epoch):
                     return
-                if not pulse.node:
-                    self._lose("another process has this node's number")
-                    return
-                self._until_us = asked_us + self._lease_us
         finally:
             self._heart.close()
+
+    def renewed(self, pulse: Pulse, asked_us: int, epoch: int | None) -> bool:
+        """Take note of what was found when the store was asked, at `asked_us`, as owner under `epoch`; False: lost."""
+        if not pulse.held:
+            self._lose(_why_lost(epoch or 0, pulse.epoch))
+        elif not pulse.node:
+            self._lose("another process has this node's number")
+        else:
+            self._until_us = asked_us + self._lease_us
+        return pulse.held and pulse.node
 
     def _lose(self, why: str) -> None:
         self._until_us = 0

@@ -27,7 +27,7 @@ use ceiling::Ceilings;
 use check::{Checked, check};
 
 use crate::consent::Consent;
-use crate::ids::{IdMint, short_id};
+use crate::ids::IdMint;
 use crate::message::{Class, Held, Kind, Micros, flags};
 use crate::registry::{Campaign, CampaignState, Registry};
 use crate::state::{Reason, State};
@@ -513,7 +513,7 @@ impl<'a> Stage<'a> {
         }
         submission.request_id = match &request_id {
             Some(request_id) => request_id.as_ref().to_owned(),
-            None => format!("lw-{}", short_id(id)),
+            None => admission::own_request_id(id),
         };
         self.encode(&submission);
         let is_ordered = !submission.ordering_key.is_empty();

@@ -61,6 +61,15 @@ impl IdMint {
         })
     }
 
+    /// From here on ids are above this one, whoever made it.
+    pub fn go_above(&mut self, id: u64) {
+        let stamp_ms = (id >> STAMP_SHIFT).min(STAMP_MAX);
+        if stamp_ms >= self.stamp_ms {
+            self.stamp_ms = stamp_ms;
+            self.sequence = SEQUENCE_MAX;
+        }
+    }
+
     /// The next id. `now_us` is wall-clock time.
     pub fn mint(&mut self, now_us: Micros) -> u64 {
         let clock_ms = u64::try_from(now_us.saturating_sub(EPOCH_US) / 1000)

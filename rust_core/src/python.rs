@@ -342,7 +342,7 @@ impl Consent {
 #[pyclass(frozen, module = "engine._core")]
 struct Admitter {
     limits: Limits,
-    mint: Mutex<ids::IdMint>,
+    mint: Arc<Mutex<ids::IdMint>>,
 }
 
 fn count(value: i64) -> PyResult<usize> {
@@ -386,7 +386,7 @@ impl Admitter {
             .ok_or_else(|| bad(format!("node {node} is out of range")))?;
         Ok(Self {
             limits: made,
-            mint: Mutex::new(mint),
+            mint: Arc::new(Mutex::new(mint)),
         })
     }
 
@@ -446,6 +446,7 @@ impl Admitter {
         let total = admission.items_total();
         Ok(Admission {
             inner: Mutex::new(admission),
+            mint: Arc::clone(&self.mint),
             total,
         })
     }
@@ -454,6 +455,7 @@ impl Admitter {
 #[pyclass(frozen, module = "engine._core")]
 struct Admission {
     inner: Mutex<admitting::Admission>,
+    mint: Arc<Mutex<ids::IdMint>>,
     total: usize,
 }
 
@@ -489,10 +491,19 @@ impl Admission {
 
     #[getter]
     fn ordered(&self) -> bool {
-        lock(&self.inner)
-            .accepted()
-            .iter()
-            .any(|accepted| accepted.held.flags & flags::ORDERED != 0)
+        !lock(&self.inner).ordered().is_empty()
+    }
+
+    fn ordered_ids(&self) -> Vec<(u32, u64, u64)> {
+        let ordered = lock(&self.inner).ordered();
+        ordered
+            .into_iter()
+            .map(|(tenant, (lowest, highest))| (tenant, lowest, highest))
+            .collect()
+    }
+
+    fn renumber(&self, py: Python<'_>, above: u64, now_us: Micros) {
+        py.detach(|| lock(&self.inner).renumber(&mut lock(&self.mint), above, now_us));
     }
 
     fn by_shard(&self) -> Vec<(u32, Vec<u64>)> {

@@ -7,7 +7,7 @@ use _core::admit::{
     admit, held_from_row, urgency,
 };
 use _core::consent::Consent;
-use _core::ids::{EPOCH_US, IdMint, message_name};
+use _core::ids::{EPOCH_US, IdMint, message_name, short_id};
 use _core::message::{Carrier, Class, Kind, flags};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Quota, Registry, Scope, Tenant, Unit};
 use _core::verdict::Verdict;
@@ -924,6 +924,52 @@ fn without_a_request_id_one_is_minted_that_no_retry_can_use() {
             message_name(accepted.held.id)
         );
     }
+}
+
+#[test]
+fn ids_given_anew_are_above_another_nodes_and_are_what_is_told() {
+    let keyed = Submission {
+        ordering_key: "door-12".to_owned(),
+        ..plain()
+    };
+    let nameless = Submission {
+        request_id: String::new(),
+        ..keyed.clone()
+    };
+    let free = Submission {
+        request_id: "free".to_owned(),
+        ..plain()
+    };
+    let mut mint = IdMint::new(1, 0).expect("a node");
+    let mut admission = admit(
+        &[batch_of(1, &[keyed.clone(), nameless, keyed, free])],
+        &registry(vec![]),
+        &Consent::default(),
+        &Limits::default(),
+        &mut mint,
+        NOW_US,
+        Door::open(1000),
+    );
+    let before: Vec<u64> = admission.accepted().iter().map(|one| one.held.id).collect();
+    assert_eq!(before.len(), 3, "one is a repeat");
+    assert_eq!(
+        admission.ordered().into_iter().collect::<Vec<_>>(),
+        [(1, (before[0], before[1]))]
+    );
+    let ahead = IdMint::new(9, 0).expect("a node").mint(NOW_US + 60_000_000);
+    admission.renumber(&mut mint, ahead, NOW_US);
+    let ids: Vec<u64> = admission.accepted().iter().map(|one| one.held.id).collect();
+    assert!(ids.iter().all(|&id| id > ahead));
+    assert!(ids.is_sorted(), "in call order");
+    let told: Vec<String> = results(&admission)
+        .into_iter()
+        .map(|result| result.message)
+        .collect();
+    let names = [0, 1, 0, 2].map(|place| message_name(ids[place]));
+    assert_eq!(told, names);
+    let record = Submission::decode(&*admission.accepted()[1].held.body).expect("a record");
+    assert_eq!(record.request_id, format!("lw-{}", short_id(ids[1])));
+    assert!(mint.mint(NOW_US) > ids[2], "what comes later is above, too");
 }
 
 #[test]

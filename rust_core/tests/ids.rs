@@ -41,6 +41,20 @@ fn a_mint_goes_on_above_the_last_id_of_any_node() {
 }
 
 #[test]
+fn a_mint_goes_above_an_id_that_it_hears_of_and_never_back() {
+    let mut mint = IdMint::new(3, 0).expect("a node");
+    let own = mint.mint(SOON_US);
+    let heard = IdMint::new(NODE_MAX, 0)
+        .expect("a node")
+        .mint(SOON_US + 7_000);
+    mint.go_above(heard);
+    let next = mint.mint(SOON_US);
+    assert!(next > heard);
+    mint.go_above(own);
+    assert_eq!(mint.mint(SOON_US), next + 1);
+}
+
+#[test]
 fn an_unusable_node_or_last_id_makes_no_mint() {
     assert!(IdMint::new(NODE_MAX + 1, 0).is_none());
     assert!(IdMint::new(0, u64::MAX).is_none());

@@ -49,6 +49,20 @@ async def test_what_any_node_accepts_is_sent(pair: tuple[Engine, Engine]) -> Non
         assert (await other.message(identity)).state
 
 
+async def test_an_ordering_key_keeps_its_order_whatever_the_clocks_say(pair: tuple[Engine, Engine]) -> None:
+    """I13: whoever loads what waits goes by ids, which a node whose clock is slow would give from the past."""
+    owner, other = pair
+    other.clock.set_wall(-60)
+    [first] = await owner.submit(submission(0, ordering_key="key"))
+    second, free = await other.submit(submission(1, ordering_key="key"), submission(2))
+    [third] = await owner.submit(submission(3, ordering_key="key"))
+    assert first < second < third
+    assert second < free
+    await owner.until_states({"DELIVERED": 4})
+    for identity, index in zip((first, second, free, third), range(4), strict=True):
+        assert (await other.message(identity)).recipient == recipient(index)
+
+
 async def test_a_stop_that_another_node_received_forbids(pair: tuple[Engine, Engine], carrier: Carrier) -> None:
     owner, other = pair
     assert other.signing is not None

@@ -288,9 +288,10 @@ class Heart:
         """See `engine.stores.store.Heart`."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-        return self._loop.run_until_complete(self._beat())
+        return self._loop.run_until_complete(self.ask())
 
-    async def _beat(self) -> Pulse:
+    async def ask(self) -> Pulse:
+        """What `beat` does, on whatever loop its connection belongs to."""
         me, holds = self._me, self._me.holds
         shards = _listed(holds)
         try:

@@ -5,7 +5,8 @@ whole. Python loops only over what is rare (a gate that closed, a duplicate webh
 batch.
 
 Invariant: locks are taken in one order, so that two transactions rarely wait for each other crosswise: leases, the
-registry's version, slots of opt-outs, messages by id, all else, and at the end the slots of the event log. An attempt's
+registry's version, slots of opt-outs, messages by id, all else, and at the end the slots of the event log (where there
+are ordering keys, before anything is inserted). An attempt's
 day ledgers go before its messages: whom they have no room for is not written down.
 """
 
@@ -19,7 +20,7 @@ from engine import _core
 from engine.errors import RegistryMoved, Verdict
 from engine.stores.mysql import consent, inbox, sql
 from engine.stores.mysql.faults import DUPLICATE, Fault, classify, code_of
-from engine.stores.mysql.transactions import Holds, Transaction
+from engine.stores.mysql.transactions import EVENT_SLOTS, Holds, Transaction
 from engine.stores.store import ID_MAX, OPT_OUT_PROVIDER, SHARDS, InboxKind, Intent, LedgerRow, Received, Row, Written
 
 Rows = Callable[[str], Awaitable[list[tuple[Any, ...]]]]
@@ -66,6 +67,8 @@ async def append(tx: Transaction, admission: _core.Admission, now_us: int, holds
     """
     admission.take_back()  # the transaction may run again
     own = await tx.held_of(holds)
+    if admission.ordered:
+        await _keep_order(tx, admission, now_us)
     if admission.refused_lookups():
         # Something was refused for a reason that may have come after its first try was stored: ask first.
         await _resolve(tx, admission)
@@ -76,6 +79,24 @@ async def append(tx: Transaction, admission: _core.Admission, now_us: int, holds
         # An ordering key is one line for all nodes: it goes by the inbox's order.
         told = [part for part in admission.by_shard() if admission.ordered or part[0] not in own]
         await inbox.put(tx, InboxKind.MESSAGES, now_us, [(shard, inbox.packed(ids)) for shard, ids in told])
+
+
+async def _keep_order(tx: Transaction, admission: _core.Admission, now_us: int) -> None:
+    """What has an ordering key gets ids above all that any node gave to such messages of its tenants, by any clock.
+
+    Whoever loads them goes by their ids, and a slot that is held until COMMIT makes its transactions one line.
+    """
+    slots = await tx.lock_slots(tenant for tenant, *_ in admission.ordered_ids())
+    names = {f"ordered_{slot}": slot for slot in slots}
+    rows = await tx.rows(sql.SELECT_FACTS.format(texts=quoted(names)))
+    newest = {names[name]: identity for name, identity in rows}
+    above = max(newest.values(), default=0)
+    if any(lowest <= newest.get(tenant % EVENT_SLOTS, 0) for tenant, lowest, _ in admission.ordered_ids()):
+        admission.renumber(above, now_us)
+    for tenant, _, highest in admission.ordered_ids():
+        slot = tenant % EVENT_SLOTS
+        newest[slot] = max(highest, newest.get(slot, 0))
+    await tx.put(sql.REPLACE_FACTS, [(f"ordered_{slot}", identity) for slot, identity in sorted(newest.items())])
 
 
 async def _insert_request_ids(tx: Transaction, admission: _core.Admission) -> None:

@@ -19,7 +19,7 @@ Invariants:
 - the row must hold the last number of ours that was committed: a server that lacks it (a replica was promoted that did
   not have it yet, a backup was put back) ends the process, and nothing is stored in what is left;
 - positions of events are taken under the rows of their slots, in ascending order, as the last thing before COMMIT: so
-  they become visible in their order.
+  they become visible in their order. What must not be overtaken by another node (ordering keys) locks its slot earlier.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -81,6 +81,7 @@ class Transaction:
         self.insert = link.insert
         self.events: list[Event] = []
         self._leases: dict[int, int] = {}  # of shards whose leases are locked: their epochs
+        self._following: dict[int, int] = {}  # of slots of the event log that are locked: their next positions
         self._undo: list[Callable[[], None]] = []
 
     async def held_of(self, holds: Holds) -> set[int]:
@@ -112,6 +113,7 @@ class Transaction:
             self._undo.pop()()
         if locks:
             self._leases = {}
+            self._following = {}
 
     def tell(self, rows: Sequence[tuple[int, bytes]], at_us: int) -> None:
         """Put rows (tenant, events) into the log when all else is written."""
@@ -132,13 +134,20 @@ class Transaction:
         """Insert rows in the order given; the rows that changed."""
         return await self.run_each(_core.mysql_rows(head, rows, tail, sql.BYTES_MAX)) if rows else 0
 
+    async def lock_slots(self, tenants: Iterable[int]) -> list[int]:
+        """Hold the slots of the event log that these tenants have, until the end of the transaction; which they are."""
+        slots = sorted({tenant % EVENT_SLOTS for tenant in tenants})
+        if missing := [slot for slot in slots if slot not in self._following]:
+            asked = sql.SELECT_EVENT_SLOTS.format(ids=", ".join(map(str, missing)))
+            self._following |= dict(await self._link.rows(asked))
+        return slots
+
     async def write_events(self) -> None:
         """Give the waiting rows their positions; the locks of their slots are held until the end."""
         if not self.events:
             return
-        slots = sorted({event.tenant % EVENT_SLOTS for event in self.events})
-        asked = sql.SELECT_EVENT_SLOTS.format(ids=", ".join(map(str, slots)))
-        following = dict(await self._link.rows(asked))
+        slots = await self.lock_slots(event.tenant for event in self.events)
+        following = {slot: self._following[slot] for slot in slots}
         rows = []
         for event in self.events:
             slot = event.tenant % EVENT_SLOTS

@@ -16,12 +16,12 @@ use prost::Message as _;
 use super::CallKind;
 use super::check::Refusal;
 use crate::events::Blobs;
-use crate::ids::message_name;
-use crate::message::{Held, Micros};
+use crate::ids::{IdMint, message_name, short_id};
+use crate::message::{Held, Micros, flags};
 use crate::state::{Reason, State};
 use crate::verdict::Verdict;
 use crate::wire::{
-    Duration, Event, EventKind, StreamMessagesResponse, SubmitMessageResponse,
+    Duration, Event, EventKind, StreamMessagesResponse, Submission, SubmitMessageResponse,
     SubmitMessagesResponse, SubmitResult, Timestamp,
 };
 
@@ -171,6 +171,21 @@ pub(super) enum Outcome {
     Refused(Refusal),
 }
 
+/// The request id of a submission that came with none.
+pub(super) fn own_request_id(id: u64) -> String {
+    format!("lw-{}", short_id(id))
+}
+
+fn named_anew(body: &Arc<[u8]>, before: u64, id: u64) -> Arc<[u8]> {
+    match Submission::decode(body.as_ref()) {
+        Ok(mut submission) if submission.request_id == own_request_id(before) => {
+            submission.request_id = own_request_id(id);
+            Arc::from(submission.encode_to_vec())
+        }
+        _ => Arc::clone(body),
+    }
+}
+
 impl Admission {
     /// What is to be stored, in call order.
     #[must_use]
@@ -220,6 +235,35 @@ impl Admission {
             self.found.outcomes.push((place, before));
         }
         self.drop_settled();
+    }
+
+    /// Tenants whose order is kept by key, each with the lowest id and the highest that is to be in order.
+    #[must_use]
+    pub fn ordered(&self) -> BTreeMap<u32, (u64, u64)> {
+        let mut tenants = BTreeMap::new();
+        for Accepted { held, .. } in &self.accepted {
+            if held.flags & flags::ORDERED != 0 {
+                let (lowest, highest) = tenants.entry(held.tenant).or_insert((held.id, held.id));
+                *lowest = held.id.min(*lowest);
+                *highest = held.id.max(*highest);
+            }
+        }
+        tenants
+    }
+
+    /// Gives everything accepted another id, above this one: another node's clock is ahead of ours, and has put a message
+    /// before these.
+    pub fn renumber(&mut self, mint: &mut IdMint, above: u64, now_us: Micros) {
+        mint.go_above(above);
+        for accepted in &mut self.accepted {
+            let before = std::mem::replace(&mut accepted.held.id, mint.mint(now_us));
+            if let Outcome::Fresh(answer) = &mut self.items[accepted.item].outcome {
+                answer.id = accepted.held.id;
+            }
+            if accepted.request_id.is_none() {
+                accepted.held.body = named_anew(&accepted.held.body, before, accepted.held.id);
+            }
+        }
     }
 
     /// The transaction that told what is stored was undone: everything is as it was judged. The next one may find other
