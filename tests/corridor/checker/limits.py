@@ -187,7 +187,7 @@ def _accept_order(evidence: Evidence, lanes: list[list[int]]) -> Found:
             yield Violation("I13", short_of(lane[0]), "ids of its key are not in the order of acceptance")
 
 
-def sums_agree(evidence: Evidence, _promises: Promises) -> Found:
+def sums_agree(evidence: Evidence, promises: Promises) -> Found:
     """I19: segments are what the carrier counts; a daily ledger spent what its attempts cost, over crashes too.
 
     What is reserved at the end is what open attempts hold.
@@ -200,10 +200,10 @@ def sums_agree(evidence: Evidence, _promises: Promises) -> Found:
                 yield Violation("I19", short_of(identity), what)
                 break
     for ledger in evidence.ledgers:
-        yield from _ledger_agrees(evidence, ledger)
+        yield from _ledger_agrees(evidence, ledger, promises.nodes)
 
 
-def _ledger_agrees(evidence: Evidence, ledger: Ledger) -> Found:
+def _ledger_agrees(evidence: Evidence, ledger: Ledger, nodes: int) -> Found:
     limit = ledger.limit
     anybodys = replace(limit, carrier=0)
     least = most = held = 0
@@ -221,12 +221,14 @@ def _ledger_agrees(evidence: Evidence, ledger: Ledger) -> Found:
     sure, at_most = _corrections(evidence, limit, only_answered=True), _corrections(evidence, limit)
     least, most = least + min(sure, at_most), most + max(sure, at_most)
     name = f"scope {limit.scope} subject {limit.subject} carrier {limit.carrier}"
-    if not least <= ledger.spent <= most:
+    # What a node that died beside others had reserved counts as spent, and stays where it is.
+    lost = max(0, ledger.reserved - held) if nodes > 1 else 0
+    if not least - lost <= ledger.spent <= most:
         yield Violation("I19", name, f"the ledger says {ledger.spent}, its messages {least} to {most}")
     ends = evidence.of_kind("life", "ended")
     killed = bool(ends) and ends[-1]["kind"] == "ended" and ends[-1]["exit_code"] < 0
     # A store that nobody opened again after a kill holds what the last intent wrote.
-    if ledger.reserved > held and not killed:
+    if ledger.reserved > held + lost and not killed:
         yield Violation("I19", name, f"{ledger.reserved} reserved, open attempts hold {held}")
 
 

@@ -95,6 +95,8 @@ class Promises:
     """The grace of an orderly stop."""
     clock_error_us: int = 0
     """So wrong may the engine's wall clock have been; client and carrier have the right time."""
+    nodes: int = 1
+    """Of several, what one that died beside others held of a day's ledger stays so."""
 
 
 Found = Iterator[Violation]

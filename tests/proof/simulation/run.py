@@ -333,15 +333,21 @@ class Run:
                 status = received.result()[0]
             received.cancel()
         self.world.tell("webhook", (number, status))
+        self._told(number, query, body, forged, tries, status)
+
+    def _told(self, number: int, query: str, body: bytes, forged: bool, tries: int, status: int) -> bool:  # noqa: FBT001 - of one receipt
+        """What the carrier does with the answer; whether it comes again."""
         # A clock that is far off takes what is genuine for stale.
         refused = status >= 500 or (self.world.clock_errors and status == STALE and not forged)
         if refused and tries < AGAIN_MAX:
             self.world.loop.call_later(AGAIN_S, self.deliver, number, query, body, forged, tries + 1)
-        elif refused and not forged:
+            return True
+        if refused and not forged:
             self.world.tell("webhook given up", number)
             request = self.world.requests[number - 1]
             lost = replace(request, receipt_faults=(*request.receipt_faults, "finalized_lost"))
             self.world.requests[number - 1] = lost
+        return False
 
     # The end.
 

@@ -421,11 +421,15 @@ class SimulatedPool:
             copies = 1 + (not world.healed and draw.random() < 0.1)
             for copy in range(copies):
                 later_s = delay_s + copy * draw.uniform(0, 20)
-                world.loop.call_later(later_s, self.deliver, number, query, body, False)
+                self._later(later_s, number, query, body, forged=False)
             if not world.healed and draw.random() < 0.05:
                 world.faults["forged receipt"] += 1
                 forged = receipt_body(f"x{number}", "delivery_failed", provider_id=provider_id, code="66666")
-                world.loop.call_later(delay_s / 2, self.deliver, number, query, forged, True)
+                self._later(delay_s / 2, number, query, forged, forged=True)
+
+    def _later(self, wait_s: float, number: int, query: str, body: bytes, *, forged: bool) -> None:
+        """The carrier tells it then."""
+        self.world.loop.call_later(wait_s, self.deliver, number, query, body, forged)
 
 
 FATES: Final = (
