@@ -36,6 +36,7 @@ from engine import failpoints
 from tests.corridor.crash_harness import ENGINE, CrashRun, Options, crash_run
 from tests.proof.power import disk
 from tests.proof.power.append_rig import run_cuts, workers
+from tests.proof.power.cut_server import CutServer, cut_server
 from tests.proof.power.engine_rig import power_run
 from tests.proof.power.fault_shim import WRITE
 from tests.proof.power.fault_shim import why_not as why_no_shim
@@ -67,6 +68,7 @@ ENGINE_KILLS: Final = 12
 ENGINE_POINTS: Final = 6
 ENGINE_CUTS: Final = 8
 STARVED_LIVES: Final = 4
+SERVER_CUTS: Final = 8
 SERVER_KILLS: Final = 6
 WRITE_STEP: Final = 7
 SIMULATION: Final = "tests.proof.simulation"
@@ -228,11 +230,30 @@ async def _run_server_kills(folder: Path, seed: int, found: Round, server: Maria
         found.count(await run.finish(stop_feeding=True))
 
 
+def _mariadb_cuts(folder: Path, seed: int, found: Round) -> None:
+    with cut_server(folder / "machine") as server:
+        asyncio.run(_run_server_cuts(folder, seed, found, server, server.create_database("torture")))
+
+
+async def _run_server_cuts(folder: Path, seed: int, found: Round, server: CutServer, url: str) -> None:
+    """The server's machine loses its power, every fourth time with the engine's."""
+    async with crash_run(folder, replace(_options(seed), database_url=url)) as run:
+        server.settle()
+        for number in range(SERVER_CUTS):
+            if number % 4 == 0:
+                assert await run.start(), "the engine did not start"
+            at_accepted = len(run.sender.accepted) + run.draw.randint(1, 80)
+            await run.kill_server_while_working(server, at_accepted, engine_too=number % 4 == 3)
+            found.cuts += 1
+        found.count(await run.finish(stop_feeding=True))
+
+
 KINDS: Final[dict[str, Callable[[Path, int, Round], None]]] = {
     "append-cuts": _append_cuts,
     "engine-kills": _engine_kills,
     "mariadb-engine-kills": _mariadb_engine_kills,
     "mariadb-server-kills": _mariadb_server_kills,
+    "mariadb-cuts": _mariadb_cuts,
     "append-kills": _append_kills,
     "engine-cuts": _engine_cuts,
     "disk-faults": _disk_faults,
@@ -240,8 +261,8 @@ KINDS: Final[dict[str, Callable[[Path, int, Round], None]]] = {
     "engine-starved": _engine_starved,
     "simulation": _simulation,
 }
-ON_DISK: Final = {"append-cuts", "append-kills", "engine-cuts"}
-ON_SERVER: Final = {"mariadb-engine-kills", "mariadb-server-kills"}
+ON_DISK: Final = {"append-cuts", "append-kills", "engine-cuts", "mariadb-cuts"}
+ON_SERVER: Final = {"mariadb-engine-kills", "mariadb-server-kills", "mariadb-cuts"}
 SHIMMED: Final = {"disk-faults", "torn-writes"}
 
 

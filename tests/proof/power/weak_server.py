@@ -1,0 +1,11 @@
+"""`longwave` that takes any server for durable: `python -m tests.proof.power.weak_server serve`.
+
+A bug is planted here: it does not look at how the server flushes.
+"""
+
+from engine.stores.mysql import durability
+from server.__main__ import main
+
+if __name__ == "__main__":
+    durability._flushing = lambda _values: []
+    main()
