@@ -51,6 +51,8 @@ T = TypeVar("T")
 US: Final = 1_000_000
 # At a stop the day's ledgers are given so long to be written, whatever is left of the grace.
 LEDGERS_S: Final = 1.0
+# Of what is to end, how often it is told.
+CANCEL_EVERY_S: Final = 0.5
 # The number in ids of a process that has the store alone, unless it is set.
 ALONE: Final = 1
 
@@ -313,8 +315,12 @@ class Corridor:
     async def stop(self, grace_s: float) -> None:
         """Finish what was taken up, then close everything. Safe to call after a failed start."""
         self.drain()
-        for task in self._tasks:
-            task.cancel()
+        left = set(self._tasks)
+        while left:
+            # Again and again: a driver that connects at the moment of a cancellation may swallow it (`wait_for`).
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=CANCEL_EVERY_S)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if hasattr(self, "append") and not self.broken.done():
             loop = asyncio.get_running_loop()

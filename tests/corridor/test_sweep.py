@@ -1,6 +1,7 @@
 """What time brings: how often what waits is counted."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -58,3 +59,17 @@ async def test_what_is_counted_at_once_is_counted_each_time(engine: Engine) -> N
         await engine.submit(submission(index))
         await engine.corridor.sweep.count_backlog()
         assert engine.corridor.sweep.backlog["queued"] == index + 1
+
+
+async def test_what_swallows_its_cancellation_does_not_keep_a_stop_from_ending(engine: Engine) -> None:
+    """As a driver that connects at that very moment does."""
+
+    async def stubborn() -> None:
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    engine.corridor.start_tasks([stubborn()])
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await engine.stop()
