@@ -152,7 +152,8 @@ impl Life {
                 next.was_open = true;
                 vec![next]
             }
-            Fact::Recovered => vec![self.clone()],
+            // Nobody had it out, or nothing of it was done.
+            Fact::Recovered | Fact::Kept => vec![self.clone()],
             Fact::Due => self.after_timer(around),
             Fact::Cancel => {
                 let mut all = self.after_close(State::Cancelled);
@@ -180,7 +181,6 @@ impl Life {
                 all
             }
             Fact::Crashed => self.after_crash(around),
-            Fact::Kept => vec![self.clone()],
         }
     }
 
