@@ -45,7 +45,7 @@ from tests.proof.simulation.pods_world import (
     right_us,
     start_lease,
 )
-from tests.proof.simulation.run import SETTINGS, Outcome, Run
+from tests.proof.simulation.run import FORGER, SETTINGS, Outcome, Run
 from tests.proof.simulation.world import SimulatedPool
 from tests.servers.mariadb import PASSWORD
 from tests.servers.model.installed import URL, installed
@@ -372,8 +372,6 @@ class PodsRun(Run):
     # Receipts.
 
     async def _deliver(self, number: int, query: str, body: bytes, forged: bool, tries: int) -> None:  # noqa: FBT001
-        from tests.proof.simulation.run import FORGER  # noqa: PLC0415
-
         signing = FORGER if forged else self.signing
         assert signing is not None
         inbound = signing.sign(query, body, self.world.clock.right_us())

@@ -24,7 +24,7 @@ from tests.proof.simulation.pods_run import simulate_pods
 from tests.proof.simulation.pods_world import total
 
 pytestmark = pytest.mark.timeout(600)
-SEEDS: Final = range(1, 61)
+SEEDS: Final = range(1, 41)
 AT_ONCE: Final = 20
 # A bug is found within so many seeds, or the simulation is blind to it.
 FIND_WITHIN: Final = 25
