@@ -1,4 +1,4 @@
-"""Hundreds of seeds of three pods are clean, a seed is the same everywhere, and planted bugs of several pods are found.
+"""Seeds of three pods are clean, a seed is the same everywhere, and planted bugs of several pods are found.
 
 Corridor, core and the MySQL store are the real ones; the server is the model that passes the stores' conformance suite
 and, lock by lock, the tests of the real one (`tests/servers/test_model.py`).
