@@ -67,10 +67,6 @@ class Settings(BaseSettings):
     store_tls_ca_file: Path | None = Field(
         None, description="PEM authorities of the MySQL store's certificate; unset: those of the system."
     )
-    store_tls_cert_file: Path | None = Field(
-        None, description="PEM certificate that this process shows the MySQL store; with LONGWAVE_STORE_TLS_KEY_FILE."
-    )
-    store_tls_key_file: Path | None = Field(None, description="Its key, PEM, without a password.")
     store_replica_url: str = Field(
         "",
         description="mysql://user@host:port/database of a replica that answers GetMessage and ListMessages, with the "
@@ -123,12 +119,6 @@ class Settings(BaseSettings):
     redis_tls_ca_file: Path | None = Field(
         None, description="PEM authorities of that Redis's certificate; unset: those of the system."
     )
-    redis_tls_cert_file: Path | None = Field(
-        None,
-        description="PEM certificate that this process shows that Redis and its Sentinels; with "
-        "LONGWAVE_REDIS_TLS_KEY_FILE.",
-    )
-    redis_tls_key_file: Path | None = Field(None, description="Its key, PEM, without a password.")
     cache_bytes: int = Field(
         16 * MIB,
         ge=0,
@@ -440,9 +430,8 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "webhook_base_url", "secret_file", "store_password", "store_tls_ca_file", "store_tls_cert_file",
-        "store_tls_key_file", "redis_password", "redis_sentinel_password", "redis_tls_ca_file", "redis_tls_cert_file",
-        "redis_tls_key_file", "history_file", "api_key",
+        "webhook_base_url", "secret_file", "store_password", "store_tls_ca_file", "redis_password",
+        "redis_sentinel_password", "redis_tls_ca_file", "history_file", "api_key",
         "telnyx_api_key", "grpc_tls_cert_file", "grpc_tls_key_file", "grpc_tls_client_ca_file", mode="before",
     )  # fmt: skip
     @classmethod

@@ -14,8 +14,6 @@ from engine.stores.connection import store_path
 from engine.stores.mysql.address import parse
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from engine.config import Settings
 
 PORT_MAX: Final = 65535
@@ -86,9 +84,6 @@ def _server_store(settings: "Settings") -> Iterator[str]:
                 f"{variable} ({address.shown}) would carry texts in the clear beyond this machine: set "
                 "LONGWAVE_STORE_TLS=verify, or LONGWAVE_INSECURE=true"
             )
-    yield from _pair("LONGWAVE_STORE_TLS", settings.store_tls_cert_file, settings.store_tls_key_file)
-    if settings.store_tls_cert_file is not None and settings.store_tls == "off":
-        yield "LONGWAVE_STORE_TLS_CERT_FILE is set, and LONGWAVE_STORE_TLS is off: write verify, or unset the file"
     if settings.migrate_backup_folder is not None and settings.migrate_backup_command:
         yield "LONGWAVE_MIGRATE_BACKUP_FOLDER and LONGWAVE_MIGRATE_BACKUP_COMMAND are both set: leave one out"
     if settings.secret_file is None:
@@ -98,11 +93,6 @@ def _server_store(settings: "Settings") -> Iterator[str]:
             f"LONGWAVE_STORE_CONNECTIONS_MIN ({settings.store_connections_min}) is above "
             f"LONGWAVE_STORE_CONNECTIONS_MAX ({settings.store_connections_max}): lower the one or raise the other"
         )
-
-
-def _pair(prefix: str, certificate: "Path | None", key: "Path | None") -> Iterator[str]:
-    if (certificate is None) != (key is None):
-        yield f"{prefix}_CERT_FILE and {prefix}_KEY_FILE go together: set both, or neither"
 
 
 def _redis(settings: "Settings") -> Iterator[str]:
@@ -121,9 +111,6 @@ def _redis(settings: "Settings") -> Iterator[str]:
         return
     if place.user and settings.redis_password is None:
         yield "LONGWAVE_REDIS_URL names a user: set LONGWAVE_REDIS_PASSWORD, too"
-    yield from _pair("LONGWAVE_REDIS_TLS", settings.redis_tls_cert_file, settings.redis_tls_key_file)
-    if settings.redis_tls_cert_file is not None and not place.tls:
-        yield "LONGWAVE_REDIS_TLS_CERT_FILE is set, and LONGWAVE_REDIS_URL has no TLS: write rediss, or unset the file"
     if settings.redis_sentinel_password is not None and place.kind is not redis_place.Kind.SENTINEL:
         yield "LONGWAVE_REDIS_SENTINEL_PASSWORD is set, and LONGWAVE_REDIS_URL names no Sentinels: unset it"
     if settings.store_is_embedded:

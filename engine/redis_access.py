@@ -20,7 +20,6 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from engine import redis_place
-from engine.client_tls import TlsFiles
 from engine.config import Settings
 from engine.redis_place import Kind, RedisPlace
 
@@ -35,8 +34,7 @@ class Access:
 
     place: RedisPlace
     password: str | None = field(repr=False)
-    files: TlsFiles
-    """Used where the place has TLS."""
+    ca_file: Path | None
     wait_s: float
     """For a connection, and for an answer."""
     sentinel_password: str | None = field(default=None, repr=False)
@@ -48,13 +46,7 @@ class Access:
             "socket_connect_timeout": self.wait_s, "socket_timeout": self.wait_s + more_s, "protocol": 2,
         }  # fmt: skip
         if place.tls:
-            files = self.files
-            common |= {
-                "ssl": True,
-                "ssl_ca_certs": _path(files.authorities),
-                "ssl_certfile": _path(files.certificate),
-                "ssl_keyfile": _path(files.key),
-            }
+            common |= {"ssl": True, "ssl_ca_certs": None if self.ca_file is None else str(self.ca_file)}
         named: dict[str, Any] = {"username": place.user or None, "password": self.password}
         # Whoever calls waits and tries again by itself.
         once = Retry(NoBackoff(), 0)
@@ -75,22 +67,14 @@ class Access:
 
 
 def access_of(settings: Settings) -> Access:
-    """To the Redis that `LONGWAVE_REDIS_URL` names; it must name one. Raises ConfigError for files that are no use."""
-    place = redis_place.read(settings.redis_url)
-    files = TlsFiles(settings.redis_tls_ca_file, settings.redis_tls_cert_file, settings.redis_tls_key_file)
-    if place.tls:
-        files.context("LONGWAVE_REDIS_TLS")
+    """To the Redis that `LONGWAVE_REDIS_URL` names; it must name one."""
     return Access(
-        place,
+        redis_place.read(settings.redis_url),
         _shown(settings.redis_password),
-        files,
+        settings.redis_tls_ca_file,
         settings.redis_wait_ms / 1000,
         _shown(settings.redis_sentinel_password),
     )
-
-
-def _path(file: Path | None) -> str | None:
-    return None if file is None else str(file)
 
 
 def _shown(secret: SecretStr | None) -> str | None:

@@ -6,7 +6,6 @@ It opens nothing by itself.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from engine.client_tls import TlsFiles
 from engine.clock import Clock
 from engine.config import Settings
 from engine.metrics import Metrics
@@ -83,16 +82,11 @@ def mysql_store(
     return MySQLStore(place, clock, group_weight_max=settings.group_messages_max, on_lent=lent, on_days=changed, **more)
 
 
-def store_tls_files(settings: Settings) -> TlsFiles:
-    """What is believed of the store's server, and shown to it."""
-    return TlsFiles(settings.store_tls_ca_file, settings.store_tls_cert_file, settings.store_tls_key_file)
-
-
 def _address(settings: Settings, url: str, variable: str) -> Address:
     password = "" if settings.store_password is None else settings.store_password.get_secret_value()
     tls = None
     if settings.store_tls != "off":
-        tls = tls_context(store_tls_files(settings), verify=settings.store_tls == "verify")
+        tls = tls_context(settings.store_tls_ca_file, verify=settings.store_tls == "verify")
     return parse(url, password, tls, variable=variable)
 
 

@@ -25,7 +25,7 @@ from engine.stores.mysql.migration import Migration, MigrationFailed, Report, Wi
 from engine.stores.mysql.pool import Link, connect
 from engine.stores.mysql.restoring import Restored, RestoreRefused, restore
 from engine.stores.mysql.store import MySQLStore
-from engine.stores.opened import mysql_store, store_tls_files
+from engine.stores.opened import mysql_store
 from engine.stores.store import Callbacks
 from engine.stores.store import Finding as Promise
 from server.cli import output
@@ -105,7 +105,7 @@ def migrate_store(settings: Settings, *, contract: bool, has_backup: bool, wait_
         contract=contract,
         wait_s=wait_s,
         tls=settings.store_tls,
-        tls_files=store_tls_files(settings),
+        tls_ca_file=settings.store_tls_ca_file,
     )
     failpoints.arm(settings.failpoint)
     try:
@@ -126,7 +126,7 @@ def restore_store(settings: Settings, file: Path) -> Restored:
         file,
         output.say,
         tls=settings.store_tls,
-        tls_files=store_tls_files(settings),
+        tls_ca_file=settings.store_tls_ca_file,
     )
     try:
         return run(work)

@@ -11,7 +11,6 @@ import pytest
 from redis.asyncio import Redis
 
 from engine import finals_redis
-from engine.client_tls import TlsFiles
 from engine.clock import Clock
 from engine.finals import KEPT_S, KEPT_US
 from engine.finals_by_hand import clear
@@ -42,7 +41,7 @@ class Node:
     def __init__(self, url: str, *, wait_s: float = PATIENT_S, seal: Seal = SEAL, **more: Any) -> None:
         self.metrics = Metrics("test", "mysql")
         self.clock = SetClock()
-        access = Access(read(url), more.get("password"), TlsFiles(more.get("ca_file")), wait_s)
+        access = Access(read(url), more.get("password"), more.get("ca_file"), wait_s)
         self.kept = RedisFinals(access, seal, self.clock, self.metrics)
 
     def errors(self, doing: str) -> float:

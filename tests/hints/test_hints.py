@@ -10,7 +10,6 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from engine.client_tls import NO_FILES, TlsFiles
 from engine.hints import ENTRIES_MAX, STREAM, Hints
 from engine.metrics import Metrics
 from engine.redis_access import Access
@@ -32,13 +31,13 @@ class Node:
         server: RedisServer | SentinelPair | RedisCluster,
         password: str | None = None,
         user: str = "",
-        files: TlsFiles = NO_FILES,
+        ca_file: Path | None = None,
     ) -> None:
         self.metrics = Metrics("test", "mysql")
         self.heard = asyncio.Event()
         self.forgot = asyncio.Event()
         url = server.url.replace("//", f"//{user}@" if user else "//")
-        access = Access(read(url), password, files, ANSWER_S)
+        access = Access(read(url), password, ca_file, ANSWER_S)
         self.hints = Hints(access, self.metrics, self.heard.set, self.forgot.set)
 
     def value(self, name: str, **labels: str) -> float:
@@ -50,9 +49,9 @@ async def two(
     server: RedisServer | SentinelPair | RedisCluster,
     password: str | None = None,
     user: str = "",
-    files: TlsFiles = NO_FILES,
+    ca_file: Path | None = None,
 ) -> AsyncIterator[tuple[Node, Node]]:
-    nodes = Node(server, password, user, files), Node(server, password, user, files)
+    nodes = Node(server, password, user, ca_file), Node(server, password, user, ca_file)
     for node in nodes:
         node.hints.start()
     try:
@@ -194,7 +193,7 @@ async def test_over_tls_only_a_server_that_is_believed_is_told(tmp_path: Path) -
     server = RedisServer(tmp_path, certificates=certificates)
     server.start()
     try:
-        async with two(server, files=TlsFiles(certificates.authority)) as (first, second):
+        async with two(server, ca_file=certificates.authority) as (first, second):
             await until_heard(first, second)
         async with two(server) as (first, _):  # by the system's authorities
             first.hints.tell()
@@ -202,39 +201,6 @@ async def test_over_tls_only_a_server_that_is_believed_is_told(tmp_path: Path) -
             assert first.value("longwave_hints_total", result="told") == 0
     finally:
         server.kill()
-
-
-async def test_a_server_that_asks_who_speaks_is_shown_a_certificate(tmp_path: Path) -> None:
-    certificates = make_certificates(tmp_path)
-    shown = TlsFiles(certificates.authority, certificates.certificate, certificates.key)
-    server = RedisServer(tmp_path, certificates=certificates, asks_who=True)
-    server.start()
-    try:
-        async with two(server, files=shown) as (first, second):
-            await until_heard(first, second)
-        async with two(server, files=TlsFiles(certificates.authority)) as (nameless, _):
-            nameless.hints.tell()
-            await until(lambda: nameless.value("longwave_hints_total", result="tell_failed") > 0)
-            assert nameless.value("longwave_hints_total", result="told") == 0
-    finally:
-        server.kill()
-
-
-async def test_sentinels_and_every_node_of_a_cluster_are_shown_it(tmp_path: Path) -> None:
-    files = make_certificates(tmp_path)
-    shown = TlsFiles(files.authority, files.certificate, files.key)
-    wanted = {
-        "ssl_certfile": str(files.certificate),
-        "ssl_keyfile": str(files.key),
-        "ssl_ca_certs": str(files.authority),
-    }
-    primary, spoken_to = Access(read("rediss+sentinel://localhost:1,localhost:2/main"), None, shown, ANSWER_S).open(0)
-    for client in (primary, *spoken_to):
-        assert wanted.items() <= client.connection_pool.connection_kwargs.items()
-    cluster, _ = Access(read("rediss+cluster://localhost:1"), None, shown, ANSWER_S).open(0)
-    assert wanted.items() <= cluster.connection_kwargs.items()
-    for client in (*spoken_to, cluster):
-        await client.aclose()
 
 
 async def test_sentinels_name_the_next_primary(tmp_path: Path) -> None:

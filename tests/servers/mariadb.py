@@ -167,8 +167,6 @@ class MariaDB:
         return pymysql.connect(
             host=self.host, port=self.port, user=USER, password=PASSWORD, database=database, autocommit=True,
             ssl_ca=None if files is None else str(files.authority), ssl_verify_identity=False,
-            ssl_cert=None if files is None else str(files.certificate),
-            ssl_key=None if files is None else str(files.key),
         )  # fmt: skip
 
     def run(self, *statements: str, database: str | None = None) -> list[tuple[Any, ...]]:

@@ -27,16 +27,9 @@ class RedisServer:
     """One server. `start` it; whoever made it calls `kill` at the end."""
 
     def __init__(
-        self,
-        folder: Path,
-        *options: str,
-        certificates: Certificates | None = None,
-        asks_who: bool = False,
-        config: Path | None = None,
+        self, folder: Path, *options: str, certificates: Certificates | None = None, config: Path | None = None
     ) -> None:
-        """`options` go to the server behind its own.
-
-        With `certificates` it takes TLS, and nothing else; if it `asks_who`, from those alone who show one, too.
+        """`options` go to the server behind its own. With `certificates` it takes TLS, and nothing else.
 
         With `config` it is a Sentinel of that file, which it writes itself.
         """
@@ -44,7 +37,6 @@ class RedisServer:
         self._folder = folder
         self._options = options
         self._certificates = certificates
-        self._asks_who = asks_who
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -84,8 +76,7 @@ class RedisServer:
             return ["--port", str(self.port)]
         files = self._certificates
         return [
-            "--port", "0", "--tls-port", str(self.port), "--tls-auth-clients",
-            "yes" if self._asks_who else "no", "--tls-cert-file",
+            "--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no", "--tls-cert-file",
             str(files.certificate), "--tls-key-file", str(files.key), "--tls-ca-cert-file", str(files.authority),
         ]  # fmt: skip
 

@@ -9,7 +9,6 @@ import pytest
 from asyncmy import errors
 
 from engine import _core
-from engine.client_tls import TlsFiles
 from engine.errors import ConfigError
 from engine.stores.mysql import pool as pools
 from engine.stores.mysql.address import parse, tls_context
@@ -89,7 +88,7 @@ def test_a_password_in_the_url_is_refused_and_not_repeated() -> None:
 
 def test_a_missing_authority_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"absent\.pem"):
-        tls_context(TlsFiles(Path("absent.pem")), verify=True)
+        tls_context(Path("absent.pem"), verify=True)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from engine.client_tls import TlsFiles
 from engine.clock import Clock
 from engine.config import Settings
 from engine.errors import ConfigError
-from engine.stores.mysql.dump import Tools
 from engine.stores.mysql.store import MySQLStore
 from engine.stores.opened import mysql_store
 from engine.stores.store import Callbacks
@@ -71,19 +69,17 @@ async def stores() -> AsyncIterator[list[MySQLStore]]:
         await asyncio.sleep(0)
 
 
-def of(url: str, mode: str, authority: Path | None = None, **more: Any) -> MySQLStore:
+def of(url: str, mode: str, authority: Path | None = None) -> MySQLStore:
     """The store of these settings."""
     wanted: dict[str, Any] = {
         "store_url": url, "store_password": PASSWORD, "store_tls": mode, "store_tls_ca_file": authority,
         "store_connections_min": 1, "secret_file": "longwave.secrets",
     }  # fmt: skip
-    return mysql_store(Settings(**(wanted | more)), Clock(0))
+    return mysql_store(Settings(**wanted), Clock(0))
 
 
-async def opened(
-    stores: list[MySQLStore], url: str, mode: str, authority: Path | None = None, **more: Any
-) -> MySQLStore:
-    store = of(url, mode, authority, **more)
+async def opened(stores: list[MySQLStore], url: str, mode: str, authority: Path | None = None) -> MySQLStore:
+    store = of(url, mode, authority)
     stores.append(store)
     await store.open(Callbacks(lambda _error: None, lambda _stats: None, lambda _full: None))
     return store
@@ -152,35 +148,3 @@ def test_a_file_that_holds_no_authority_is_named(tmp_path: Path) -> None:
     empty.write_text("nothing")
     with pytest.raises(ConfigError, match=r"empty\.pem: .*certificate"):
         of("mysql://u@db/x", "verify", empty)
-
-
-async def test_a_server_that_asks_who_speaks_is_shown_a_certificate(tls: TlsServer, stores: list[MySQLStore]) -> None:
-    files = tls.certificates
-    shown = {"store_tls_cert_file": files.certificate, "store_tls_key_file": files.key}
-    tls.server.run("ALTER USER longwave REQUIRE X509")
-    try:
-        store = await opened(stores, tls.url(), "verify", files.authority, **shown)
-        await store.begin_run()
-        await store.run_control(lambda _connection: None)
-        assert await asyncio.to_thread(holds, store)
-        with pytest.raises(ConfigError, match="Access denied"):
-            await opened(stores, tls.url(), "verify", files.authority)
-    finally:
-        tls.server.run("ALTER USER longwave REQUIRE NONE")
-
-
-def test_a_key_that_is_not_the_certificates_is_refused_at_once(tls: TlsServer) -> None:
-    own, other = tls.certificates, tls.other
-    with pytest.raises(ConfigError, match=r"LONGWAVE_STORE_TLS_KEY_FILE .*: the key is not the certificate's"):
-        of(tls.url(), "verify", own.authority, store_tls_cert_file=own.certificate, store_tls_key_file=other.key)
-    absent = own.key.with_name("absent.key")
-    with pytest.raises(ConfigError, match="No such file"):
-        of(tls.url(), "verify", own.authority, store_tls_cert_file=own.certificate, store_tls_key_file=absent)
-
-
-@pytest.mark.parametrize("mariadb", [True, False])
-def test_a_backup_speaks_to_the_server_as_the_engine_does(tls: TlsServer, *, mariadb: bool) -> None:
-    files = tls.certificates
-    shown = TlsFiles(files.authority, files.certificate, files.key)
-    options = Tools("dump", "load", mariadb, "verify", shown).options()
-    assert {f'ssl-cert="{files.certificate}"', f'ssl-key="{files.key}"', f'ssl-ca="{files.authority}"'} <= {*options}

@@ -106,13 +106,6 @@ CONTRADICTIONS: list[tuple[dict[str, str], str]] = [
     (MYSQL | {"REDIS_URL": "redis+sentinel://localhost,far/service", "REDIS_PASSWORD": "x"}, "in the clear"),
     (MYSQL | {"REDIS_URL": "redis://cache:6379", "REDIS_PASSWORD": "x"}, "in the clear"),
     (MYSQL | {"REDIS_URL": "rediss://cache:6379"}, "LONGWAVE_REDIS_PASSWORD is not set"),
-    (MYSQL | {"REDIS_URL": "rediss://localhost", "REDIS_TLS_KEY_FILE": "key.pem"}, "set both, or neither"),
-    (
-        MYSQL | {"REDIS_URL": "redis://localhost"} | {f"REDIS_TLS_{x}_FILE": "x.pem" for x in ("CERT", "KEY")},
-        "write rediss",
-    ),
-    (MYSQL | {"STORE_TLS": "verify", "STORE_TLS_CERT_FILE": "cert.pem"}, "set both, or neither"),
-    (MYSQL | {"STORE_TLS_CERT_FILE": "cert.pem", "STORE_TLS_KEY_FILE": "key.pem"}, "LONGWAVE_STORE_TLS is off"),
     (MYSQL | {"SECRET_FILE": ""}, "LONGWAVE_SECRET_FILE"),
     (MYSQL | {"STORE_CONNECTIONS_MIN": "21"}, "LONGWAVE_STORE_CONNECTIONS_MAX"),
     ({"STORE_URL": "sqlite:///:memory:"}, "name a file"),

@@ -5,10 +5,10 @@ It opens nothing. Invariant: no repr and no error shows the password.
 
 import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from engine.client_tls import TlsFiles
 from engine.errors import ConfigError
 
 SCHEME: Final = "mysql"
@@ -49,9 +49,14 @@ def parse(url: str, password: str, tls: ssl.SSLContext | None, *, variable: str 
     return Address(host, port, unquote(parts.username), database, password, tls)
 
 
-def tls_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
+def tls_context(ca_file: Path | None, *, verify: bool) -> ssl.SSLContext:
     """TLS towards the server: its name and chain are checked unless `verify` is off. Raises ConfigError."""
-    context = files.context("LONGWAVE_STORE_TLS")
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ConfigError(
+            [f"LONGWAVE_STORE_TLS_CA_FILE {ca_file}: {error.strerror or 'no certificate in it'}"]
+        ) from None
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -23,7 +23,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Final, Literal, cast
 
-from engine.client_tls import TlsFiles
 from engine.errors import LongwaveError
 from engine.stores.mysql.address import Address
 
@@ -61,10 +60,10 @@ class Tools:
     load: str
     mariadb: bool
     tls: TlsMode
-    files: TlsFiles
+    ca_file: Path | None
 
     @classmethod
-    def found(cls, tls: TlsMode, files: TlsFiles, *, mariadb: bool) -> "Tools":
+    def found(cls, tls: TlsMode, ca_file: Path | None, *, mariadb: bool) -> "Tools":
         """Those that are installed and of the server's kind. Raises BackupFailed when none are.
 
         MariaDB's write values of generated columns, which MySQL does not take back.
@@ -75,7 +74,7 @@ class Tools:
                 asked = [paths[0], "--version"]
                 said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout  # noqa: S603 - found on the path
                 if ("mariadb" in said.lower()) == mariadb:
-                    return cls(paths[0], paths[1], mariadb, tls, files)
+                    return cls(paths[0], paths[1], mariadb, tls, ca_file)
         needed = "mariadb-dump and mariadb (Debian: mariadb-client)" if mariadb else "MySQL's own mysqldump and mysql"
         raise BackupFailed(f"{needed} are not installed here: install them, or set LONGWAVE_MIGRATE_BACKUP_COMMAND")
 
@@ -83,11 +82,10 @@ class Tools:
         """How the server is spoken to, as lines of an option file, in the words of the family."""
         if self.tls == "off":
             return ["skip-ssl"] if self.mariadb else ["ssl-mode=DISABLED"]
-        named = (("ssl-ca", self.files.authorities), ("ssl-cert", self.files.certificate), ("ssl-key", self.files.key))
-        pem = [f'{name}="{file}"' for name, file in named if file is not None]
+        authorities = [f'ssl-ca="{self.ca_file}"'] if self.ca_file else []
         if self.mariadb:
-            return ["ssl", *pem, *(["ssl-verify-server-cert"] if self.tls == "verify" else [])]
-        return [*pem, f"ssl-mode={'VERIFY_IDENTITY' if self.tls == 'verify' else 'REQUIRED'}"]
+            return ["ssl", *authorities, *(["ssl-verify-server-cert"] if self.tls == "verify" else [])]
+        return [*authorities, f"ssl-mode={'VERIFY_IDENTITY' if self.tls == 'verify' else 'REQUIRED'}"]
 
 
 def take(address: Address, tools: Tools, folder: Path, label: str) -> Path:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy.exc import DBAPIError
 
 from engine import failpoints
-from engine.client_tls import NO_FILES, TlsFiles
 from engine.errors import ConfigError, LongwaveError
 from engine.stores.mysql import (
     bookkeeping,
@@ -75,7 +74,7 @@ class Wish:
     wait_s: float = 0
     """For another migration to end."""
     tls: dump.TlsMode = "off"
-    tls_files: TlsFiles = NO_FILES
+    tls_ca_file: Path | None = None
 
 
 @dataclass(slots=True)
@@ -254,7 +253,7 @@ class Migration:
         address = self._address
         [(version,)] = await self._link.rows("SELECT VERSION()")
         mariadb, _ = durability.version_of(version)
-        found = partial(dump.Tools.found, self._wish.tls, self._wish.tls_files, mariadb=mariadb)
+        found = partial(dump.Tools.found, self._wish.tls, self._wish.tls_ca_file, mariadb=mariadb)
         tools = await asyncio.to_thread(found)
         before = await comparison.sums(self._link, address.database)
         self._progress(f"backup: dumping with {Path(tools.dump).name} into {folder}")

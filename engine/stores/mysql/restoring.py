@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from engine.client_tls import NO_FILES, TlsFiles
 from engine.errors import LongwaveError
 from engine.stores.mysql import comparison, dump, durability, migrate
 from engine.stores.mysql.address import Address
@@ -42,7 +41,7 @@ async def restore(
     progress: Callable[[str], None],
     *,
     tls: dump.TlsMode = "off",
-    tls_files: TlsFiles = NO_FILES,
+    tls_ca_file: Path | None = None,
 ) -> Restored:
     """Restore it; `progress` is told each step in words.
 
@@ -58,7 +57,7 @@ async def restore(
             )
         [(version,)] = await link.rows("SELECT VERSION()")
         mariadb, _ = durability.version_of(version)
-        tools = await asyncio.to_thread(partial(dump.Tools.found, tls, tls_files, mariadb=mariadb))
+        tools = await asyncio.to_thread(partial(dump.Tools.found, tls, tls_ca_file, mariadb=mariadb))
         progress(f"reading {path.name} to its end")
         wanted = await asyncio.to_thread(dump.sums_in, path)
         tables = await asyncio.to_thread(dump.tables_in, path)
