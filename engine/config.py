@@ -55,6 +55,11 @@ class Settings(BaseSettings):
     store_password: SecretStr | None = Field(
         None, description="Password of the MySQL store's user; never part of LONGWAVE_STORE_URL."
     )
+    store_password_file: Path | None = Field(
+        None,
+        description="File that holds that password alone, one final newline aside, in place of "
+        "LONGWAVE_STORE_PASSWORD; read at the start.",
+    )
     store_durability: Literal["D1", "D2"] = Field(
         "D1",
         description="What an accepted message survives: D1 the death of the store's process and machine; D2 the "
@@ -66,6 +71,14 @@ class Settings(BaseSettings):
     )
     store_tls_ca_file: Path | None = Field(
         None, description="PEM authorities of the MySQL store's certificate; unset: those of the system."
+    )
+    store_tls_cert_file: Path | None = Field(
+        None,
+        description="PEM certificate, its chain behind it, that is shown to the MySQL store and its replica; needs the "
+        "key, and LONGWAVE_STORE_TLS.",
+    )
+    store_tls_key_file: Path | None = Field(
+        None, description="PEM private key of that certificate, without a passphrase; needs the certificate."
     )
     store_replica_url: str = Field(
         "",
@@ -113,11 +126,27 @@ class Settings(BaseSettings):
     redis_password: SecretStr | None = Field(
         None, description="Password of that Redis; never part of LONGWAVE_REDIS_URL."
     )
+    redis_password_file: Path | None = Field(
+        None,
+        description="File that holds that password alone, one final newline aside, in place of "
+        "LONGWAVE_REDIS_PASSWORD; read at the start.",
+    )
     redis_sentinel_password: SecretStr | None = Field(
         None, description="Password of the Sentinels, where they ask for one; the primary's is LONGWAVE_REDIS_PASSWORD."
     )
+    redis_sentinel_password_file: Path | None = Field(
+        None, description="File that holds that password alone, in place of LONGWAVE_REDIS_SENTINEL_PASSWORD."
+    )
     redis_tls_ca_file: Path | None = Field(
-        None, description="PEM authorities of that Redis's certificate; unset: those of the system."
+        None, description="PEM authorities of that Redis's certificate, believed beside those of the system."
+    )
+    redis_tls_cert_file: Path | None = Field(
+        None,
+        description="PEM certificate, its chain behind it, that is shown to Redis: to the server, to Sentinels and "
+        "primary, to each node of a Cluster; needs the key, and rediss in the URL.",
+    )
+    redis_tls_key_file: Path | None = Field(
+        None, description="PEM private key of that certificate, without a passphrase; needs the certificate."
     )
     cache_bytes: int = Field(
         16 * MIB,
@@ -430,9 +459,11 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "webhook_base_url", "secret_file", "store_password", "store_tls_ca_file", "redis_password",
-        "redis_sentinel_password", "redis_tls_ca_file", "history_file", "api_key",
-        "telnyx_api_key", "grpc_tls_cert_file", "grpc_tls_key_file", "grpc_tls_client_ca_file", mode="before",
+        "webhook_base_url", "secret_file", "store_password", "store_password_file", "store_tls_ca_file",
+        "store_tls_cert_file", "store_tls_key_file", "redis_password", "redis_password_file",
+        "redis_sentinel_password", "redis_sentinel_password_file", "redis_tls_ca_file", "redis_tls_cert_file",
+        "redis_tls_key_file", "history_file", "api_key", "telnyx_api_key", "grpc_tls_cert_file", "grpc_tls_key_file",
+        "grpc_tls_client_ca_file", mode="before",
     )  # fmt: skip
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:

@@ -5,6 +5,7 @@ It knows no bounds of single values (`engine/config.py` has them) and touches no
 
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -84,6 +85,11 @@ def _server_store(settings: "Settings") -> Iterator[str]:
                 f"{variable} ({address.shown}) would carry texts in the clear beyond this machine: set "
                 "LONGWAVE_STORE_TLS=verify, or LONGWAVE_INSECURE=true"
             )
+    yield from _given_once(settings, "store_password")
+    certificate = settings.store_tls_cert_file, settings.store_tls_key_file
+    yield from _both_or_neither("LONGWAVE_STORE_TLS", *certificate)
+    if settings.store_tls == "off" and certificate != (None, None):
+        yield "LONGWAVE_STORE_TLS_CERT_FILE is shown over TLS alone: set LONGWAVE_STORE_TLS=verify, or unset it"
     if settings.migrate_backup_folder is not None and settings.migrate_backup_command:
         yield "LONGWAVE_MIGRATE_BACKUP_FOLDER and LONGWAVE_MIGRATE_BACKUP_COMMAND are both set: leave one out"
     if settings.secret_file is None:
@@ -102,24 +108,53 @@ def _redis(settings: "Settings") -> Iterator[str]:
         return
     user, at, _ = settings.redis_url.partition("//")[2].rpartition("@")
     if at and ":" in user:
-        yield "LONGWAVE_REDIS_URL carries a password: put it into LONGWAVE_REDIS_PASSWORD"
+        yield "LONGWAVE_REDIS_URL carries a password: put it into LONGWAVE_REDIS_PASSWORD, or into a file"
         return
     try:
         place = redis_place.read(settings.redis_url)
     except ValueError as error:
         yield f"LONGWAVE_REDIS_URL: {error}"
         return
-    if place.user and settings.redis_password is None:
-        yield "LONGWAVE_REDIS_URL names a user: set LONGWAVE_REDIS_PASSWORD, too"
-    if settings.redis_sentinel_password is not None and place.kind is not redis_place.Kind.SENTINEL:
-        yield "LONGWAVE_REDIS_SENTINEL_PASSWORD is set, and LONGWAVE_REDIS_URL names no Sentinels: unset it"
+    yield from _redis_credentials(settings, place)
     if settings.store_is_embedded:
         yield "LONGWAVE_REDIS_URL is set: an embedded store has one process, which nobody need tell; leave it unset"
     if not all(is_loopback(host) for host, _ in place.hosts) and not settings.insecure:
         if not place.tls:
             yield "LONGWAVE_REDIS_URL leaves this machine in the clear: write rediss, or set LONGWAVE_INSECURE=true"
-        if settings.redis_password is None:
-            yield "LONGWAVE_REDIS_PASSWORD is not set, and Redis is elsewhere: set it, or LONGWAVE_INSECURE=true"
+        if not _is_given(settings, "redis_password"):
+            yield (
+                "LONGWAVE_REDIS_PASSWORD is not set, and Redis is elsewhere: set it, LONGWAVE_REDIS_PASSWORD_FILE or "
+                "LONGWAVE_INSECURE=true"
+            )
+
+
+def _redis_credentials(settings: "Settings", place: redis_place.RedisPlace) -> Iterator[str]:
+    for field in ("redis_password", "redis_sentinel_password"):
+        yield from _given_once(settings, field)
+    if place.user and not _is_given(settings, "redis_password"):
+        yield "LONGWAVE_REDIS_URL names a user: set LONGWAVE_REDIS_PASSWORD or LONGWAVE_REDIS_PASSWORD_FILE, too"
+    if _is_given(settings, "redis_sentinel_password") and place.kind is not redis_place.Kind.SENTINEL:
+        yield "LONGWAVE_REDIS_SENTINEL_PASSWORD is set, and LONGWAVE_REDIS_URL names no Sentinels: unset it"
+    certificate = settings.redis_tls_cert_file, settings.redis_tls_key_file
+    yield from _both_or_neither("LONGWAVE_REDIS_TLS", *certificate)
+    if not place.tls and certificate != (None, None):
+        yield "LONGWAVE_REDIS_TLS_CERT_FILE is shown over TLS alone: write rediss in LONGWAVE_REDIS_URL, or unset it"
+
+
+def _is_given(settings: "Settings", password: str) -> bool:
+    return getattr(settings, password) is not None or getattr(settings, f"{password}_file") is not None
+
+
+def _given_once(settings: "Settings", password: str) -> Iterator[str]:
+    if getattr(settings, password) is not None and getattr(settings, f"{password}_file") is not None:
+        variable = f"LONGWAVE_{password.upper()}"
+        yield f"{variable} and {variable}_FILE are both set: leave one out"
+
+
+def _both_or_neither(prefix: str, certificate: Path | None, key: Path | None) -> Iterator[str]:
+    if (certificate is None) != (key is None):
+        given, absent = ("CERT", "KEY") if key is None else ("KEY", "CERT")
+        yield f"{prefix}_{given}_FILE is set without {prefix}_{absent}_FILE: set both or neither"
 
 
 def _limits(settings: "Settings") -> Iterator[str]:
@@ -208,9 +243,7 @@ def _addresses(settings: "Settings") -> Iterator[str]:
             yield f"{variable} and {taken[address]} are both {address}: give each a port of its own"
         taken[address] = variable
     cert, key = settings.grpc_tls_cert_file, settings.grpc_tls_key_file
-    if (cert is None) != (key is None):
-        given, absent = ("CERT", "KEY") if key is None else ("KEY", "CERT")
-        yield f"LONGWAVE_GRPC_TLS_{given}_FILE is set without LONGWAVE_GRPC_TLS_{absent}_FILE: set both or neither"
+    yield from _both_or_neither("LONGWAVE_GRPC_TLS", cert, key)
     if settings.grpc_tls_client_ca_file is not None and cert is None and key is None:
         yield (
             "LONGWAVE_GRPC_TLS_CLIENT_CA_FILE is set without a server certificate: set LONGWAVE_GRPC_TLS_CERT_FILE and "

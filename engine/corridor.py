@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -43,6 +43,9 @@ from engine.secrets import Secrets
 from engine.stores.opened import store_of
 from engine.stores.store import SHARDS, Callbacks, GroupStats, LedgerRow, Run
 from engine.sweep import Sweep
+
+if TYPE_CHECKING:
+    from engine.redis_access import Access
 
 _log = structlog.get_logger("longwave.corridor")
 
@@ -102,6 +105,8 @@ class Corridor:
         """
         settings = self.settings
         failpoints.arm(settings.failpoint)
+        # Before the store is joined: a file that is amiss must not make other nodes give up shards.
+        redis = self._redis_access() if settings.redis_url else None
         self.history = History(settings.history_file, self.clock)
         self._closing.callback(self.history.close)
         self.store = store_of(settings, self.clock, self.metrics)
@@ -129,20 +134,23 @@ class Corridor:
                 self.every(settings.durability_check_s, self._check_durability),
             )
         )
-        if shared is not None and settings.redis_url:
-            self._join_redis()
+        if shared is not None and redis is not None:
+            self._join_redis(redis)
         self.append.open()
         self._not_ready = None
         self.metrics.store_durable.set(1)
 
-    def _join_redis(self) -> None:
+    def _redis_access(self) -> "Access":
         # The client is an extra, loaded only where it is set.
-        from engine.finals_redis import RedisFinals  # noqa: PLC0415
-        from engine.finals_seal import seals_of  # noqa: PLC0415
-        from engine.hints import Hints  # noqa: PLC0415
         from engine.redis_access import access_of  # noqa: PLC0415
 
-        access = access_of(self.settings)
+        return access_of(self.settings)
+
+    def _join_redis(self, access: "Access") -> None:
+        from engine.finals_redis import RedisFinals  # noqa: PLC0415 - as above
+        from engine.finals_seal import seals_of  # noqa: PLC0415 - as above
+        from engine.hints import Hints  # noqa: PLC0415 - as above
+
         hints = Hints(access, self.metrics, self._heard, self.finals.forget)
         self._closing.push_async_callback(hints.close)
         hints.start()

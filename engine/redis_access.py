@@ -8,10 +8,8 @@ import asyncio
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
-from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
@@ -21,7 +19,9 @@ from redis.exceptions import RedisError
 
 from engine import redis_place
 from engine.config import Settings
+from engine.password_file import password
 from engine.redis_place import Kind, RedisPlace
+from engine.tls_files import TlsFiles
 
 CLUSTER_TRIES_MORE: Final = 3
 CANCEL_EVERY_S: Final = 0.5
@@ -34,7 +34,7 @@ class Access:
 
     place: RedisPlace
     password: str | None = field(repr=False)
-    ca_file: Path | None
+    tls: TlsFiles
     wait_s: float
     """For a connection, and for an answer."""
     sentinel_password: str | None = field(default=None, repr=False)
@@ -46,7 +46,7 @@ class Access:
             "socket_connect_timeout": self.wait_s, "socket_timeout": self.wait_s + more_s, "protocol": 2,
         }  # fmt: skip
         if place.tls:
-            common |= {"ssl": True, "ssl_ca_certs": None if self.ca_file is None else str(self.ca_file)}
+            common |= {"ssl": True} | self._tls_options()
         named: dict[str, Any] = {"username": place.user or None, "password": self.password}
         # Whoever calls waits and tries again by itself.
         once = Retry(NoBackoff(), 0)
@@ -65,20 +65,32 @@ class Access:
         single = Redis(host=host, port=port, retry=once, **common, **named)
         return single, [single]
 
+    def _tls_options(self) -> dict[str, str]:
+        files = self.tls
+        named = {"ssl_ca_certs": files.authorities, "ssl_certfile": files.certificate, "ssl_keyfile": files.key}
+        return {option: str(path) for option, path in named.items() if path is not None}
+
 
 def access_of(settings: Settings) -> Access:
-    """To the Redis that `LONGWAVE_REDIS_URL` names; it must name one."""
-    return Access(
-        redis_place.read(settings.redis_url),
-        _shown(settings.redis_password),
-        settings.redis_tls_ca_file,
-        settings.redis_wait_ms / 1000,
-        _shown(settings.redis_sentinel_password),
+    """To the Redis that `LONGWAVE_REDIS_URL` names; it must name one. Raises ConfigError for a file that is amiss."""
+    place = redis_place.read(settings.redis_url)
+    files = TlsFiles(
+        "LONGWAVE_REDIS_TLS", settings.redis_tls_ca_file, settings.redis_tls_cert_file, settings.redis_tls_key_file
     )
-
-
-def _shown(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()
+    if place.tls:
+        # The client would find out later, and only say that it cannot connect.
+        files.context()
+    return Access(
+        place,
+        password("LONGWAVE_REDIS_PASSWORD", settings.redis_password, settings.redis_password_file),
+        files,
+        settings.redis_wait_ms / 1000,
+        password(
+            "LONGWAVE_REDIS_SENTINEL_PASSWORD",
+            settings.redis_sentinel_password,
+            settings.redis_sentinel_password_file,
+        ),
+    )
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]], clients: Iterable[Any]) -> None:

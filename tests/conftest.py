@@ -1,5 +1,6 @@
 """What holds for every test: an interrupt reaches the processes that a test starts, and servers are shared."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ import pytest
 from tests.left_out import LEFT_OUT
 from tests.servers.databases import Databases
 from tests.servers.mariadb import MariaDB, quick_folder
-from tests.servers.mysql9 import MySQL9
+from tests.servers.mysql9 import MySQL9, name_tools
 from tests.servers.redis_server import RedisServer
 from tests.side_by_side import Turns
 
@@ -69,9 +70,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def server_kind(request: pytest.FixtureRequest) -> type[MariaDB]:
-    """Makes servers of the kind that the run asks for."""
-    return MySQL9 if request.config.getoption("--mysql") else MariaDB
+def server_kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[type[MariaDB]]:
+    """Makes servers of the kind that the run asks for; the tools of that kind are on the path."""
+    if not request.config.getoption("--mysql"):
+        yield MariaDB
+        return
+    tools = tmp_path_factory.mktemp("mysql-tools")
+    name_tools(tools)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(tools), prepend=os.pathsep)
+        yield MySQL9
 
 
 @pytest.fixture(scope="session")

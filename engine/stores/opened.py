@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Final
 from engine.clock import Clock
 from engine.config import Settings
 from engine.metrics import Metrics
+from engine.password_file import password
 from engine.stores.connection import StoreLock
 from engine.stores.embedded import EmbeddedStore
-from engine.stores.mysql.address import Address, parse, tls_context
+from engine.stores.mysql.address import TLS_PREFIX, Tls, parse
 from engine.stores.store import Store
+from engine.tls_files import TlsFiles
 
 if TYPE_CHECKING:
     from engine.stores.mysql.store import MySQLStore
@@ -54,11 +56,12 @@ def mysql_store(
         settings.store_connect_s,
         settings.store_statement_s,
     )
-    primary = _address(settings, settings.store_url, "LONGWAVE_STORE_URL")
+    secret = password("LONGWAVE_STORE_PASSWORD", settings.store_password, settings.store_password_file) or ""
+    tls = tls_of(settings).context()
     replica = settings.store_replica_url
     place = Place(
-        primary,
-        _address(settings, replica, "LONGWAVE_STORE_REPLICA_URL") if replica else None,
+        parse(settings.store_url, secret, tls),
+        parse(replica, secret, tls, variable="LONGWAVE_STORE_REPLICA_URL") if replica else None,
         limits,
         settings.store_durability,
         settings.node,
@@ -82,12 +85,10 @@ def mysql_store(
     return MySQLStore(place, clock, group_weight_max=settings.group_messages_max, on_lent=lent, on_days=changed, **more)
 
 
-def _address(settings: Settings, url: str, variable: str) -> Address:
-    password = "" if settings.store_password is None else settings.store_password.get_secret_value()
-    tls = None
-    if settings.store_tls != "off":
-        tls = tls_context(settings.store_tls_ca_file, verify=settings.store_tls == "verify")
-    return parse(url, password, tls, variable=variable)
+def tls_of(settings: Settings) -> Tls:
+    """How the way to a store on a server is kept; its files are not read yet."""
+    files = TlsFiles(TLS_PREFIX, settings.store_tls_ca_file, settings.store_tls_cert_file, settings.store_tls_key_file)
+    return Tls(settings.store_tls, files)
 
 
 def kind_of(settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""The doctor's look outwards: addresses, provider, webhook address, clock.
+"""The doctor's look outwards: addresses, TLS files, what Redis is reached with, provider, webhook address, clock.
 
 It listens on an address for an instant, and asks the provider for a message that does not exist: nothing is sent,
 nothing costs, and the answer says whether the key works. Every wait is bounded.
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from engine.clock import Clock
 from engine.config import Settings
 from engine.config_checks import is_loopback, split_address
+from engine.errors import ConfigError
 from server.cli.finding import Finding, Level
 
 ASK_S: Final = 5.0
@@ -52,6 +53,7 @@ def check_network(settings: Settings, *, engine_runs: bool) -> Iterator[Finding]
     for name, what in (("grpc_address", "gRPC"), ("http_address", "operations"), ("webhook_address", "webhooks")):
         yield _address(name, what, getattr(settings, name), engine_runs=engine_runs)
     yield from _tls(settings)
+    yield from _redis(settings)
     yield _webhook(settings)
     answer, finding = _provider(settings)
     yield finding
@@ -91,6 +93,23 @@ def _readable(path: Path) -> Finding:
     except OSError as error:
         return Finding(Level.FAIL, "gRPC TLS", f"{path}: {error.strerror}", "run it as a user who may read the file")
     return Finding(Level.OK, "gRPC TLS", f"{path} can be read")
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    """Only what lies on this machine: a Redis that is away is no reason not to run."""
+    if not settings.redis_url:
+        return
+    # The client is an extra, loaded only where it is set.
+    from engine.redis_access import access_of  # noqa: PLC0415
+
+    try:
+        access_of(settings)
+    except ConfigError as error:
+        for problem in error.problems:
+            what, _, advice = problem.rpartition(": ")
+            yield Finding(Level.FAIL, "Redis", what, advice)
+    else:
+        yield Finding(Level.OK, "Redis", "its password and TLS files are sound; it was not asked")
 
 
 def _webhook(settings: Settings) -> Finding:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from engine import failpoints
 from engine.clock import Clock
 from engine.config import Settings
+from engine.errors import ConfigError
 from engine.registry.api_keys import create_api_key, has_any_key, has_live_admin
 from engine.registry.records import Role
 from engine.secrets import open_secrets
@@ -25,7 +26,7 @@ from engine.stores.mysql.migration import Migration, MigrationFailed, Report, Wi
 from engine.stores.mysql.pool import Link, connect
 from engine.stores.mysql.restoring import Restored, RestoreRefused, restore
 from engine.stores.mysql.store import MySQLStore
-from engine.stores.opened import mysql_store
+from engine.stores.opened import mysql_store, tls_of
 from engine.stores.store import Callbacks
 from engine.stores.store import Finding as Promise
 from server.cli import output
@@ -35,7 +36,7 @@ from server.cli.finding import Finding, Level
 T = TypeVar("T")
 
 UNREACHABLE: Final = (
-    "is the server up, and are LONGWAVE_STORE_URL, LONGWAVE_STORE_PASSWORD and LONGWAVE_STORE_TLS right?"
+    "is the server up, and are LONGWAVE_STORE_URL, LONGWAVE_STORE_PASSWORD, LONGWAVE_STORE_TLS and its files right?"
 )
 
 
@@ -104,8 +105,7 @@ def migrate_store(settings: Settings, *, contract: bool, has_backup: bool, wait_
         has_backup=has_backup,
         contract=contract,
         wait_s=wait_s,
-        tls=settings.store_tls,
-        tls_ca_file=settings.store_tls_ca_file,
+        tls=tls_of(settings),
     )
     failpoints.arm(settings.failpoint)
     try:
@@ -125,8 +125,7 @@ def restore_store(settings: Settings, file: Path) -> Restored:
         place.limits,
         file,
         output.say,
-        tls=settings.store_tls,
-        tls_ca_file=settings.store_tls_ca_file,
+        tls=tls_of(settings),
     )
     try:
         return run(work)
@@ -142,7 +141,13 @@ def missing(settings: Settings) -> tuple[str, ...]:
 
 def check_store(settings: Settings) -> Generator[Finding, None, bool]:
     """Findings about the store; returns whether an engine runs on it. Raises StoreTooNew."""
-    place = mysql_store(settings, Clock()).place
+    try:
+        place = mysql_store(settings, Clock()).place
+    except ConfigError as error:
+        for problem in error.problems:
+            what, _, advice = problem.rpartition(": ")
+            yield Finding(Level.FAIL, "store", what, advice)
+        return False
     try:
         promises, held = run(_look(settings))
         absent = missing(settings)

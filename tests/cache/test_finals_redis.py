@@ -20,6 +20,7 @@ from engine.metrics import Metrics
 from engine.redis_access import Access
 from engine.redis_place import read
 from engine.secrets import NamedKey
+from engine.tls_files import TlsFiles
 from tests.hints.test_hints import documented_rights
 from tests.servers.certificates import make_certificates
 from tests.servers.redis_server import TAKES_NOTHING, RedisCluster, RedisServer, SentinelPair
@@ -33,6 +34,7 @@ BOUND_S: Final = 0.2
 # Of the loop and the machine, beside the bound.
 SLACK_S: Final = 0.5
 WAIT_S: Final = 60.0
+PREFIX: Final = "LONGWAVE_REDIS_TLS"
 
 
 class Node:
@@ -41,7 +43,7 @@ class Node:
     def __init__(self, url: str, *, wait_s: float = PATIENT_S, seal: Seal = SEAL, **more: Any) -> None:
         self.metrics = Metrics("test", "mysql")
         self.clock = SetClock()
-        access = Access(read(url), more.get("password"), more.get("ca_file"), wait_s)
+        access = Access(read(url), more.get("password"), more.get("tls", TlsFiles(PREFIX)), wait_s)
         self.kept = RedisFinals(access, seal, self.clock, self.metrics)
 
     def errors(self, doing: str) -> float:
@@ -284,12 +286,28 @@ async def test_over_tls_only_a_server_that_is_believed_is_asked(tmp_path: Path) 
     server = RedisServer(tmp_path, certificates=certificates)
     server.start()
     try:
-        async with node(server.url, ca_file=certificates.authority) as first:
+        async with node(server.url, tls=TlsFiles(PREFIX, certificates.authority)) as first:
             await first.until_kept(1, 7)
         async with node(server.url) as stranger:  # by the system's authorities
             assert await stranger.kept.find(1, 7) is None
             await stranger.keep(1, 8)
             assert stranger.errors("find") == stranger.errors("keep") == 1
+    finally:
+        server.kill()
+
+
+async def test_a_server_that_asks_for_a_certificate_is_shown_one(tmp_path: Path) -> None:
+    trusted, other = make_certificates(tmp_path / "trusted"), make_certificates(tmp_path / "other")
+    server = RedisServer(tmp_path, certificates=trusted, asks_clients=True)
+    server.start()
+    try:
+        async with node(server.url, tls=TlsFiles(PREFIX, trusted.authority, trusted.certificate, trusted.key)) as first:
+            await first.until_kept(1, 7)
+        anothers = TlsFiles(PREFIX, trusted.authority, other.certificate, other.key)
+        for refused in (TlsFiles(PREFIX, trusted.authority), anothers):
+            async with node(server.url, tls=refused) as stranger:
+                assert await stranger.kept.find(1, 7) is None
+                assert stranger.errors("find") == 1
     finally:
         server.kill()
 

@@ -19,6 +19,7 @@ from engine.stores.opened import mysql_store
 from engine.stores.store import Callbacks
 from longwave.v1 import messaging_pb2 as pb
 from tests.cli.conftest import Run
+from tests.servers.certificates import make_certificates
 from tests.servers.mariadb import PASSWORD
 from tests.servers.redis_server import RedisServer
 
@@ -183,3 +184,43 @@ def test_a_redis_that_is_not_there_is_a_sentence(run: Run, store: dict[str, int]
     ran = run("cache", "clear", "--all")
     assert ran.code == 1
     assert ran.err.startswith("longwave: Redis: ConnectionError")
+
+
+def test_credentials_are_files_that_are_named_when_they_are_amiss(
+    run: Run, store: dict[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A server that asks for a password and a certificate; all of it lies in files, as a platform mounts them."""
+    assert store
+    own, other = make_certificates(tmp_path / "own"), make_certificates(tmp_path / "other")
+    (tmp_path / "password").write_text("spoken-elsewhere\n")
+    (tmp_path / "redis").mkdir()
+    server = RedisServer(tmp_path / "redis", "--requirepass", "spoken-elsewhere", certificates=own, asks_clients=True)
+    monkeypatch.setenv("LONGWAVE_REDIS_URL", server.url)
+    for field, path in (
+        ("PASSWORD", tmp_path / "password"),
+        ("TLS_CA", own.authority),
+        ("TLS_CERT", own.certificate),
+        ("TLS_KEY", own.key),
+    ):
+        monkeypatch.setenv(f"LONGWAVE_REDIS_{field}_FILE", str(path))
+    server.start()
+    try:
+        assert run("cache", "clear", "--all", "--json").json == {"cleared": 0}
+        monkeypatch.setenv("LONGWAVE_REDIS_TLS_KEY_FILE", str(other.key))
+        ran = run("cache", "clear", "--all")
+        assert ran.code == 2
+        advice = "name the two that were issued together"
+        words = f"{other.key}: it is not the key of {own.certificate}: {advice}"
+        assert ran.err == f"longwave: LONGWAVE_REDIS_TLS_KEY_FILE {words}\n"
+        checks = {check["check"]: check for check in run("doctor", "--json").json["checks"]}
+        assert (checks["Redis"]["level"], checks["Redis"]["advice"]) == ("fail", advice)
+        monkeypatch.setenv("LONGWAVE_REDIS_TLS_KEY_FILE", str(own.key))
+        checks = {check["check"]: check for check in run("doctor", "--json").json["checks"]}
+        assert checks["Redis"]["level"] == "ok"
+        (tmp_path / "password").write_text("spoken-wrongly")
+        ran = run("cache", "clear", "--all")
+        assert ran.code == 1
+        assert ran.err.startswith("longwave: Redis: AuthenticationError")
+        assert "spoken" not in ran.err + str(checks)
+    finally:
+        server.kill()

@@ -17,6 +17,7 @@ from engine.registry.keys import parse
 from engine.secrets import read_secrets
 from tests.cli.conftest import Run
 from tests.server.process_fixture import EngineProcess
+from tests.servers.certificates import make_certificates
 from tests.servers.mariadb import PASSWORD, MariaDB
 
 
@@ -66,6 +67,60 @@ def test_doctor_looks_at_the_server(run: Run, store: dict[str, str]) -> None:
     assert checks["schema"]["level"] == checks["nodes"]["level"] == checks["secret file"]["level"] == "ok"
     assert PASSWORD not in str(checks)
     assert store["store_url"] in checks["store"]["found"]
+
+
+def test_the_password_may_be_in_a_file(
+    run: Run, store: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert store
+    monkeypatch.delenv("LONGWAVE_STORE_PASSWORD")
+    monkeypatch.setenv("LONGWAVE_STORE_PASSWORD_FILE", str(tmp_path / "password"))
+    variable, ran = "LONGWAVE_STORE_PASSWORD_FILE", run("bootstrap")
+    assert ran.code == 2
+    advice = f"mount it there, or set {variable} to where it is"
+    assert ran.err == f"longwave: {variable} {tmp_path}/password: No such file or directory: {advice}\n"
+    checks = {check["check"]: check for check in run("doctor", "--json").json["checks"]}
+    assert checks["store"]["level"] == "fail"
+    assert checks["store"]["advice"] == advice
+    assert "secret file" in checks, "the doctor looks on"
+    (tmp_path / "password").write_text(f"{PASSWORD}\n", encoding="ascii")
+    assert run("bootstrap").code == 0
+    listed = run("config").out
+    assert PASSWORD not in listed
+    engine = EngineProcess(
+        tmp_path, **store | {"store_password": "", "store_password_file": str(tmp_path / "password")}
+    )
+    try:
+        engine.until_ready()
+        engine.signal(signal.SIGTERM)
+        code, logged = engine.end()
+        assert code == 0, logged
+        assert PASSWORD not in logged
+    finally:
+        engine.kill()
+
+
+def test_an_engine_whose_files_for_redis_are_amiss_says_so_before_it_joins_the_store(
+    run: Run, store: dict[str, str], tmp_path: Path, mariadb: MariaDB
+) -> None:
+    assert run("bootstrap").code == 0
+    database = store["store_url"].rpartition("/")[2]
+    before = mariadb.run("SELECT * FROM nodes", database=database)
+    own, other = make_certificates(tmp_path / "own"), make_certificates(tmp_path / "other")
+    certificate = {"redis_tls_cert_file": str(own.certificate), "redis_tls_ca_file": str(own.authority)}
+    for wanted, words in (
+        ({"redis_password_file": str(tmp_path / "absent")}, "LONGWAVE_REDIS_PASSWORD_FILE"),
+        (certificate | {"redis_tls_key_file": str(other.key)}, "it is not the key of"),
+    ):
+        engine = EngineProcess(tmp_path, **store, redis_url="rediss://localhost:9", **wanted)
+        try:
+            code, logged = engine.end()
+        finally:
+            engine.kill()
+        assert code != 0
+        assert words in logged
+    # A node that joins takes a number and writes itself down.
+    assert mariadb.run("SELECT * FROM nodes", database=database) == before
 
 
 def test_a_server_that_is_not_there_is_a_sentence(

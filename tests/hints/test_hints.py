@@ -14,13 +14,16 @@ from engine.hints import ENTRIES_MAX, STREAM, Hints
 from engine.metrics import Metrics
 from engine.redis_access import Access
 from engine.redis_place import read
-from tests.servers.certificates import make_certificates
+from engine.tls_files import TlsFiles
+from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.redis_server import TAKES_NOTHING, RedisCluster, RedisServer, SentinelPair
 
 pytestmark = pytest.mark.timeout(300)
 WAIT_S = 60.0
 # A machine that is busy with other tests answers late.
 ANSWER_S = 2.0
+PREFIX = "LONGWAVE_REDIS_TLS"
+NO_FILES = TlsFiles(PREFIX)
 
 
 class Node:
@@ -31,13 +34,13 @@ class Node:
         server: RedisServer | SentinelPair | RedisCluster,
         password: str | None = None,
         user: str = "",
-        ca_file: Path | None = None,
+        tls: TlsFiles = NO_FILES,
     ) -> None:
         self.metrics = Metrics("test", "mysql")
         self.heard = asyncio.Event()
         self.forgot = asyncio.Event()
         url = server.url.replace("//", f"//{user}@" if user else "//")
-        access = Access(read(url), password, ca_file, ANSWER_S)
+        access = Access(read(url), password, tls, ANSWER_S)
         self.hints = Hints(access, self.metrics, self.heard.set, self.forgot.set)
 
     def value(self, name: str, **labels: str) -> float:
@@ -49,9 +52,9 @@ async def two(
     server: RedisServer | SentinelPair | RedisCluster,
     password: str | None = None,
     user: str = "",
-    ca_file: Path | None = None,
+    tls: TlsFiles = NO_FILES,
 ) -> AsyncIterator[tuple[Node, Node]]:
-    nodes = Node(server, password, user, ca_file), Node(server, password, user, ca_file)
+    nodes = Node(server, password, user, tls), Node(server, password, user, tls)
     for node in nodes:
         node.hints.start()
     try:
@@ -193,12 +196,47 @@ async def test_over_tls_only_a_server_that_is_believed_is_told(tmp_path: Path) -
     server = RedisServer(tmp_path, certificates=certificates)
     server.start()
     try:
-        async with two(server, ca_file=certificates.authority) as (first, second):
+        async with two(server, tls=TlsFiles(PREFIX, certificates.authority)) as (first, second):
             await until_heard(first, second)
         async with two(server) as (first, _):  # by the system's authorities
             first.hints.tell()
             await until(lambda: first.value("longwave_hints_total", result="tell_failed") > 0)
             assert first.value("longwave_hints_total", result="told") == 0
+    finally:
+        server.kill()
+
+
+def asking(kind: str, folder: Path, certificates: Certificates) -> RedisServer | SentinelPair | RedisCluster:
+    """Servers that take only who shows a certificate of their authority."""
+    home = folder / "servers"
+    home.mkdir()
+    if kind == "sentinel":
+        return SentinelPair(home, certificates)
+    if kind == "cluster":
+        return RedisCluster(home, certificates)
+    return RedisServer(home, certificates=certificates, asks_clients=True)
+
+
+@pytest.mark.parametrize("kind", ["single", "sentinel", "cluster"])
+async def test_servers_that_ask_for_a_certificate_take_only_who_shows_one_they_believe(
+    tmp_path: Path, kind: str
+) -> None:
+    host = "localhost" if kind == "single" else "127.0.0.1"
+    trusted, other = (make_certificates(tmp_path / name, host) for name in ("trusted", "other"))
+    server = asking(kind, tmp_path, trusted)
+    server.start()
+    try:
+        shown = TlsFiles(PREFIX, trusted.authority, trusted.certificate, trusted.key)
+        async with two(server, tls=shown) as (first, second):
+            await until_heard(first, second)
+            assert first.value("longwave_redis_up") == second.value("longwave_redis_up") == 1
+        anothers = TlsFiles(PREFIX, trusted.authority, other.certificate, other.key)
+        for refused in (TlsFiles(PREFIX, trusted.authority), anothers):
+            async with two(server, tls=refused) as (first, second):
+                first.hints.tell()
+                await until(lambda: first.value("longwave_hints_total", result="tell_failed") > 0)
+                await until(lambda: second.value("longwave_hints_total", result="hear_failed") > 0)
+                assert first.value("longwave_hints_total", result="told") == 0
     finally:
         server.kill()
 

@@ -3,8 +3,10 @@
 They are made anew each time and live for a day; nothing outside of the test's folder trusts them.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -23,7 +25,7 @@ class Certificates:
 
 
 def make_certificates(folder: Path, host: str = "localhost") -> Certificates:
-    """An authority and a certificate of it for `host`, in `folder`, which is made."""
+    """An authority and a certificate of it for `host`, in `folder`, which is made. A client may show it, too."""
     folder.mkdir(parents=True, exist_ok=True)
     found = Certificates(folder / "authority.pem", folder / "server.pem", folder / "server.key")
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -33,9 +35,12 @@ def make_certificates(folder: Path, host: str = "localhost") -> Certificates:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(authority_key, hashes.SHA256())
     )
+    called: x509.GeneralName = x509.DNSName(host)
+    with suppress(ValueError):
+        called = x509.IPAddress(ip_address(host))
     certificate = (
         _unsigned(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)]), name, key)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([called]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
     found.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))

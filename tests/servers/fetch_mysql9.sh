@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Unpacks the MySQL 9 of Debian's sid suite into the folder given, beside all libraries it needs; installs nothing.
+# Unpacks the MySQL 9 of Debian's sid suite, server and tools, into the folder given, beside all libraries it needs;
+# installs nothing.
 #
 # It asks apt with lists, caches and sources of its own, all in that folder, so that nothing of the machine's is changed;
-# 58 MB come over the network. Done already: it does nothing.
+# 63 MB come over the network. Done already: it does nothing.
 set -euo pipefail
 
 folder="$(mkdir -p "$1" && cd "$1" && pwd)"
 root="$folder/root"
-[ -x "$root/usr/sbin/mysqld" ] && exit 0
+[ -x "$root/usr/sbin/mysqld" ] && [ -x "$root/usr/bin/mysqldump" ] && exit 0
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 if ! [ -r "$keyring" ] || ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
   echo "make: MySQL 9 is unpacked from Debian's archive; apt-get, dpkg and $keyring are needed" >&2
@@ -23,7 +24,8 @@ own=(
   -o APT::Keep-Downloaded-Packages=true
 )
 apt-get -qq "${own[@]}" update
-apt-get -qq -d -y "${own[@]}" -o APT::Install-Recommends=false install mysql-server-core
+apt-get -qq -d -y "${own[@]}" -o APT::Install-Recommends=false install mysql-server-core mysql-client-core
+rm -rf "$folder/unpacked" "$root"
 mkdir -p "$folder/unpacked"
 # In sid /lib is a link to /usr/lib: made before, so that no package puts a folder there.
 mkdir -p "$folder/unpacked/usr/lib" "$folder/unpacked/usr/lib64" "$folder/unpacked/usr/bin" "$folder/unpacked/usr/sbin"

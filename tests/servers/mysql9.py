@@ -1,8 +1,10 @@
 """A real `mysqld` 9 where a run asks for it (`--mysql=9`): unpacked by `fetch_mysql9.sh`, run with its own libraries.
 
-It is started, stopped, killed and frozen as the MariaDB of the other runs is.
+It is started, stopped, killed and frozen as the MariaDB of the other runs is. Its own `mysqldump` and `mysql` are given
+names in a folder for the path.
 """
 
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -24,6 +26,17 @@ def mysqld() -> list[str]:
         *as_root(), f"--lc-messages-dir={share}", f"--character-sets-dir={share / 'charsets'}",
         f"--plugin-dir={ROOT / 'usr/lib/mysql/plugin'}", "--secure-file-priv=NULL", "--mysqlx=OFF",
     ]  # fmt: skip
+
+
+def name_tools(folder: Path) -> None:
+    """Put `mysqldump` and `mysql` into `folder`: each runs the one that was unpacked. Raises ServerMissing."""
+    for name in ("mysqldump", "mysql"):
+        if not (ROOT / "usr/bin" / name).exists():
+            raise ServerMissing(f"MySQL 9's {name} is missing: make test-mysql9")
+        named = folder / name
+        command = [str(ROOT / LOADER), "--library-path", str(ROOT / LIBRARIES), str(ROOT / "usr/bin" / name)]
+        named.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
+        named.chmod(0o755)
 
 
 class MySQL9(MariaDB):

@@ -8,7 +8,7 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from loadtest.ports import free_ports
 from tests.servers.certificates import Certificates
@@ -27,16 +27,23 @@ class RedisServer:
     """One server. `start` it; whoever made it calls `kill` at the end."""
 
     def __init__(
-        self, folder: Path, *options: str, certificates: Certificates | None = None, config: Path | None = None
+        self,
+        folder: Path,
+        *options: str,
+        certificates: Certificates | None = None,
+        asks_clients: bool = False,
+        config: Path | None = None,
     ) -> None:
         """`options` go to the server behind its own. With `certificates` it takes TLS, and nothing else.
 
-        With `config` it is a Sentinel of that file, which it writes itself.
+        One that `asks_clients` takes only who shows a certificate of the same authority. With `config` it is a Sentinel
+        of that file, which it writes itself.
         """
         [self.port] = free_ports(1)
         self._folder = folder
         self._options = options
         self._certificates = certificates
+        self._asks_clients = asks_clients
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -76,14 +83,15 @@ class RedisServer:
             return ["--port", str(self.port)]
         files = self._certificates
         return [
-            "--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no", "--tls-cert-file",
-            str(files.certificate), "--tls-key-file", str(files.key), "--tls-ca-cert-file", str(files.authority),
+            "--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "yes" if self._asks_clients else "no",
+            "--tls-cert-file", str(files.certificate), "--tls-key-file", str(files.key), "--tls-ca-cert-file",
+            str(files.authority), "--tls-replication", "yes", "--tls-cluster", "yes",
         ]  # fmt: skip
 
     def said(self, *command: str) -> bytes:
         """What it answers a command."""
         done = subprocess.run(
-            [program("redis-cli"), "-p", str(self.port), *command],
+            [program("redis-cli"), "-p", str(self.port), *shown(self._certificates), *command],
             stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False,
         )  # fmt: skip
         return done.stdout
@@ -107,29 +115,39 @@ class RedisServer:
             process.wait()
 
 
+def shown(certificates: Certificates | None) -> list[str]:
+    """How `redis-cli` reaches a server that takes TLS alone."""
+    if certificates is None:
+        return []
+    files = certificates
+    return ["--tls", "--cacert", str(files.authority), "--cert", str(files.certificate), "--key", str(files.key)]
+
+
 class SentinelPair:
     """A primary, its replica, and a Sentinel that makes the replica the primary when the first is gone for 0.5 s."""
 
     SERVICE: Final = "hints"
 
-    def __init__(self, folder: Path) -> None:
-        """Start nothing."""
+    def __init__(self, folder: Path, certificates: Certificates | None = None) -> None:
+        """Start nothing. With `certificates`, for 127.0.0.1, all three take TLS alone, and ask clients for theirs."""
         for name in ("primary", "replica", "sentinel"):
             (folder / name).mkdir()
-        self.primary = RedisServer(folder / "primary")
-        self.replica = RedisServer(folder / "replica", "--replicaof", "127.0.0.1", str(self.primary.port))
+        self._scheme = "rediss" if certificates else "redis"
+        kept: dict[str, Any] = {"certificates": certificates, "asks_clients": certificates is not None}
+        self.primary = RedisServer(folder / "primary", **kept)
+        self.replica = RedisServer(folder / "replica", "--replicaof", "127.0.0.1", str(self.primary.port), **kept)
         config = folder / "sentinel" / "sentinel.conf"
         config.write_text(
             f"sentinel monitor {self.SERVICE} 127.0.0.1 {self.primary.port} 1\n"
             f"sentinel down-after-milliseconds {self.SERVICE} 500\nsentinel failover-timeout {self.SERVICE} 3000\n",
             encoding="ascii",
         )
-        self.sentinel = RedisServer(folder / "sentinel", config=config)
+        self.sentinel = RedisServer(folder / "sentinel", config=config, **kept)
 
     @property
     def url(self) -> str:
         """As `LONGWAVE_REDIS_URL`."""
-        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/{self.SERVICE}"
+        return f"{self._scheme}+sentinel://127.0.0.1:{self.sentinel.port}/{self.SERVICE}"
 
     def start(self) -> None:
         """Returns when the Sentinel knows the replica, which it then can choose."""
@@ -150,19 +168,22 @@ class SentinelPair:
 class RedisCluster:
     """Three primaries without replicas, which serve the slots they have when another is gone."""
 
-    def __init__(self, folder: Path) -> None:
-        """Start nothing."""
+    def __init__(self, folder: Path, certificates: Certificates | None = None) -> None:
+        """Start nothing. With `certificates`, for 127.0.0.1, all take TLS alone, and ask clients for theirs."""
+        self._certificates = certificates
+        kept: dict[str, Any] = {"certificates": certificates, "asks_clients": certificates is not None}
         self.servers = []
         for number, bus in enumerate(free_ports(3)):
             home = folder / f"node{number}"
             home.mkdir()
             options = ["--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "1000"]
-            self.servers.append(RedisServer(home, *options, "--cluster-require-full-coverage", "no"))
+            self.servers.append(RedisServer(home, *options, "--cluster-require-full-coverage", "no", **kept))
 
     @property
     def url(self) -> str:
         """As `LONGWAVE_REDIS_URL`."""
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+        scheme = "rediss" if self._certificates else "redis"
+        return f"{scheme}+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
 
     def start(self) -> None:
         """Returns when all slots have an owner that each node knows."""
@@ -170,7 +191,7 @@ class RedisCluster:
             server.start()
         places = [f"127.0.0.1:{server.port}" for server in self.servers]
         done = subprocess.run(
-            [program("redis-cli"), "--cluster", "create", *places, "--cluster-yes"],
+            [program("redis-cli"), *shown(self._certificates), "--cluster", "create", *places, "--cluster-yes"],
             stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout

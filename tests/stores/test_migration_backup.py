@@ -2,34 +2,86 @@
 
 import gzip
 import os
+import re
+import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from engine.stores.mysql import comparison, dump
+from engine.stores.mysql.address import PLAIN, parse
 from tests.servers.mariadb import PASSWORD, USER, MariaDB, quick_folder
 from tests.stores import migrating
 from tests.stores.binaries import EXPAND, EXPANDING_STEPS, HEAD, Binary, newer
 from tests.stores.migrating import Place, expanded
 
-DUMP: Final = "/usr/bin/mariadb-dump"
-# Each is what a broken tool or pipe leaves: (what the real one says → what comes out, the words of the refusal).
+# Each is what a broken tool or pipe leaves: the words of the refusal.
 BROKEN: Final = {
-    "cut in the middle": ("head -c 300000", "its last line is missing"),
-    "cut, and an end put on it": (
-        "{ head -c 300000 | sed '$d'; echo '-- Dump completed'; }",
-        "could not be loaded: ERROR 1064 (42000) at line",
-    ),
-    "a row lost": ("sed '/^(2,1,1,12025550100,12025550002,/d'", "messages differs in 1 of"),
-    "rows lost": ("sed '/^(1,1202555010/d'", "opt_outs differs in"),
-    "a table lost": ("sed '/CREATE TABLE `inbound`/,/;$/d; /`inbound`/d'", "inbound is only in the database"),
-    "a text spoiled": ("sed '/^(1,12025552001,/s/STOP/STOQ/'", "opt_outs differs in 1 of"),
-    "nothing": ("cat > /dev/null", "its last line is missing"),
+    "cut in the middle": "its last line is missing",
+    "cut, and an end put on it": "could not be loaded: ERROR 1064 (42000) at line",
+    "a row lost": "messages differs in 1 of",
+    "rows lost": "opt_outs differs in",
+    "a table lost": "inbound is only in the database",
+    "a text spoiled": "opt_outs differs in 1 of",
+    "nothing": "its last line is missing",
 }
+_SAME: Final = {
+    "cut in the middle": "head -c 300000",
+    "a table lost": "sed '/CREATE TABLE `inbound`/,/;$/d; /`inbound`/d'",
+    "nothing": "cat > /dev/null",
+}
+
+
+@dataclass(frozen=True)
+class Kit:
+    """The tools of one family."""
+
+    server: str
+    """The server's kind, as a migration says it."""
+    dump: str
+    load: tuple[str, ...]
+    """By hand, without TLS."""
+    damages: Mapping[str, str]
+    """What is done to what the dump's tool says, as a filter of the shell."""
+
+
+# A line for each row.
+MARIADB: Final = Kit(
+    "mariadb",
+    "mariadb-dump",
+    ("mariadb", "--skip-ssl"),
+    _SAME
+    | {
+        "cut, and an end put on it": "{ head -c 300000 | sed '$d'; echo '-- Dump completed'; }",
+        "a row lost": "sed '/^(2,1,1,12025550100,12025550002,/d'",
+        "rows lost": "sed '/^(1,1202555010/d'",
+        "a text spoiled": "sed '/^(1,12025552001,/s/STOP/STOQ/'",
+    },
+)
+# A line for each statement of many rows; none of their texts has a parenthesis.
+MYSQL: Final = Kit(
+    "mysql",
+    "mysqldump",
+    ("mysql", "--ssl-mode=DISABLED", "--get-server-public-key"),
+    _SAME
+    | {
+        "cut, and an end put on it": "{ head -c 300000; echo; echo '-- Dump completed'; }",
+        "a row lost": "sed -E 's/\\(2,1,1,12025550100,12025550002,[^)]*\\),//'",
+        "rows lost": "sed -E 's/\\(1,1202555010[^)]*\\),//g'",
+        "a text spoiled": "sed -E 's/(\\(1,12025552001,[^)]*)STOP/\\1STOQ/'",
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def kit(server_kind: type[MariaDB]) -> Kit:
+    """Those of the server's kind: MySQL does not take back what MariaDB's write of generated columns."""
+    return MARIADB if server_kind is MariaDB else MYSQL
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +90,10 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Binary:
 
 
 @pytest.fixture(scope="module")
-def mariadb() -> Iterator[MariaDB]:
-    """Always one: a dump is taken with the tools of the server's kind, and these are installed."""
+def mariadb(server_kind: type[MariaDB]) -> Iterator[MariaDB]:
+    """One for these tests alone, which look at all of its databases."""
     with quick_folder() as folder:
-        server = MariaDB(folder / "server")
+        server = server_kind(folder / "server")
         server.start()
         yield server
         server.remove()
@@ -53,11 +105,11 @@ def place(mariadb: MariaDB, tmp_path: Path) -> Iterator[Place]:
     mariadb.drop_database("backed_up")
 
 
-def tool(folder: Path, body: str) -> str:
-    """A `mariadb-dump` of our own before the real one in the path; the code that puts it there."""
+def tool(folder: Path, kit: Kit, body: str) -> str:
+    """A tool of our own before the real one, `$DUMP`, in the path; the code that puts it there."""
     folder.mkdir()
-    path = folder / "mariadb-dump"
-    path.write_text(f'#!/bin/bash\n[ "$1" = --version ] && exec {DUMP} --version\n{body}\n')
+    path, real = folder / kit.dump, shutil.which(kit.dump)
+    path.write_text(f'#!/bin/bash\nDUMP={real}\n[ "$1" = --version ] && exec $DUMP --version\n{body}\n')
     path.chmod(0o755)
     return f"import os; os.environ['PATH'] = {os.fspath(folder)!r} + ':' + os.environ['PATH']"
 
@@ -68,13 +120,14 @@ def nothing_happened(place: Place) -> None:
     assert [name for (name,) in place.server.run("SHOW DATABASES") if name.startswith("verify_longwave")] == []
 
 
-def test_it_backs_up_expands_looks_again_and_writes_itself_down(place: Place, new: Binary) -> None:
+def test_it_backs_up_expands_looks_again_and_writes_itself_down(place: Place, new: Binary, kit: Kit) -> None:
     before = place.data()
     code, said = new.run(place.settings(), "migrate")
     assert code == 0, said
+    assert re.search(rf"{kit.server} \d+\.\d+", said)
     for words in (
-        "mariadb", "innodb_flush_log_at_trx_commit: 1", "rights: ", "room for the backup: ", "compared by checksum",
-        f"revision {EXPAND}, step {EXPANDING_STEPS} done", "validated", f"applied: {EXPAND}",
+        f"dumping with {kit.dump}", "innodb_flush_log_at_trx_commit: 1", "rights: ", "room for the backup: ",
+        "compared by checksum", f"revision {EXPAND}, step {EXPANDING_STEPS} done", "validated", f"applied: {EXPAND}",
     ):  # fmt: skip
         assert words in said
     assert expanded(place)
@@ -93,26 +146,21 @@ def test_it_backs_up_expands_looks_again_and_writes_itself_down(place: Place, ne
     assert PASSWORD not in said
 
 
-def test_a_server_killed_while_a_dump_is_taken_leaves_no_backup_and_no_change(tmp_path: Path, new: Binary) -> None:
+def test_a_server_killed_while_a_dump_is_taken_leaves_no_backup_and_no_change(
+    tmp_path: Path, new: Binary, kit: Kit, server_kind: type[MariaDB]
+) -> None:
     with quick_folder() as folder:
-        server = MariaDB(folder / "server")
+        server = server_kind(folder / "server")
         server.start()
         try:
-            killed_while_dumping(migrating.make(server, "killed", tmp_path), new, tmp_path)
+            killed_while_dumping(migrating.make(server, "killed", tmp_path), new, kit, tmp_path)
         finally:
             server.remove()
 
 
-def killed_while_dumping(place: Place, new: Binary, tmp_path: Path) -> None:
+def killed_while_dumping(place: Place, new: Binary, kit: Kit, tmp_path: Path) -> None:
     own_server = place.server
-    slow = tmp_path / "bin"
-    slow.mkdir()
-    (slow / "mariadb-dump").write_text(
-        f'#!/bin/sh\n[ "$1" = --version ] && exec /usr/bin/mariadb-dump --version\nkill -9 {own_server.pid}\n'
-        'exec /usr/bin/mariadb-dump "$@"\n'
-    )
-    (slow / "mariadb-dump").chmod(0o755)
-    prelude = f"import os; os.environ['PATH'] = {str(slow)!r} + ':' + os.environ['PATH']"
+    prelude = tool(tmp_path / "bin", kit, f'kill -9 {own_server.pid}\nexec $DUMP "$@"')
     code, said = new.run(place.settings(), "migrate", prelude=prelude)
     assert code == 1, said
     assert place.dumps == []
@@ -123,22 +171,22 @@ def killed_while_dumping(place: Place, new: Binary, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_a_dump_that_is_not_whole_is_no_backup(place: Place, new: Binary, tmp_path: Path, what: str) -> None:
-    damage, words = BROKEN[what]
-    code, said = new.run(place.settings(), "migrate", prelude=tool(tmp_path / "bin", f'{DUMP} "$@" | {damage}'))
+def test_a_dump_that_is_not_whole_is_no_backup(place: Place, new: Binary, kit: Kit, tmp_path: Path, what: str) -> None:
+    damaged = tool(tmp_path / "bin", kit, f'$DUMP "$@" | {kit.damages[what]}')
+    code, said = new.run(place.settings(), "migrate", prelude=damaged)
     assert code == 1, said
-    assert words in said
+    assert BROKEN[what] in said
     assert "12025550" not in said + place.last_run()[2]
     nothing_happened(place)
     assert place.last_run()[2].startswith("failed: BackupFailed")
     migrating.works(place)
 
 
-def test_a_tool_that_fails_is_told_in_its_words(place: Place, new: Binary, tmp_path: Path) -> None:
-    body = f'{DUMP} "$@"; echo "mariadb-dump: Got error: 2013: Lost connection" >&2; exit 3'
-    code, said = new.run(place.settings(), "migrate", prelude=tool(tmp_path / "bin", body))
+def test_a_tool_that_fails_is_told_in_its_words(place: Place, new: Binary, kit: Kit, tmp_path: Path) -> None:
+    body = f'$DUMP "$@"; echo "{kit.dump}: Got error: 2013: Lost connection" >&2; exit 3'
+    code, said = new.run(place.settings(), "migrate", prelude=tool(tmp_path / "bin", kit, body))
     assert code == 1
-    assert "mariadb-dump ended with 3: mariadb-dump: Got error: 2013: Lost connection" in said
+    assert f"{kit.dump} ended with 3: {kit.dump}: Got error: 2013: Lost connection" in said
     nothing_happened(place)
 
 
@@ -199,7 +247,8 @@ def test_a_user_without_a_scratch_database_gets_a_weaker_check_that_says_so(
     mariadb: MariaDB, place: Place, new: Binary
 ) -> None:
     mariadb.run(
-        f"CREATE OR REPLACE USER one_database@'%' IDENTIFIED BY '{PASSWORD}'",
+        "DROP USER IF EXISTS one_database@'%'",
+        f"CREATE USER one_database@'%' IDENTIFIED BY '{PASSWORD}'",
         "GRANT ALL ON backed_up.* TO one_database@'%'",
     )
     url = place.settings()["store_url"].replace(f"{USER}@", "one_database@")
@@ -211,14 +260,15 @@ def test_a_user_without_a_scratch_database_gets_a_weaker_check_that_says_so(
 
 
 def test_a_weak_check_still_finds_a_table_that_is_not_there(
-    mariadb: MariaDB, place: Place, new: Binary, tmp_path: Path
+    mariadb: MariaDB, place: Place, new: Binary, kit: Kit, tmp_path: Path
 ) -> None:
     mariadb.run(
-        f"CREATE OR REPLACE USER one_database@'%' IDENTIFIED BY '{PASSWORD}'",
+        "DROP USER IF EXISTS one_database@'%'",
+        f"CREATE USER one_database@'%' IDENTIFIED BY '{PASSWORD}'",
         "GRANT ALL ON backed_up.* TO one_database@'%'",
     )
     url = place.settings()["store_url"].replace(f"{USER}@", "one_database@")
-    lost = tool(tmp_path / "bin", f'{DUMP} "$@" | {BROKEN["a table lost"][0]}')
+    lost = tool(tmp_path / "bin", kit, f'$DUMP "$@" | {kit.damages["a table lost"]}')
     code, said = new.run(place.settings(store_url=url), "migrate", prelude=lost)
     assert code == 1, said
     assert "the dump lacks inbound" in said
@@ -246,22 +296,15 @@ def test_dumps_are_kept_for_seven_days(place: Place, new: Binary) -> None:
     assert (place.backups / fresh).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_backup_is_restored_as_the_page_says(place: Place, new: Binary) -> None:
+def test_a_backup_is_restored_as_the_page_says(place: Place, new: Binary, kit: Kit) -> None:
     """docs/operations/BACKUP.md."""
     held = place.data()
     assert new.run(place.settings(), "migrate")[0] == 0
     [name] = place.dumps
     place.server.create_database("restored")
     restored = Place(place.server, "restored", place.folder)
-    client = [
-        "mariadb",
-        "-h127.0.0.1",
-        f"-P{place.server.port}",
-        f"-u{USER}",
-        f"-p{PASSWORD}",
-        "--skip-ssl",
-        "restored",
-    ]
+    program, *options = kit.load
+    client = [program, "-h127.0.0.1", f"-P{place.server.port}", f"-u{USER}", f"-p{PASSWORD}", *options, "restored"]
     with gzip.open(place.backups / name) as packed:
         subprocess.run(client, input=packed.read(), check=True)
     assert restored.revision == HEAD.name
@@ -317,6 +360,16 @@ def test_a_backup_that_was_spoiled_is_found(
     assert code == 1
     assert words in said
     assert "12025552001" not in said
+
+
+def test_a_dump_needs_nobody_who_logged_in_before(
+    mariadb: MariaDB, place: Place, server_kind: type[MariaDB], tmp_path: Path
+) -> None:
+    """MySQL remembers who logged in, and lets them in without the server's key; when it restarts it forgets them."""
+    address = parse(place.settings()["store_url"], PASSWORD, None)
+    tools = dump.Tools.found(PLAIN, mariadb=server_kind is MariaDB)
+    mariadb.run("FLUSH PRIVILEGES")
+    assert "messages" in dump.tables_in(dump.take(address, tools, tmp_path, "0001"))
 
 
 def test_a_file_that_is_no_backup_changes_nothing(restored: Place, new: Binary, tmp_path: Path) -> None:

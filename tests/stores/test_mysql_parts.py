@@ -1,6 +1,7 @@
 """The parts of the MySQL store by themselves: what an error means, where a server is, how connections are lent."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from asyncmy import errors
 from engine import _core
 from engine.errors import ConfigError
 from engine.stores.mysql import pool as pools
-from engine.stores.mysql.address import parse, tls_context
+from engine.stores.mysql.address import TLS_PREFIX, Tls, parse
 from engine.stores.mysql.durability import Watch, name_of, version_of
-from engine.stores.mysql.faults import Fault, classify
+from engine.stores.mysql.faults import Fault, classify, is_our_certificate
 from engine.stores.mysql.pool import Limits, Loan, Pool
+from engine.tls_files import TlsFiles
 from tests.servers.mariadb import PASSWORD, MariaDB
 
 
@@ -87,8 +89,26 @@ def test_a_password_in_the_url_is_refused_and_not_repeated() -> None:
 
 
 def test_a_missing_authority_file_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"absent\.pem"):
-        tls_context(Path("absent.pem"), verify=True)
+    with pytest.raises(ConfigError, match=r"LONGWAVE_STORE_TLS_CA_FILE absent\.pem"):
+        Tls("verify", TlsFiles(TLS_PREFIX, Path("absent.pem"))).context()
+
+
+@pytest.mark.parametrize(
+    ("reason", "fault", "ours"),
+    [
+        ("TLSV1_ALERT_UNKNOWN_CA", Fault.REFUSED, True),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", Fault.REFUSED, True),
+        ("SSLV3_ALERT_CERTIFICATE_EXPIRED", Fault.REFUSED, True),
+        ("WRONG_VERSION_NUMBER", Fault.REFUSED, False),
+        ("TLSV1_ALERT_INTERNAL_ERROR", Fault.LOST, False),
+    ],
+)
+def test_what_the_server_says_of_our_certificate_is_told_apart(reason: str, fault: Fault, ours: bool) -> None:  # noqa: FBT001
+    said = ssl.SSLError(1, reason)
+    said.reason = reason
+    error = errors.OperationalError(2013, "Lost connection to MySQL server during query")
+    error.__context__ = said
+    assert (classify(error), is_our_certificate(error)) == (fault, ours)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ def test_the_defaults_hold_together_and_are_the_documented_ones(load: Load) -> N
 
 
 MYSQL = {"STORE_URL": "mysql://u@127.0.0.1/longwave", "SECRET_FILE": "longwave.secrets"}
+REDIS = MYSQL | {"REDIS_URL": "rediss://localhost"}
+SENTINEL = MYSQL | {"REDIS_URL": "rediss+sentinel://localhost/service"}
 
 CONTRADICTIONS: list[tuple[dict[str, str], str]] = [
     ({"SEND_S": "20"}, "raise the lease"),
@@ -106,6 +108,22 @@ CONTRADICTIONS: list[tuple[dict[str, str], str]] = [
     (MYSQL | {"REDIS_URL": "redis+sentinel://localhost,far/service", "REDIS_PASSWORD": "x"}, "in the clear"),
     (MYSQL | {"REDIS_URL": "redis://cache:6379", "REDIS_PASSWORD": "x"}, "in the clear"),
     (MYSQL | {"REDIS_URL": "rediss://cache:6379"}, "LONGWAVE_REDIS_PASSWORD is not set"),
+    (MYSQL | {"STORE_PASSWORD": SECRET, "STORE_PASSWORD_FILE": "p"}, "LONGWAVE_STORE_PASSWORD_FILE are both set"),
+    (MYSQL | {"STORE_TLS": "verify", "STORE_TLS_CERT_FILE": "c"}, "LONGWAVE_STORE_TLS_KEY_FILE: set both or neither"),
+    (MYSQL | {"STORE_TLS": "verify", "STORE_TLS_KEY_FILE": "k"}, "LONGWAVE_STORE_TLS_CERT_FILE: set both or neither"),
+    (MYSQL | {"STORE_TLS_CERT_FILE": "c", "STORE_TLS_KEY_FILE": "k"}, "set LONGWAVE_STORE_TLS=verify"),
+    (REDIS | {"REDIS_PASSWORD": SECRET, "REDIS_PASSWORD_FILE": "p"}, "LONGWAVE_REDIS_PASSWORD_FILE are both set"),
+    (REDIS | {"REDIS_SENTINEL_PASSWORD_FILE": "p"}, "names no Sentinels"),
+    (
+        SENTINEL | {"REDIS_SENTINEL_PASSWORD": SECRET, "REDIS_SENTINEL_PASSWORD_FILE": "p"},
+        "LONGWAVE_REDIS_SENTINEL_PASSWORD_FILE are both set",
+    ),
+    (REDIS | {"REDIS_TLS_CERT_FILE": "c"}, "LONGWAVE_REDIS_TLS_KEY_FILE: set both or neither"),
+    (REDIS | {"REDIS_TLS_KEY_FILE": "k"}, "LONGWAVE_REDIS_TLS_CERT_FILE: set both or neither"),
+    (
+        REDIS | {"REDIS_URL": "redis://localhost", "REDIS_TLS_CERT_FILE": "c", "REDIS_TLS_KEY_FILE": "k"},
+        "write rediss in LONGWAVE_REDIS_URL",
+    ),
     (MYSQL | {"SECRET_FILE": ""}, "LONGWAVE_SECRET_FILE"),
     (MYSQL | {"STORE_CONNECTIONS_MIN": "21"}, "LONGWAVE_STORE_CONNECTIONS_MAX"),
     ({"STORE_URL": "sqlite:///:memory:"}, "name a file"),
@@ -263,6 +281,12 @@ def test_a_store_on_a_server_needs_no_more_than_its_url_and_a_secret_file(load: 
     shown = {setting.field: setting.value for setting in describe(settings)}
     assert shown["store_password"] == "(hidden)"
     assert "spoken-softly" not in str(shown)
+
+
+def test_a_password_in_a_file_is_as_good_as_one_in_the_environment(load: Load) -> None:
+    """For a user, and for a Redis beyond this machine; the file itself is read at the start."""
+    settings = load(**MYSQL, REDIS_URL="rediss://u@cache:6379", REDIS_PASSWORD_FILE="p", STORE_PASSWORD_FILE="")
+    assert (settings.redis_password_file, settings.store_password_file) == (Path("p"), None)
 
 
 def test_roles_are_named_in_any_order(load: Load) -> None:

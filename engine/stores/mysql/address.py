@@ -5,14 +5,19 @@ It opens nothing. Invariant: no repr and no error shows the password.
 
 import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from engine.errors import ConfigError
+from engine.tls_files import TlsFiles
 
 SCHEME: Final = "mysql"
 PORT: Final = 3306
+
+TLS_PREFIX: Final = "LONGWAVE_STORE_TLS"
+NO_FILES: Final = TlsFiles(TLS_PREFIX)
+
+TlsMode = Literal["off", "verify", "encrypt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ def parse(url: str, password: str, tls: ssl.SSLContext | None, *, variable: str 
     except ValueError:
         raise ConfigError([problem]) from None
     if parts.password is not None:
-        raise ConfigError([f"{variable} carries a password: put it into LONGWAVE_STORE_PASSWORD"])
+        raise ConfigError([f"{variable} carries a password: put it into LONGWAVE_STORE_PASSWORD, or into a file"])
     database = unquote(parts.path.removeprefix("/"))
     plain = not (parts.query or parts.fragment) and "/" not in database
     if parts.scheme != SCHEME or not host or not parts.username or not database or not plain:
@@ -49,15 +54,22 @@ def parse(url: str, password: str, tls: ssl.SSLContext | None, *, variable: str 
     return Address(host, port, unquote(parts.username), database, password, tls)
 
 
-def tls_context(ca_file: Path | None, *, verify: bool) -> ssl.SSLContext:
-    """TLS towards the server: its name and chain are checked unless `verify` is off. Raises ConfigError."""
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise ConfigError(
-            [f"LONGWAVE_STORE_TLS_CA_FILE {ca_file}: {error.strerror or 'no certificate in it'}"]
-        ) from None
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How the way to the server is kept, for the driver and for the tools that dump and load."""
+
+    mode: TlsMode = "off"
+    files: TlsFiles = NO_FILES
+
+    def context(self) -> ssl.SSLContext | None:
+        """Checks the server's chain and name, unless it is only to encrypt; None for plain text. Raises ConfigError."""
+        if self.mode == "off":
+            return None
+        context = self.files.context()
+        if self.mode == "encrypt":
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+PLAIN: Final = Tls()

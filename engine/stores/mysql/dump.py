@@ -21,10 +21,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Final, Literal, cast
+from typing import IO, Final, cast
 
 from engine.errors import LongwaveError
-from engine.stores.mysql.address import Address
+from engine.stores.mysql.address import Address, Tls
 
 KEEP_DAYS: Final = 7
 SUFFIX: Final = ".sql.gz"
@@ -45,8 +45,6 @@ _OPTIONS: Final = (
     "--default-character-set=utf8mb4",
 )  # fmt: skip
 
-TlsMode = Literal["off", "verify", "encrypt"]
-
 
 class BackupFailed(LongwaveError):  # noqa: N818 - it says what happened
     """There is no backup; nothing was changed. The message says why."""
@@ -59,11 +57,10 @@ class Tools:
     dump: str
     load: str
     mariadb: bool
-    tls: TlsMode
-    ca_file: Path | None
+    tls: Tls
 
     @classmethod
-    def found(cls, tls: TlsMode, ca_file: Path | None, *, mariadb: bool) -> "Tools":
+    def found(cls, tls: Tls, *, mariadb: bool) -> "Tools":
         """Those that are installed and of the server's kind. Raises BackupFailed when none are.
 
         MariaDB's write values of generated columns, which MySQL does not take back.
@@ -74,18 +71,20 @@ class Tools:
                 asked = [paths[0], "--version"]
                 said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout  # noqa: S603 - found on the path
                 if ("mariadb" in said.lower()) == mariadb:
-                    return cls(paths[0], paths[1], mariadb, tls, ca_file)
+                    return cls(paths[0], paths[1], mariadb, tls)
         needed = "mariadb-dump and mariadb (Debian: mariadb-client)" if mariadb else "MySQL's own mysqldump and mysql"
         raise BackupFailed(f"{needed} are not installed here: install them, or set LONGWAVE_MIGRATE_BACKUP_COMMAND")
 
     def options(self) -> list[str]:
         """How the server is spoken to, as lines of an option file, in the words of the family."""
-        if self.tls == "off":
+        mode, files = self.tls.mode, self.tls.files
+        if mode == "off":
             return ["skip-ssl"] if self.mariadb else ["ssl-mode=DISABLED"]
-        authorities = [f'ssl-ca="{self.ca_file}"'] if self.ca_file else []
+        named = {"ssl-ca": files.authorities, "ssl-cert": files.certificate, "ssl-key": files.key}
+        lines = [f"{name}={_quoted(str(path))}" for name, path in named.items() if path is not None]
         if self.mariadb:
-            return ["ssl", *authorities, *(["ssl-verify-server-cert"] if self.tls == "verify" else [])]
-        return [*authorities, f"ssl-mode={'VERIFY_IDENTITY' if self.tls == 'verify' else 'REQUIRED'}"]
+            return ["ssl", *lines, *(["ssl-verify-server-cert"] if mode == "verify" else [])]
+        return [*lines, f"ssl-mode={'VERIFY_IDENTITY' if mode == 'verify' else 'REQUIRED'}"]
 
 
 def take(address: Address, tools: Tools, folder: Path, label: str) -> Path:
@@ -211,17 +210,17 @@ def load(address: Address, tools: Tools, path: Path, database: str) -> None:
             raise BackupFailed(f"the dump could not be loaded: {found[0] if found else f'exit code {code}'}")
 
 
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 @contextmanager
 def _option_file(address: Address, tools: Tools) -> Iterator[str]:
     """What a client needs to log in: a file that only this user reads, as long as the client runs."""
-
-    def quoted(text: str) -> str:
-        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-
     lines = [
-        "[client]", f"host={quoted(address.host)}", f"port={address.port}", f"user={quoted(address.user)}",
-        f"password={quoted(address.password)}", "protocol=tcp", *tools.options(),
+        "[client]", f"host={_quoted(address.host)}", f"port={address.port}", f"user={_quoted(address.user)}",
+        f"password={_quoted(address.password)}", "protocol=tcp", *tools.options(),
     ]  # fmt: skip
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".cnf") as file:  # made with mode 0600
         file.write("\n".join(lines) + "\n")

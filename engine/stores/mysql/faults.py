@@ -52,6 +52,12 @@ _FAULTS: Final = {code: fault for fault, codes in _CODES.items() for code in cod
 _WITH_ERRNO: Final = {1026, 1030, 1004, 1180, 3}
 _NO_SPACE: Final = ("errno: 28", "error 28", "No space left", "errno: 122")
 DUPLICATE: Final = 1062
+# What a server says of our certificate, in the words of TLS 1.3 and of those before.
+_CERTIFICATE_ALERTS: Final = {
+    "TLSV1_ALERT_UNKNOWN_CA", "SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED", "SSLV3_ALERT_CERTIFICATE_UNKNOWN", "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+}  # fmt: skip
 
 
 def code_of(error: BaseException) -> int:
@@ -62,22 +68,28 @@ def code_of(error: BaseException) -> int:
     return number if isinstance(number, int) else 0
 
 
-def _is_refused_tls(error: BaseException | None) -> bool:
-    """Whether a certificate was not believed, or the server speaks no TLS; the driver wraps what TLS raises."""
+def _refused_tls(error: BaseException | None) -> ssl.SSLError | None:
+    """That a certificate was not believed, or the server speaks no TLS; the driver wraps what TLS raises."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-            return True
+            return error
+        if isinstance(error, ssl.SSLError) and error.reason in {"WRONG_VERSION_NUMBER", *_CERTIFICATE_ALERTS}:
+            return error
         error = error.__cause__ or error.__context__
-    return False
+    return None
+
+
+def is_our_certificate(error: BaseException) -> bool:
+    """Whether the server does not believe the certificate that it was shown, or was shown none and wants one."""
+    refused = _refused_tls(error)
+    return refused is not None and refused.reason in _CERTIFICATE_ALERTS
 
 
 def classify(error: BaseException) -> Fault:
     """What an exception means; anything that is not known is a bug of ours."""
     if isinstance(error, sa.exc.DBAPIError) and error.orig is not None:
         error = error.orig
-    if _is_refused_tls(error):
+    if _refused_tls(error) is not None:
         return Fault.REFUSED
     # The driver closes a connection whose statement was cut short; EOFError is its word for a peer that left.
     if isinstance(error, asyncio.CancelledError | TimeoutError | OSError | EOFError):

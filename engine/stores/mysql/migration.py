@@ -32,7 +32,7 @@ from engine.stores.mysql import (
     promises,
     validation,
 )
-from engine.stores.mysql.address import Address
+from engine.stores.mysql.address import PLAIN, Address, Tls
 from engine.stores.mysql.control import engine_to
 from engine.stores.mysql.faults import Fault, classify, code_of
 from engine.stores.mysql.migrate import Revision, Stand
@@ -73,8 +73,7 @@ class Wish:
     """Revisions that end older binaries may be applied."""
     wait_s: float = 0
     """For another migration to end."""
-    tls: dump.TlsMode = "off"
-    tls_ca_file: Path | None = None
+    tls: Tls = PLAIN
 
 
 @dataclass(slots=True)
@@ -253,7 +252,7 @@ class Migration:
         address = self._address
         [(version,)] = await self._link.rows("SELECT VERSION()")
         mariadb, _ = durability.version_of(version)
-        found = partial(dump.Tools.found, self._wish.tls, self._wish.tls_ca_file, mariadb=mariadb)
+        found = partial(dump.Tools.found, self._wish.tls, mariadb=mariadb)
         tools = await asyncio.to_thread(found)
         before = await comparison.sums(self._link, address.database)
         self._progress(f"backup: dumping with {Path(tools.dump).name} into {folder}")

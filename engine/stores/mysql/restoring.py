@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.errors import LongwaveError
 from engine.stores.mysql import comparison, dump, durability, migrate
-from engine.stores.mysql.address import Address
+from engine.stores.mysql.address import Address, Tls
 from engine.stores.mysql.pool import Limits, Link, connect
 
 LONG_S = 24 * 3600.0
@@ -40,8 +40,7 @@ async def restore(
     path: Path,
     progress: Callable[[str], None],
     *,
-    tls: dump.TlsMode = "off",
-    tls_ca_file: Path | None = None,
+    tls: Tls,
 ) -> Restored:
     """Restore it; `progress` is told each step in words.
 
@@ -57,7 +56,7 @@ async def restore(
             )
         [(version,)] = await link.rows("SELECT VERSION()")
         mariadb, _ = durability.version_of(version)
-        tools = await asyncio.to_thread(partial(dump.Tools.found, tls, tls_ca_file, mariadb=mariadb))
+        tools = await asyncio.to_thread(partial(dump.Tools.found, tls, mariadb=mariadb))
         progress(f"reading {path.name} to its end")
         wanted = await asyncio.to_thread(dump.sums_in, path)
         tables = await asyncio.to_thread(dump.tables_in, path)

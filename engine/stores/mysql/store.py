@@ -24,7 +24,7 @@ from engine.errors import ConfigError, NotReady, Refused
 from engine.stores.mysql import consent, durability, owner, sql, stages
 from engine.stores.mysql.address import Address
 from engine.stores.mysql.control import Control
-from engine.stores.mysql.faults import Fault, classify, code_of
+from engine.stores.mysql.faults import Fault, classify, code_of, is_our_certificate
 from engine.stores.mysql.lanes import Lane
 from engine.stores.mysql.migrate import migrate
 from engine.stores.mysql.partitions import Days, drop_oldest, late_rows, make_ahead, oldest_to_drop
@@ -50,6 +50,10 @@ from engine.stores.store import (
 
 T = TypeVar("T")
 
+CERTIFICATE_ADVICE: Final = (
+    "the server does not believe the certificate that it was shown: name one of an authority of the server's, that "
+    "has not run out, in LONGWAVE_STORE_TLS_CERT_FILE"
+)
 PARTITIONS_EVERY_S: Final = 3600.0
 PARTITIONS_S: Final = 3600.0
 PARTITIONS_WAIT_S: Final = 2
@@ -141,7 +145,8 @@ class MySQLStore(MySQLReads):
             await self._open_pools()
         except Exception as error:
             if classify(error) is Fault.REFUSED:
-                raise ConfigError([f"{place.primary.shown}: {error}"]) from None
+                advice = f": {CERTIFICATE_ADVICE}" if is_our_certificate(error) else ""
+                raise ConfigError([f"{place.primary.shown}: {error}{advice}"]) from None
             raise
         async with self.pool.link() as link:
             findings = await self._watch.check(link)
