@@ -16,6 +16,8 @@ CARGO_DENY_VERSION := 0.20.2
 VENV := .venv
 STAMPS := $(VENV)/.stamps
 TOOLS := .tools
+# What takes minutes to build and belongs to no checkout.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/longwave
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 CARGO := cargo
@@ -53,6 +55,8 @@ DOCKERFILES = $(wildcard deploy/docker/Dockerfile*)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+# Tests start hundreds of processes; each would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 torture cluster \
 	fuzz bench overload load load-ceiling \
@@ -123,10 +127,13 @@ $(STAMPS)/lint: requirements/lint.lock $(STAMPS)/dev
 
 # Built from source (a few minutes, once); unoptimised, because our crate graph is checked in a second either way.
 $(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION): | $(STAMPS)/toolchain
-	@echo "lint: building cargo-deny $(CARGO_DENY_VERSION) into $(TOOLS)"
+	@mkdir -p $(CACHE) $(TOOLS)/bin
 	@rm -f $(TOOLS)/bin/cargo-deny-*
-	@CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --quiet --locked --debug --root $(TOOLS) --force cargo-deny@$(CARGO_DENY_VERSION)
-	@mv $(TOOLS)/bin/cargo-deny $@
+	@[ -x $(CACHE)/$(@F) ] || { \
+	  echo "lint: building cargo-deny $(CARGO_DENY_VERSION) into $(CACHE)"; \
+	  CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --quiet --locked --debug --root $(TOOLS) --force cargo-deny@$(CARGO_DENY_VERSION); \
+	  mv $(TOOLS)/bin/cargo-deny $(CACHE)/$(@F); }
+	@cp $(CACHE)/$(@F) $@
 
 # One resolution (lint.lock holds everything); the other two are subsets of it at the same versions.
 LOCK_COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-annotate \

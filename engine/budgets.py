@@ -2,8 +2,8 @@
 
 What is wanted, and what may be spent of what was given, is the core's to say (`rust_core/src/budget.rs`).
 
-Invariants: all that is wanted together is asked for together, one time at a time; what was given counts from before it
-was asked for; what nobody answered was not given.
+Invariants: all that is wanted together is asked for together, one time at a time; what was given counts from before the
+store read its clock; what nobody answered was not given.
 """
 
 import asyncio
@@ -67,7 +67,8 @@ class Budgets:
         asked_us = self._clock.mono_us()
         given = {}
         try:
-            given = {lease.quota: lease for lease in await self._shared.lease(asks, self._rights.registry)}
+            leases = await self._shared.lease(asks, self._rights.registry, self._clock.mono_us)
+            given = {lease.quota: lease for lease in leases}
         except Exception as error:  # noqa: BLE001 - asked again
             _log.warning("budgets not leased", error=type(error).__name__)
         for quota, *_ in asks:
@@ -75,4 +76,4 @@ class Budgets:
             if lease is None:
                 self._scheduler.grant(quota, 0, asked_us, asked_us + RETRY_US)
             else:
-                self._scheduler.grant(quota, lease.tokens, asked_us + lease.block_us, asked_us + lease.again_us)
+                self._scheduler.grant(quota, lease.tokens, lease.until_us, lease.again_us)

@@ -245,7 +245,7 @@ class Corridor:
         )
         self.budgets = None
         if self._shared is not None:
-            self.budgets = Budgets(self._shared, self.scheduler, self.rights, clock, on_granted=self.dispatch.wake)
+            self.budgets = Budgets(self._shared, self.scheduler, self.rights, clock, on_granted=self.dispatch.granted)
         self.append = Append(
             self.store,
             self.admitter,

@@ -30,6 +30,8 @@ STOPPED: Final = 3
 # With nothing due, look again this often: a clock that was set, a registry that changed.
 IDLE_S: Final = 1.0
 RETRY_S: Final = 1.0
+# Written down and sent side by side, at most; more than one only where tokens came that would not have lasted.
+BATCHES_MAX: Final = 4
 # Outcomes of the last answers are given so long to be written, even when no grace is left.
 RECORD_S: Final = 1.0
 SERVER_ERROR: Final = 500
@@ -101,6 +103,9 @@ class Dispatch:
         self._on_registry_moved = on_registry_moved
         self._pool: HttpPool | None = None
         self._wake = asyncio.Event()
+        self._granted = asyncio.Event()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._unsent = 0  # popped, and not with the pool yet
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._answered: list[Exchange] = []  # came in while the ones before are being recorded
@@ -119,6 +124,11 @@ class Dispatch:
 
     def wake(self) -> None:
         """Something changed: look again."""
+        self._wake.set()
+
+    def granted(self) -> None:
+        """Tokens of a shared rate came, which do not last: what they let pass is not to wait for the batch before."""
+        self._granted.set()
         self._wake.set()
 
     @property
@@ -143,6 +153,16 @@ class Dispatch:
                 self._recording.cancel()
 
     async def _run(self) -> None:
+        try:
+            await self._run_passes()
+        finally:
+            # Cancelled: they go, too. Stopped in order: they come to their end.
+            if not self._stopping:
+                for sending in self._sending:
+                    sending.cancel()
+            await asyncio.gather(*self._sending, return_exceptions=True)
+
+    async def _run_passes(self) -> None:
         while not self._stopping:
             self._wake.clear()
             try:
@@ -163,7 +183,8 @@ class Dispatch:
     async def _pass(self) -> float:
         """One pop and what follows from it; seconds until the next is worth it (0: at once)."""
         mono_us = self._clock.mono_us()
-        slots = min(self._pool.slots_free if self._pool is not None else 0, self._in_flight_max - self.in_flight)
+        free = self._pool.slots_free - self._unsent if self._pool is not None else 0
+        slots = min(free, self._in_flight_max - self.in_flight)
         room = self._budget.room(self._breaker.room(max(0, slots), mono_us), mono_us)
         now_us = self._clock.now_us()
         dispatch, expired, stopped, next_us = self._scheduler.pop(now_us, mono_us, room)
@@ -173,7 +194,7 @@ class Dispatch:
         if gates:
             self._record.settle_soon(_core.Facts.gates(gates))
         if len(dispatch):
-            await self._send(dispatch)
+            await self._send_until_granted(dispatch)
             return 0
         if room == 0:
             # Woken by the next outcome; a breaker, a budget or a pool that backs off only by the clock.
@@ -185,7 +206,39 @@ class Dispatch:
             return max(0.01, min(IDLE_S, max(waits) or IDLE_S))
         return IDLE_S if next_us < 0 else min(IDLE_S, max(0.001, next_us / 1e6))
 
+    async def _send_until_granted(self, dispatch: _core.Dispatch) -> None:
+        """Send a batch, and go on before it has left when tokens come. Raises what sending it raised until then."""
+        self._granted.clear()
+        sending = asyncio.get_running_loop().create_task(self._send(dispatch), name="dispatch.send")
+        self._sending.add(sending)
+        if len(self._sending) >= BATCHES_MAX:
+            await asyncio.wait({sending})
+        else:
+            granted = asyncio.ensure_future(self._granted.wait())
+            try:
+                await asyncio.wait({sending, granted}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                granted.cancel()
+        if sending.done():
+            self._sending.discard(sending)
+            sending.result()
+        else:
+            sending.add_done_callback(self._sent_late)
+
+    def _sent_late(self, sending: asyncio.Task[None]) -> None:
+        self._sending.discard(sending)
+        if not sending.cancelled() and (error := sending.exception()) is not None:
+            _log.warning("a batch was not sent", stage="dispatch", error=type(error).__name__)
+
     async def _send(self, dispatch: _core.Dispatch) -> None:
+        waiting = len(dispatch)
+        self._unsent += waiting
+        try:
+            await self._send_batch(dispatch)
+        finally:
+            self._unsent -= waiting
+
+    async def _send_batch(self, dispatch: _core.Dispatch) -> None:
         began_us = self._clock.mono_us()
         popped = dispatch.ids()
         generation = self._breaker.started(len(popped))

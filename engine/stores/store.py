@@ -106,10 +106,10 @@ class Lease(NamedTuple):
 
     quota: int
     tokens: int
-    block_us: int
-    """How long they may be spent, from before they were asked for."""
+    until_us: int
+    """How long they may be spent, on the holder's clock."""
     again_us: int
-    """How long nothing more is to be had; from then, too."""
+    """Nothing more is to be had before; on the same clock."""
 
 
 class Pulse(NamedTuple):
@@ -289,8 +289,13 @@ class Shared(Protocol):
         """(index, provider's id) → index → message, of those that are known."""
         ...
 
-    async def lease(self, asks: Sequence[tuple[int, int, int]], registry: _core.Registry) -> list[Lease]:
-        """Take (quota, tokens, least) of budgets that nodes share. Raises the driver's errors: nothing was given."""
+    async def lease(
+        self, asks: Sequence[tuple[int, int, int]], registry: _core.Registry, mono_us: Callable[[], int]
+    ) -> list[Lease]:
+        """Take (quota, tokens, least) of budgets that nodes share; `mono_us` is the clock of whoever asks.
+
+        Raises the driver's errors: nothing was given.
+        """
         ...
 
     async def open_to(self, tenant: int, recipient: int, due_after_us: int) -> list[int]:

@@ -20,8 +20,9 @@ US: Final = 1_000_000
 BEFORE_S: Final = 4
 CALM_S: Final = 8
 CALM_TRIES: Final = 4
-# Alone it is 0.95 and more; other tests beside this one take their part of the machine.
-UTILISED_MIN: Final = 0.88
+# How much a calm cluster uses is looked at in virtual time (`tests/proof/simulation/calm_pods.py`). Here other tests
+# take their part of the machine: a cluster that uses less than this waits for something that never comes.
+UTILISED_MIN: Final = 0.6
 
 
 def no_promise_broke(summary: Summary) -> None:

@@ -211,12 +211,14 @@ class MySQLShared:
 
     # Budgets.
 
-    async def lease(self, asks: Sequence[tuple[int, int, int]], registry: _core.Registry) -> list[Lease]:
+    async def lease(
+        self, asks: Sequence[tuple[int, int, int]], registry: _core.Registry, mono_us: Callable[[], int]
+    ) -> list[Lease]:
         """See `Shared`."""
         async with self._pool.link() as link:
             await link.run("BEGIN")
             link.in_transaction = True
-            given = await budgets.lease(link, asks, registry)
+            given = await budgets.lease(link, asks, registry, mono_us)
             await link.run("COMMIT")
             link.in_transaction = False
         return given

@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 
 from engine import _core
+from engine.clock import Clock
 from engine.errors import NotReady, StoreUnavailable
 from engine.stores.mysql import inbox, owner, sql, stages
 from engine.stores.mysql.pool import Link
@@ -162,10 +163,10 @@ async def nodes_share_one_rate(place: Place, _patch: Patch) -> None:
     registry = _core.Registry(1, [], [], quotas)
     other = await place.another()
     try:
-        given, until_s = 0, time.monotonic() + SHARED_S
+        given, until_s, mono_us = 0, time.monotonic() + SHARED_S, Clock().mono_us
         while time.monotonic() < until_s:
             for shared in (place.shared, other.shared):
-                given += sum(lease.tokens for lease in await shared.lease([(QUOTA, RATE, 1)], registry))
+                given += sum(lease.tokens for lease in await shared.lease([(QUOTA, RATE, 1)], registry, mono_us))
     finally:
         await other.close()
     assert given <= RATE * (SHARED_S + 1), "two nodes have the rate of two"
@@ -315,13 +316,13 @@ def rate_of_its_own(patch: Patch) -> None:
     """A bucket a node, as a limiter in each worker's memory is."""
     rows: dict[tuple[int, int], Any] = {}
 
-    async def lease(self: MySQLShared, asks: Any, registry: _core.Registry) -> list[Lease]:
+    async def lease(self: MySQLShared, asks: Any, registry: _core.Registry, mono_us: Any) -> list[Lease]:
         now_us, given = time.time_ns() // 1000, []
         with_rows = [(quota, rows.get((id(self), quota)), tokens, least) for quota, tokens, least in asks]
         for (quota, *_), answer in zip(asks, registry.lease_budgets(with_rows, now_us), strict=True):
             assert answer is not None
             tokens, _, block_us, rows[id(self), quota] = answer
-            given.append(Lease(quota, tokens, block_us, 0))
+            given.append(Lease(quota, tokens, mono_us() + block_us, 0))
         return given
 
     patch.setattr(MySQLShared, "lease", lease)

@@ -46,7 +46,7 @@ from tests.proof.simulation.pods_world import (
     start_lease,
 )
 from tests.proof.simulation.run import FORGER, SETTINGS, Outcome, Run
-from tests.proof.simulation.world import SimulatedPool
+from tests.proof.simulation.world import SimulatedPool, uncollected
 from tests.servers.mariadb import PASSWORD
 from tests.servers.model.installed import URL, installed
 from tests.servers.model.server import Server
@@ -516,7 +516,7 @@ def simulate_pods(seed: int, *, verbose: Callable[[str], None] | None = None, ar
         run = PodsRun(seed, folder, loop, draw)
         run.world.verbose = verbose
         run.world.server = Server(folder / "model.db", lambda: right_us(loop), travel=run.world.travel)
-        with _replaced(run), around or contextlib.nullcontext():
+        with uncollected(), _replaced(run), around or contextlib.nullcontext():
             outcome = loop.run_until_complete(run.live())
             loop.run_until_complete(_end(run.world))
             return outcome

@@ -9,7 +9,9 @@ its way to the server is undone there, at once or when the server hears of it.
 """
 
 import asyncio
+import contextlib
 import contextvars
+import heapq
 import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -108,36 +110,52 @@ class Life:
         world.run_outside(self.ended.set)
 
 
+class _Gate:
+    """A callback of a life: it runs while that lives, and when it is not frozen."""
+
+    __slots__ = ()
+    _life: Life
+
+    def _run(self) -> None:
+        if self._life.dead:
+            return
+        if self._life.frozen:
+            self._life.hold(self)  # type: ignore[arg-type] # each is a handle, too
+        else:
+            super()._run()  # type: ignore[misc] # asyncio's
+
+
+class _Soon(_Gate, asyncio.Handle):
+    __slots__ = ("_life",)
+
+
+class _Later(_Gate, asyncio.TimerHandle):
+    __slots__ = ("_life",)
+
+
 class PodsLoop(VirtualLoop):
     """A loop whose callbacks belong to lives."""
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]
         """Run it, unless its life has ended; later, if that is frozen."""
-        return self._gated(super().call_soon, (), callback, args, context)
+        life = POD.get() if context is None else context.get(POD)
+        if life is None:
+            return super().call_soon(callback, *args, context=context)
+        handle = _Soon(callback, args, self, context)
+        handle._life = life
+        self._ready.append(handle)  # type: ignore[attr-defined] # asyncio's own
+        return handle
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]
         """As `call_soon`, at a time."""
-        return self._gated(super().call_at, (when,), callback, args, context)
-
-    def _gated(
-        self, schedule: Any, when: tuple[float, ...], callback: Any, args: tuple[Any, ...],
-        context: contextvars.Context | None,
-    ) -> Any:  # fmt: skip
         life = POD.get() if context is None else context.get(POD)
         if life is None:
-            return schedule(*when, callback, *args, context=context)
-        place: list[asyncio.Handle] = []
-
-        def run() -> None:
-            if life.dead:
-                return
-            if life.frozen:
-                life.hold(place[0])
-                return
-            callback(*args)
-
-        place.append(schedule(*when, run, context=context))
-        return place[0]
+            return super().call_at(when, callback, *args, context=context)
+        timer = _Later(when, callback, args, self, context)
+        timer._life = life
+        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined] # as above
+        timer._scheduled = True  # type: ignore[attr-defined] # as above
+        return timer
 
 
 class PodsWorld(World):
@@ -340,6 +358,7 @@ class ModelRedis:
         self._entries: deque[tuple[int, dict[bytes, bytes]]] = deque(maxlen=1000)
         self._newest = 0
         self._kept: dict[Any, tuple[bytes, float]] = {}
+        self._told = asyncio.Event()
         self.away = False
         self.refuses = False
         """It is full: reads go, writes do not."""
@@ -363,6 +382,8 @@ class ModelRedis:
         await self._way(writes=True)
         self._newest += 1
         self._entries.append((self._newest, fields))
+        told, self._told = self._told, asyncio.Event()
+        told.set()
         return b"%d-0" % self._newest
 
     async def xread(self, streams: dict[str, bytes], *, count: int, block: int) -> list[Any]:
@@ -370,13 +391,17 @@ class ModelRedis:
         await self._way()
         [(stream, after)] = streams.items()
         behind = self._newest if after == b"$" else int(after.partition(b"-")[0])
-        until_s = self._world.loop.time() + block / 1000
-        while True:
-            found = [(b"%d-0" % number, fields) for number, fields in self._entries if number > behind][:count]
-            if found or self._world.loop.time() >= until_s:
-                await self._way()
-                return [(stream.encode(), found)] if found else []
-            await asyncio.sleep(0.05)
+        found = self._behind(behind, count)
+        if not found:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(block / 1000):
+                    await self._told.wait()
+            found = self._behind(behind, count)
+        await self._way()
+        return [(stream.encode(), found)] if found else []
+
+    def _behind(self, number: int, count: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        return [(b"%d-0" % at, fields) for at, fields in self._entries if at > number][:count]
 
     async def get(self, name: Any) -> bytes | None:
         """What is kept."""

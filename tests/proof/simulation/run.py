@@ -45,6 +45,7 @@ from tests.proof.simulation.world import (
     SimulatedPool,
     VirtualLoop,
     World,
+    uncollected,
 )
 
 CLASSES: Final = (pb.MESSAGE_CLASS_CRITICAL, pb.MESSAGE_CLASS_TRANSACTIONAL, pb.MESSAGE_CLASS_BULK)
@@ -97,6 +98,7 @@ class SimulatedEngine(Engine):
         )
         self.world = world
         self.wanted = SETTINGS | settings
+        self._settings: Settings | None = None
 
     async def start(self) -> None:
         """Begin a life on the store as it is."""
@@ -104,16 +106,7 @@ class SimulatedEngine(Engine):
         world.life += 1
         world.alive = True
         world.died.clear()
-        assert self.signing is not None
-        values: dict[str, Any] = {
-            "store_url": f"sqlite:///{self.store_file}",
-            "telnyx_base_url": self.base_url,
-            "telnyx_api_key": API_KEY,
-            "telnyx_public_key": self.signing.public_base64,
-            "webhook_address": "127.0.0.1:9",
-            "history_file": self.folder / "history.jsonl",
-        }
-        settings = Settings(**(values | self.wanted))
+        settings = self._settings = self._settings or self._read_settings()
         secrets = open_secrets(settings.secrets_path, create=True, now_us=1)
         corridor = Corridor(settings, secrets, Metrics("0", "sqlite"), world.clock)
         starting = asyncio.ensure_future(corridor.start())
@@ -127,6 +120,18 @@ class SimulatedEngine(Engine):
             await self.crash()
         else:
             await starting
+
+    def _read_settings(self) -> Settings:
+        assert self.signing is not None
+        values: dict[str, Any] = {
+            "store_url": f"sqlite:///{self.store_file}",
+            "telnyx_base_url": self.base_url,
+            "telnyx_api_key": API_KEY,
+            "telnyx_public_key": self.signing.public_base64,
+            "webhook_address": "127.0.0.1:9",
+            "history_file": self.folder / "history.jsonl",
+        }
+        return Settings(**(values | self.wanted))
 
     async def crash(self) -> None:
         """What the process held is gone; files are closed as its end would close them."""
@@ -425,7 +430,7 @@ def simulate(seed: int, *, verbose: Callable[[str], None] | None = None, around:
         loop.set_exception_handler(handler)
         run = Run(seed, folder, loop, draw)
         run.world.verbose = verbose
-        with _replaced(run), around or contextlib.nullcontext():
+        with uncollected(), _replaced(run), around or contextlib.nullcontext():
             outcome = loop.run_until_complete(run.live())
             # Callers of lives that were killed wait for answers that never come.
             left = asyncio.all_tasks(loop)
