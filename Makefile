@@ -55,7 +55,7 @@ export PYO3_PYTHON := $(CURDIR)/$(PY)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 torture cluster \
-	fuzz bench overload load load-ceiling \
+	fuzz bench bench-compare bench-instructions overload load load-ceiling \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
@@ -215,6 +215,12 @@ fuzz: setup $(STAMPS)/fuzz ## Fuzz every target for SECONDS_EACH=n (needs g++): 
 
 bench: setup ## Measure on this machine; results go to loadtest/results/.
 	@$(BENCH_COMMAND)
+
+bench-compare: setup ## What moved beyond its noise between two results folders: A=folder B=folder.
+	@$(PY) -m loadtest.benchmarks.compare "$(A)" "$(B)"
+
+bench-instructions: setup ## Instructions of the core an operation (callgrind) beside those accepted; ACCEPT=1 accepts.
+	@$(PY) -m loadtest.benchmarks.instructions $(if $(ACCEPT),--accept)
 
 overload: setup ## Offer up to five times what the engine stores, with shedding and without; draws the curve into var/overload.
 	@$(PY) -m loadtest.overload --results var/overload
