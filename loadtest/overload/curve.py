@@ -21,11 +21,6 @@ TICKS: Final = (0, 1, 2, 3, 4, 5)
 SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def quantile(ascending: Sequence[float], part: float) -> float:
-    """The value below which this part lies; 0 without values."""
-    return ascending[min(len(ascending) - 1, int(part * len(ascending)))] if ascending else 0.0
-
-
 def line(row: Row) -> str:
     """One phase, for people who wait."""
     classes = ", ".join(f"{name.lower()} {percent:.1f} %" for name, percent in row.by_class.items())
