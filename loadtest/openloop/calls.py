@@ -177,7 +177,9 @@ class Stream:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
             call.cancel()
+        # An orderly end answers nothing that still waits.
         code = await call.code()
+        code = grpc.StatusCode.UNAVAILABLE if code is grpc.StatusCode.OK else code
         for waiting in [*self._sent.values(), *self._line]:
             _tell(waiting, failed(code, waiting.messages))
         self._sent.clear()

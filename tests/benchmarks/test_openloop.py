@@ -19,7 +19,7 @@ from loadtest.openloop import __main__ as program
 from loadtest.openloop import knee, steps
 from loadtest.openloop.arrivals import BATCH, POISSON, STREAM, UNARY, Flow, Phase, due_times, round_of
 from loadtest.openloop.calls import CHANNELS, LOST, Answer, Callers
-from loadtest.openloop.driver import Came, Counted, Driver
+from loadtest.openloop.driver import TURN_S, Came, Counted, Driver
 from loadtest.openloop.latencies import Latencies
 from loadtest.openloop.team import Whom, team
 from tests.benchmarks.answering import CREDIT, Answers, answering
@@ -140,9 +140,13 @@ async def test_what_has_no_credit_in_time_is_never_sent() -> None:
         answers.slow_s = 0.6
         phase = Phase("burst", 2 * CHANNELS * flow.call_messages / 0.02, 0.02, deadline_s=0.3)
         came = await driver.run(phase, time.monotonic())
-        await asyncio.sleep(0)
-        sent = answers.calls
-    assert sent == CHANNELS
+        assert answers.calls == CHANNELS
+        # Not later either, when there is credit: the next ones are all that follows.
+        answers.slow_s = 0.0
+        again = replace(phase, messages_a_second=phase.messages_a_second / 2, deadline_s=5)
+        after = await driver.run(again, time.monotonic())
+    assert after.stored == after.offered == CHANNELS * flow.call_messages
+    assert answers.calls == 2 * CHANNELS
     assert came.flows["stream"].unanswered == came.offered
     assert came.codes == {"DEADLINE_EXCEEDED": 2 * CHANNELS}
 
@@ -156,6 +160,7 @@ async def test_a_stream_that_ends_is_opened_again() -> None:
     assert answers.streams == 2 * CHANNELS
     assert came.stored == 4 * CHANNELS * 10
     assert came.flows["stream"].unanswered == 2 * CHANNELS * 10
+    assert came.codes == {"OK": 4 * CHANNELS, "UNAVAILABLE": 2 * CHANNELS}
 
 
 async def test_nobody_there_is_nothing_answered() -> None:
@@ -197,7 +202,37 @@ async def test_a_driver_that_falls_behind_is_told_and_latency_counts_from_when_a
     assert not calm.driver_behind
 
 
-async def test_processes_are_merged_into_one_and_begin_together() -> None:
+class Slow(Callers):
+    """Stores whatever it gets, after a while, and keeps when it got it."""
+
+    def __init__(self) -> None:
+        self.at_s: list[float] = []
+
+    async def hand_in(self, flow: Flow, left_s: float) -> Answer:
+        self.at_s.append(time.monotonic())
+        await asyncio.sleep(left_s + 0.05)
+        return Answer(stored=flow.call_messages)
+
+
+async def test_what_is_stored_too_late_is_not_stored_in_time() -> None:
+    flow = Flow("one", UNARY, "BULK", 1.0, 1)
+    came = await Driver(Slow(), [flow]).run(Phase("slow", 100, 0.1, deadline_s=0.05), time.monotonic())
+    counted = came.flows["one"]
+    assert (counted.offered, counted.stored, counted.unanswered) == (10, 0, 10)
+    assert sum(came.stored_by_second) == 0
+
+
+@pytest.mark.parametrize("messages_a_second", [100, 0])
+async def test_a_phase_begins_at_the_moment_agreed(messages_a_second: float) -> None:
+    flow, callers = Flow("one", UNARY, "BULK", 1.0, 1), Slow()
+    begin_s = time.monotonic() + 0.3
+    await Driver(callers, [flow]).run(Phase("later", messages_a_second, 0.1, deadline_s=0.05), begin_s)
+    assert len(callers.at_s) >= 6
+    # Not before, but for the part of a millisecond that is worth no timer.
+    assert min(callers.at_s) >= begin_s - TURN_S
+
+
+async def test_processes_are_merged_into_one() -> None:
     async with answering() as (address, answers):
 
         def run() -> Came:
@@ -209,6 +244,7 @@ async def test_processes_are_merged_into_one_and_begin_together() -> None:
     assert came.flows["few"].stored == came.flows["few"].offered == 500
     assert (came.flows["many"].stored, came.flows["many"].refused) == (750, 750)
     assert came.latencies().count == 50  # of the many none was stored whole
+    assert came.codes == {"OK": came.calls}
     assert len(came.busy) == 2
     assert sum(came.stored_by_second) == came.stored
     assert Came.of(json.loads(json.dumps(came.as_json()))).as_json() == came.as_json()
