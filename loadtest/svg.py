@@ -64,9 +64,10 @@ def path(points: Sequence[Point], colour: str, *, width: float = 2) -> str:
     return f'<path d="M{way}" fill="none" stroke="{colour}" stroke-width="{width:g}"/>'
 
 
-def dot(x: float, y: float, colour: str) -> str:
+def dot(x: float, y: float, colour: str, *, hollow: bool = False) -> str:
     """A point."""
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>'
+    fill = "#ffffff" if hollow else colour
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{fill}" stroke="{colour}"/>'
 
 
 def square(x: float, y: float, colour: str) -> str:

@@ -76,7 +76,7 @@ def drawn(phases: Sequence[Came]) -> str:
     for place, (name, points) in enumerate(lines.items()):
         colour = svg.COLOURS[place]
         parts += [svg.path([(left, top) for left, top, _ in points], colour)] if points else []
-        parts += [svg.dot(left, top, "#ffffff" if came.driver_behind else colour) for left, top, came in points]
+        parts += [svg.dot(left, top, colour, hollow=came.driver_behind) for left, top, came in points]
         parts.append(svg.square(MARGIN + 130 * place, 14, colour))
         parts.append(svg.text(MARGIN + 130 * place + 18, 24, name))
     return svg.drawing(WIDTH, HEIGHT, parts)
