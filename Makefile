@@ -38,7 +38,7 @@ PYTEST_WORKERS ?= 3
 HOURS ?= 1
 SECONDS_EACH ?= 60
 MINUTES ?= 1
-# Of `make load`: messages a second and seconds, or how much of a day and how fast.
+# Of `make load` and `make openloop`: messages a second and seconds, or how much of a day and how fast.
 SHAPE ?= day
 FACTOR ?= 60
 FIRST_HOUR ?= 0
@@ -59,7 +59,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 torture cluster \
-	fuzz bench overload load load-ceiling \
+	fuzz bench bench-compare bench-instructions overload openloop load load-ceiling \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
@@ -223,8 +223,17 @@ fuzz: setup $(STAMPS)/fuzz ## Fuzz every target for SECONDS_EACH=n (needs g++): 
 bench: setup ## Measure on this machine; results go to loadtest/results/.
 	@$(BENCH_COMMAND)
 
+bench-compare: setup ## What moved beyond its noise between two results folders: A=folder B=folder.
+	@$(PY) -m loadtest.benchmarks.compare "$(A)" "$(B)"
+
+bench-instructions: setup ## Instructions of the core an operation (callgrind) beside those accepted; ACCEPT=1 accepts.
+	@$(PY) -m loadtest.benchmarks.instructions $(if $(ACCEPT),--accept)
+
 overload: setup ## Offer up to five times what the engine stores, with shedding and without; draws the curve into var/overload.
 	@$(PY) -m loadtest.overload --results var/overload
+
+openloop: setup ## Calls at fixed times by two processes: RATE=n SECONDS=n, ARGS="--kind stream" or "--knee 1000"; var/openloop.
+	@$(PY) -m loadtest.openloop --rate $(RATE) --seconds $(SECONDS) --results var/openloop $(ARGS)
 
 load: setup ## Load by Locust: SHAPE=day|steady|soak|spike|ramp, with a verdict; reports in var/load (docs/operations/LOAD.md).
 	@$(PY) -m loadtest.locust --results var/load --shape $(SHAPE) --factor $(FACTOR) --first-hour $(FIRST_HOUR) \

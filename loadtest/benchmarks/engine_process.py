@@ -7,11 +7,12 @@ Invariant: an engine that was started is ended before the block that started it 
 """
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -163,6 +164,12 @@ class EngineProcess:
             raise BenchmarkError(f"/admin/stats answered {status}")
         shown: dict[str, Any] = json.loads(body)
         return shown
+
+
+def pin(running: EngineProcess, cores: Sequence[int]) -> None:
+    """Keep a running engine on these processors: what a driver on the others takes is not the engine's."""
+    for thread in Path(f"/proc/{running.pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cores)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Writes what was measured: `results.json` for programs, `results.md` for people, in a folder of its date.
+"""Writes what was measured: `results.json` for programs, `results.md` with `results.svg` for people; a folder a day.
 
 It measures nothing, and overwrites nothing.
 """
@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from loadtest.benchmarks import plots
 from loadtest.benchmarks.figures import Figure
 from loadtest.benchmarks.machine import Source
 
@@ -36,7 +37,7 @@ class Report:
 
 
 def write(report: Report, results: Path, machine: str) -> Path:
-    """Write both files into a new folder below `results`; returns it. Raises OSError."""
+    """Write all files into a new folder below `results`; returns it. Raises OSError."""
     name = f"{report.began:%Y-%m-%d}-{machine}"
     folder, copy = results / name, 1
     while folder.exists():
@@ -45,6 +46,8 @@ def write(report: Report, results: Path, machine: str) -> Path:
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(as_json(report), indent=1, ensure_ascii=False) + "\n", "utf-8")
     (folder / "results.md").write_text(as_text(report), "utf-8")
+    title = f"Benchmarks at {report.source.commit[:10]}: median (point) and all runs (line) of {report.plan['runs']}"
+    (folder / "results.svg").write_text(plots.drawn(report.figures, title), "utf-8")
     return folder
 
 
@@ -79,6 +82,8 @@ def as_text(report: Report) -> str:
         f"- Runs: {report.plan['runs']}; a figure is their median, beside it least and most. A ratio is of one run.",
         "",
         *table(report.figures),
+        "",
+        "![The same, drawn](results.svg)",
         "",
         "## Method",
         "",

@@ -1,1 +1,1 @@
-"""What an engine does when more comes in than it can store: an open-loop driver and the curve it draws."""
+"""What an engine does when more comes in than it can store: the curve that the open-loop driver draws."""

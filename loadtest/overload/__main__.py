@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,20 +15,31 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Final
 
 from loadtest.benchmarks import machine
-from loadtest.benchmarks.children import BenchmarkError, module_command
-from loadtest.benchmarks.engine_process import EngineProcess, engine
+from loadtest.benchmarks.children import BenchmarkError
+from loadtest.benchmarks.engine_process import OPEN, EngineProcess, engine, pin
 from loadtest.benchmarks.process_costs import memory
+from loadtest.openloop.arrivals import BATCH, Flow, Phase
+from loadtest.openloop.calls import LOST
+from loadtest.openloop.driver import Came
+from loadtest.openloop.team import Team, Whom, team
 from loadtest.overload import curve
-from loadtest.overload.driver import Phase
 
 SCRATCH: Final = Path("var")
 # Times the capacity, in this order: the last shows that what was too much leaves nothing behind.
 FACTORS: Final = (0.8, 1.4, 2.0, 5.0, 0.8)
 CAPACITY_S: Final = 10.0
 WARM_S: Final = 3.0
+# Of the messages, by class, and in calls of so many. Urgent ones come a few at a time.
+MIX: Final = (
+    Flow("CRITICAL", BATCH, "CRITICAL", 0.05, 10),
+    Flow("TRANSACTIONAL", BATCH, "TRANSACTIONAL", 0.25, 200),
+    Flow("BULK", BATCH, "BULK", 0.70, 500),
+)
+# One is enough: what it hands in are batches, and a second would share its processor.
+PROCESSES: Final = 1
 MODES: Final = {"shedding": {}, "no shedding": {"LONGWAVE_QUEUE_TARGET_MS": "0"}}
 
 
@@ -72,14 +82,14 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="overload-", dir=SCRATCH) as scratch:
             rows, capacity = [], 0.0
             for mode, settings in MODES.items():
-                with engine(Path(scratch), settings) as running, _driver(running, cores) as say:
-                    say(Phase("warm", 0, WARM_S))
+                with engine(Path(scratch), settings) as running, _driver(running, cores) as driver:
+                    driver.run(Phase("warm", 0, WARM_S))
                     if not capacity:
-                        capacity = _stored(say(Phase("capacity", 0, CAPACITY_S)))
+                        capacity = driver.run(Phase("capacity", 0, CAPACITY_S)).stored / CAPACITY_S
                         sys.stdout.write(f"capacity: {capacity:,.0f} messages/s\n")
                     for place, factor in enumerate(FACTORS):
                         name = f"{factor:g} x" + (" again" if place and factor == FACTORS[0] else "")
-                        came = say(Phase(name, factor * capacity, options.seconds))
+                        came = driver.run(Phase(name, factor * capacity, options.seconds))
                         rows.append(_row(mode, came, capacity, running))
                         sys.stdout.write(curve.line(rows[-1]) + "\n")
             if options.results is not None:
@@ -91,61 +101,29 @@ def main() -> int:
 
 
 @contextmanager
-def _driver(running: EngineProcess, cores: list[int]) -> Iterator[Any]:
-    for thread in Path(f"/proc/{running.pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), cores[:1])
-    process = subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
-        module_command("loadtest.overload.driver"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    os.sched_setaffinity(process.pid, cores[1:])
-    try:
-        _tell(process.stdin, {"address": running.address, "key": running.api_key})
-
-        def say(phase: Phase) -> dict[str, Any]:
-            _tell(process.stdin, asdict(phase))
-            line = process.stdout.readline() if process.stdout is not None else ""
-            if not line:
-                raise BenchmarkError("the driver ended")
-            came: dict[str, Any] = json.loads(line)
-            return came
-
-        yield say
-    finally:
-        if process.stdin is not None:
-            process.stdin.close()
-        process.wait(30)
+def _driver(running: EngineProcess, cores: list[int]) -> Iterator[Team]:
+    pin(running, cores[:1])
+    with team(Whom(running.address, running.api_key, OPEN), MIX, PROCESSES, cores[1:]) as driver:
+        yield driver
 
 
-def _tell(pipe: IO[str] | None, what: dict[str, Any]) -> None:
-    if pipe is not None:
-        pipe.write(json.dumps(what) + "\n")
-        pipe.flush()
-
-
-def _stored(came: dict[str, Any]) -> float:
-    seconds: float = came["phase"]["seconds"]
-    total: int = sum(counted["stored"] for counted in came["classes"].values())
-    return total / seconds
-
-
-def _row(mode: str, came: dict[str, Any], capacity: float, running: EngineProcess) -> Row:
-    phase, classes = came["phase"], came["classes"]
-    stored = _stored(came)
-    latencies = sorted(took for counted in classes.values() for took in counted["latencies_ms"])
-    seconds = came["stored_by_second"][: int(phase["seconds"])]
+def _row(mode: str, came: Came, capacity: float, running: EngineProcess) -> Row:
+    phase, latencies = came.phase, came.latencies()
+    stored = came.stored / phase.seconds
+    seconds = came.stored_by_second[: int(phase.seconds)]
     enough = 0.9 * statistics.median(seconds)
     steady = next((second for second, messages in enumerate(seconds) if messages >= enough), None) if enough else None
     return Row(
         mode=mode,
-        name=phase["name"],
-        offered=sum(counted["offered"] for counted in classes.values()) / phase["seconds"],
+        name=phase.name,
+        offered=came.offered / phase.seconds,
         stored=stored,
         share=stored / capacity,
-        p50_ms=curve.quantile(latencies, 0.5),
-        p99_ms=curve.quantile(latencies, 0.99),
-        by_class={name: 100 * counted["stored"] / max(1, counted["offered"]) for name, counted in classes.items()},
-        driver_late=came["driver_late"],
-        driver_lost=came["driver_lost"],
+        p50_ms=latencies.quantile_ms(0.5),
+        p99_ms=latencies.quantile_ms(0.99),
+        by_class={name: 100 * counted.stored / max(1, counted.offered) for name, counted in came.flows.items()},
+        driver_late=came.late,
+        driver_lost=came.codes[LOST],
         memory_mib=round(memory(running.pid).now_mib),
         steady_after_s=steady,
     )

@@ -1,93 +1,53 @@
-"""The overload driver and its curve: what is offered is what was asked for, and each call is counted once."""
+"""The overload curve: the mix is what was asked for, a row is what came, the drawing has every mode."""
 
-import asyncio
-import contextlib
+import os
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator
+from collections import Counter
 
-import grpc
-import grpc.aio
 import pytest
 
+from loadtest.openloop.arrivals import Phase, due_times
+from loadtest.openloop.calls import LOST
+from loadtest.openloop.driver import Came, Counted
+from loadtest.openloop.latencies import Latencies
+from loadtest.overload import __main__ as program
 from loadtest.overload import curve
-from loadtest.overload.__main__ import Row
-from loadtest.overload.driver import MIX, Driver, Phase, due_times
-from longwave.v1 import messaging_pb2 as pb
-from longwave.v1 import verdict_pb2
+from loadtest.overload.__main__ import MIX, Row
 
 PHASE = Phase("2 x", 20_000, 1.0)
 
 
 def test_calls_are_due_in_order_and_in_the_shares_asked_for() -> None:
-    due = due_times(PHASE)
+    due = list(due_times(PHASE, MIX, 0, program.PROCESSES))
     assert [at_s for at_s, _ in due] == sorted(at_s for at_s, _ in due)
     messages = dict.fromkeys(MIX, 0)
-    for _, message_class in due:
-        messages[message_class] += MIX[message_class][1]
+    for _, flow in due:
+        messages[flow] += flow.call_messages
     total = sum(messages.values())
     assert total == pytest.approx(20_000, rel=0.05)
-    for message_class, (share, _) in MIX.items():
-        assert messages[message_class] / total == pytest.approx(share, abs=0.03)
+    for flow in MIX:
+        assert messages[flow] / total == pytest.approx(flow.share, abs=0.03)
 
 
-class Answers(grpc.GenericRpcHandler):
-    """CRITICAL is stored, TRANSACTIONAL refused whole, of BULK every second message refused."""
+def test_a_row_is_what_came() -> None:
+    urgent, rest = Latencies(), Latencies()
+    for _ in range(99):
+        urgent.record(0.010)
+    rest.record(0.500)
+    flows = {"CRITICAL": Counted(1_000, 990, latencies=urgent), "BULK": Counted(9_000, 3_000, latencies=rest)}
+    codes = Counter({"OK": 90, LOST: 3})
+    came = Came(Phase("2 x", 5_000, 2.0), flows, [100, 2_000, 1_890, 0], calls=100, late=7, codes=codes)
 
-    def service(self, _details: object) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        return grpc.unary_unary_rpc_method_handler(self._answer)
+    class Running:
+        pid = os.getpid()
 
-    async def _answer(self, request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
-        submissions = pb.SubmitMessagesRequest.FromString(request).submissions
-        if submissions[0].message_class == pb.MESSAGE_CLASS_TRANSACTIONAL:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "later")
-        every = 2 if submissions[0].message_class == pb.MESSAGE_CLASS_BULK else 1
-        verdicts = [
-            verdict_pb2.VERDICT_ACCEPTED if place % every == 0 else verdict_pb2.VERDICT_OVERLOADED
-            for place in range(len(submissions))
-        ]
-        results = [pb.SubmitResult(verdict=verdict) for verdict in verdicts]
-        return pb.SubmitMessagesResponse(results=results).SerializeToString()
-
-
-@contextlib.asynccontextmanager
-async def answering() -> AsyncIterator[Driver]:
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Answers(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    driver = Driver(f"127.0.0.1:{port}", "key")
-    try:
-        yield driver
-    finally:
-        await driver.close()
-        await server.stop(0)
-
-
-async def test_each_message_is_counted_once() -> None:
-    async with answering() as driver:
-        came = await driver.run(PHASE)
-    critical, transactional, bulk = (came.classes[name] for name in ("CRITICAL", "TRANSACTIONAL", "BULK"))
-    assert (critical.stored, critical.refused, critical.unanswered) == (critical.offered, 0, 0)
-    assert (transactional.stored, transactional.refused) == (0, transactional.offered)
-    assert (bulk.stored, bulk.refused) == (bulk.offered / 2, bulk.offered / 2)
-    assert sum(came.stored_by_second) == critical.stored + bulk.stored
-    assert len(critical.latencies_ms) * 10 == critical.offered
-    assert not transactional.latencies_ms + bulk.latencies_ms
-
-
-async def test_what_is_not_answered_in_time_is_counted_as_such() -> None:
-    driver = Driver("127.0.0.1:9", "key")  # nobody is there
-    came = await asyncio.wait_for(driver.run(Phase("1 x", 2_000, 0.2)), 10)
-    await driver.close()
-    for counted in came.classes.values():
-        assert counted.unanswered == counted.offered
-
-
-async def test_capacity_is_what_a_few_calls_at_once_give() -> None:
-    async with answering() as driver:
-        came = await driver.run(Phase("capacity", 0, 0.3))
-    assert came.classes["CRITICAL"].stored > 0
-    assert came.classes["BULK"].offered > came.classes["CRITICAL"].offered
+    row = program._row("shedding", came, 2_500, Running())  # type: ignore[arg-type]
+    assert (row.offered, row.stored) == (5_000, 1_995)
+    assert row.share == pytest.approx(0.798)
+    assert [row.p50_ms, row.p99_ms] == pytest.approx([10, 10], rel=0.002)
+    assert row.by_class == {"CRITICAL": 99.0, "BULK": pytest.approx(100 / 3)}
+    assert (row.driver_late, row.driver_lost, row.steady_after_s) == (7, 3, 1)
+    assert row.memory_mib > 0
 
 
 def row(mode: str, name: str, offered: float, stored: float) -> Row:
@@ -100,5 +60,3 @@ def test_the_curve_is_a_drawing_and_the_table_has_every_phase() -> None:
     paths = [path for path in drawing.iter("{http://www.w3.org/2000/svg}path") if path.get("fill") == "none"]
     assert len(paths) == 2
     assert len(curve.table(rows).splitlines()) == 2 + len(rows)
-    assert curve.quantile([], 0.99) == 0
-    assert curve.quantile([float(value) for value in range(100)], 0.99) == 99

@@ -1,4 +1,4 @@
-"""What is written: both files, nothing overwritten, the command to measure again, counts that make sense."""
+"""What is written: all files, nothing overwritten, the command to measure again, counts that make sense."""
 
 import json
 from dataclasses import replace
@@ -47,7 +47,7 @@ def test_the_text_says_what_was_measured_on_what_and_how(done: report.Report) ->
     assert "- accept-batches: batches beside a raw insert" in text
 
 
-def test_both_files_are_written_and_none_is_overwritten(done: report.Report, tmp_path: Path) -> None:
+def test_all_files_are_written_and_none_is_overwritten(done: report.Report, tmp_path: Path) -> None:
     first, second = report.write(done, tmp_path, "2-core"), report.write(done, tmp_path, "2-core")
     assert (first.name, second.name) == ("2026-01-02-2-core", "2026-01-02-2-core-2")
     values = json.loads((first / "results.json").read_text("utf-8"))
@@ -55,6 +55,7 @@ def test_both_files_are_written_and_none_is_overwritten(done: report.Report, tmp
     assert values["figures"][0]["samples"] == [12_000, 10_000, 11_000]
     assert values["figures"][0]["median"] == 11_000
     assert (first / "results.md").read_text("utf-8") == report.as_text(done)
+    assert (first / "results.svg").read_text("utf-8").startswith("<svg ")
 
 
 def test_the_machine_is_named_by_its_kind(done: report.Report) -> None:
