@@ -190,7 +190,10 @@ generate-into: $(STAMPS)/dev
 
 # -------------------------------------------------------------------------------------------------------------------- test
 
-test: setup test-rust test-python ## Set up, then every test: cargo test, pytest (PYTEST_ARGS="-k name" narrows).
+# Cargo builds for its tests while packages are fetched and the extension is built.
+test: $(STAMPS)/toolchain ## Set up, then every test: cargo test, pytest (PYTEST_ARGS="-k name" narrows).
+	@$(MAKE) --jobs=2 --output-sync=line setup test-rust
+	@$(MAKE) test-python
 
 test-rust: $(STAMPS)/crates
 	@$(CARGO) test $(CARGO_FLAGS) --quiet

@@ -18,7 +18,7 @@ import gevent
 from locust import LoadTestShape, events
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtest.locust import profiles, world
+from loadtest.locust import interrupt, profiles, world
 from loadtest.locust.calls import Calls
 from loadtest.locust.tally import Tally, together
 from loadtest.locust.users import EVENT, KIND, BatchUser, SdkUser, Shared, StreamUser, UnaryUser, WatchUser
@@ -179,6 +179,7 @@ def _begin(environment: Any, **_: Any) -> None:
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
+    interrupt.reaches_main()
 
 
 @events.quitting.add_listener

@@ -229,7 +229,7 @@ async def test_servers_that_ask_for_a_certificate_take_only_who_shows_one_they_b
         shown = TlsFiles(PREFIX, trusted.authority, trusted.certificate, trusted.key)
         async with two(server, tls=shown) as (first, second):
             await until_heard(first, second)
-            assert first.value("longwave_redis_up") == second.value("longwave_redis_up") == 1
+            await until(lambda: first.value("longwave_redis_up") == second.value("longwave_redis_up") == 1)
         anothers = TlsFiles(PREFIX, trusted.authority, other.certificate, other.key)
         for refused in (TlsFiles(PREFIX, trusted.authority), anothers):
             async with two(server, tls=refused) as (first, second):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -85,6 +86,32 @@ def test_an_interrupt_ends_the_run_with_its_verdict(tmp_path: Path) -> None:
     assert "nothing lost" in said
     assert "the carrier took all" in said
     assert "Traceback" not in said
+
+
+INTERRUPTED: Final = """
+import os, signal
+import gevent
+from loadtest.locust import interrupt
+
+def user():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("the user went on", sum(range(1000)))
+
+interrupt.reaches_main()
+gevent.spawn(user)
+try:
+    gevent.sleep(60)
+except KeyboardInterrupt:
+    print("the run ends")
+"""
+
+
+def test_an_interrupt_reaches_the_run_and_not_the_user_at_work() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, env=clean_environment({}), capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert (run.stdout, run.stderr) == ("the user went on 499500\nthe run ends\n", "")
 
 
 def test_a_world_that_is_none_is_said(tmp_path: Path) -> None:
