@@ -23,6 +23,8 @@ PY := $(BIN)/python
 CARGO := cargo
 # For programs that call their siblings by name: maturin's build hook, protoc's plugins.
 WITH_BIN := PATH="$(CURDIR)/$(BIN):$$PATH"
+# Cargo shares the processors by itself: the job server of a make above does not reach it through pip.
+WITHOUT_JOBS := env -u MAKEFLAGS -u MFLAGS
 CARGO_FLAGS := --locked --offline --manifest-path rust_core/Cargo.toml
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --no-input
 # Versions and digests come from the lock alone; nothing is built from source, so no compiler runs for a dependency.
@@ -109,7 +111,7 @@ $(STAMPS)/crates: rust_core/Cargo.toml rust_core/Cargo.lock $(STAMPS)/toolchain
 $(STAMPS)/core: pyproject.toml rust_core/Cargo.toml rust_core/Cargo.lock $(RUST_SOURCES) \
 		$(STAMPS)/client $(STAMPS)/crates $(if $(wildcard engine/_core.*.so),,FORCE)
 	@echo "setup: building engine._core and installing the application (longwave-engine)"
-	@$(WITH_BIN) CARGO_NET_OFFLINE=true MATURIN_PEP517_ARGS='--locked --offline' $(PIP_INSTALL_LOCAL) .
+	@$(WITHOUT_JOBS) $(WITH_BIN) CARGO_NET_OFFLINE=true MATURIN_PEP517_ARGS='--locked --offline' $(PIP_INSTALL_LOCAL) .
 	@touch $@
 
 # Guides the fuzzing of Python; beside the environment, since nothing else wants it.
@@ -196,7 +198,7 @@ test: $(STAMPS)/toolchain ## Set up, then every test: cargo test, pytest (PYTEST
 	@$(MAKE) test-python
 
 test-rust: $(STAMPS)/crates
-	@$(CARGO) test $(CARGO_FLAGS) --quiet
+	@$(WITHOUT_JOBS) $(CARGO) test $(CARGO_FLAGS) --quiet
 
 test-python: setup servers
 	@GRPC_VERBOSITY=ERROR $(PY) -m pytest --numprocesses $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
