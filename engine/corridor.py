@@ -419,9 +419,9 @@ class Corridor:
         return await self.record.receive(batch)
 
     async def run_control(self, function: Callable[[sa.Connection], T]) -> T:
-        """Run a control-plane function in its own transaction; the registry is current afterwards."""
+        """Run a control-plane function in its own transaction, then take over what it changed."""
         result = await self.run_control_quietly(function)
-        await self.reload()
+        await self.registry_changed()
         return result
 
     async def run_control_quietly(self, function: Callable[[sa.Connection], T]) -> T:
@@ -462,6 +462,16 @@ class Corridor:
             await self.reload()
         elif self._registry_rows is not None and self.duty.owner:
             await self._count_days(self._registry_rows)  # of caps set without an engine, or whose count was cut short
+
+    async def registry_changed(self) -> None:
+        """Take over what was stored; what cannot be read now is read when the registry is looked at again.
+
+        It refuses nobody: the change is stored, and whoever made it would hear that nothing was.
+        """
+        try:
+            await self.reload()
+        except Refused as error:
+            _log.warning("a change of the registry could not be read yet", error=error.detail)
 
     async def reload(self) -> None:
         """Take over the registry as the store has it now, for everyone who listens."""

@@ -174,7 +174,7 @@ class Process:
         return await finished(self.corridor.run_control_quietly(act))
 
     async def _registry_changed(self) -> None:
-        await finished(self.corridor.run_control(lambda _control: None))
+        await finished(self.corridor.registry_changed())
 
     async def _receive(self, batch: list[Inbound]) -> list[int]:
         if not self._started:

@@ -191,6 +191,24 @@ async def test_below_its_durability_it_takes_nothing_until_it_is_back(engine: En
     assert [one.verdict for one in await engine.call([submission()])] == ["ACCEPTED"]
 
 
+async def test_a_change_is_answered_though_the_registry_cannot_be_read_after_it(engine: Engine) -> None:
+    read, refused = engine.corridor._read_registry, list[str]()
+
+    def fail_once(control: Any) -> Any:
+        if not refused:
+            refused.append("the read after the change")
+            raise NotReady
+        return read(control)
+
+    engine.corridor._read_registry = fail_once  # type: ignore[method-assign] # a store that went away in between
+    # A key's secret is answered once: it may not be lost for a read that comes later.
+    await engine.set_campaign(CampaignState.STOPPED)
+    assert refused
+    async with asyncio.timeout(10):
+        while (await engine.call([submission()]))[0].verdict == "ACCEPTED":  # noqa: ASYNC110 - the next look finds it
+            await asyncio.sleep(0.05)
+
+
 async def test_during_a_drain_good_durability_opens_no_door(engine: Engine) -> None:
     await engine.set_durable(durable=False)
     engine.corridor.drain()

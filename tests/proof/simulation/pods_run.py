@@ -12,8 +12,9 @@ import shutil
 import tempfile
 import time
 import warnings
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -313,15 +314,23 @@ class PodsRun(Run):
     # Client.
 
     async def _make_registry(self) -> None:
+        left: deque[Callable[[PodEngine], Awaitable[Any]]] = deque()
+        left.append(lambda engine: engine.make_sample(on_unknown=self.policy))
+        for place, name in enumerate(self._names[1:], 1):
+            left.append(partial(PodEngine.make_campaign, name=name, sender=SENDER + place, on_unknown=self.policy))
+        if self.kind == "rate":
+            rate = {"window_ms": RATE_WINDOW_MS, "burst": 2}
+            left.append(lambda engine: engine.set_quota(Scope.TENANT, "tenants/acme", RATE, **rate))
+        elif self.kind == "day cap":
+            left.append(lambda engine: engine.set_quota(Scope.BRAND_CARRIER_DAY, "brands/acme", DAY_CAP, carrier=3))
+
         async def make(engine: PodEngine) -> None:
-            await engine.make_sample(on_unknown=self.policy)
-            for place, name in enumerate(self._names[1:], 1):
-                await engine.make_campaign(name, SENDER + place, on_unknown=self.policy)
-            if self.kind == "rate":
-                await engine.set_quota(Scope.TENANT, "tenants/acme", RATE, window_ms=RATE_WINDOW_MS, burst=2)
-            elif self.kind == "day cap":
-                await engine.set_quota(Scope.BRAND_CARRIER_DAY, "brands/acme", DAY_CAP, carrier=3)
-            self._tenant = engine.tenant
+            """What was made before an attempt ended is not made again."""
+            engine.tenant = engine.tenant or self._tenant
+            while left:
+                await left[0](engine)
+                left.popleft()
+                self._tenant = engine.tenant
 
         await self._insist(lambda: self.engine.ask(make))
         self.engine.tenant_key = self._tenant.key

@@ -4,8 +4,10 @@ Corridor, core and the MySQL store are the real ones; the server is the model th
 and, lock by lock, the tests of the real one (`tests/servers/test_model.py`).
 """
 
+import asyncio
 import multiprocessing
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from engine.stores.mysql.transactions import Transaction
 from engine.stores.store import Lease
 from tests.proof.simulation.calm_pods import used
 from tests.proof.simulation.pods_run import simulate_pods
-from tests.proof.simulation.pods_world import total
+from tests.proof.simulation.pods_world import PodsLoop, total
 
 pytestmark = pytest.mark.timeout(600)
 SEEDS: Final = range(1, 25)
@@ -63,6 +65,25 @@ def test_a_seed_is_the_same_in_every_process() -> None:
         return ran.stdout.decode().strip()
 
     assert fingerprint("1") == fingerprint("2")
+
+
+def test_a_pod_that_dies_while_the_registry_is_made_does_not_end_the_seed() -> None:
+    assert simulate_pods(1114).violations == []
+
+
+def test_a_run_that_does_not_end_says_so() -> None:
+    async def wait_always() -> None:
+        while True:
+            await asyncio.sleep(1000)
+
+    loop = PodsLoop(random.Random(1))  # noqa: S311 - it draws nothing
+    waiting = loop.create_task(wait_always())
+    with pytest.raises(RuntimeError, match="does not end"):
+        loop.run_until_complete(waiting)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(waiting)
+    loop.close()
 
 
 def test_calm_pods_use_nearly_all_of_a_rate_that_they_share(processes: ProcessPoolExecutor) -> None:

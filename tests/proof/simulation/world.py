@@ -36,6 +36,8 @@ LOST_SHARE: Final = 0.07
 # Of seeds: whose wall clock is set, wrong and wrong again, at so many of the client's steps.
 CLOCK_SHARE: Final = 0.3
 STEP_SHARE: Final = 0.25
+# A run that has not ended by then waits for what never comes.
+LONGEST_S: Final = 20_000
 # Timers that were cancelled leave the heap together.
 CANCELLED_MAX: Final = 100
 # Within the window of a webhook's time, and far outside it.
@@ -107,6 +109,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 message = "nothing will ever happen again"
                 raise RuntimeError(message)
             self._at_s = max(self._at_s, scheduled[0]._when)
+            if self._at_s > LONGEST_S:
+                message = f"a run does not end: {LONGEST_S} virtual seconds are over"
+                raise RuntimeError(message)
         while scheduled and scheduled[0]._when <= self._at_s:
             timer = heapq.heappop(scheduled)
             timer._scheduled = False
