@@ -19,10 +19,9 @@ US: Final = 1_000_000
 # Until more waits than may leave, and how long that is then looked at.
 BEFORE_S: Final = 4
 CALM_S: Final = 8
-CALM_TRIES: Final = 4
-# How much a calm cluster uses is looked at in virtual time (`tests/proof/simulation/calm_pods.py`). Here other tests
-# take their part of the machine: a cluster that uses less than this waits for something that never comes.
-UTILISED_MIN: Final = 0.6
+# How much a calm cluster uses is decided in virtual time (`tests/proof/simulation/calm_pods.py`): 0.95 and more. Here
+# nodes, store, carrier and client share the processors.
+UTILISED_MIN: Final = 0.88
 
 
 def no_promise_broke(summary: Summary) -> None:
@@ -73,6 +72,7 @@ async def test_shards_go_with_their_nodes(tmp_path: Path, new_database: Callable
     assert summary.unknown <= run.options.batch
 
 
+@pytest.mark.alone
 async def test_one_limit_for_all_nodes_is_held_and_used(
     tmp_path: Path, mariadb: MariaDB, new_database: Callable[[], str]
 ) -> None:
@@ -93,17 +93,9 @@ async def test_one_limit_for_all_nodes_is_held_and_used(
         await run.until_spread()
         working = asyncio.ensure_future(run.work())
         await asyncio.sleep(BEFORE_S)
-        database = options.database_url.rpartition("/")[2]
-        [(amount, burst)] = mariadb.run("SELECT amount, burst FROM quotas WHERE scope = 6", database=database)
-        used: list[float] = []
-        # Whether it was calm, only the result tells: this machine may have had other things to do.
-        while len(used) < CALM_TRIES and max(used, default=0.0) < UTILISED_MIN:
-            from_us = now_us()
-            await asyncio.sleep(CALM_S)
-            to_us = now_us()
-            requests = read_requests(tmp_path / "carrier.jsonl")
-            parts = sum(request.parts for request in requests if from_us <= request.at_us < to_us)
-            used.append(parts / ((amount - burst) / options.tenant_window_s * (to_us - from_us) / US))
+        from_us = now_us()
+        await asyncio.sleep(CALM_S)
+        to_us = now_us()
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         for falls in (run.end_node, run.drain_node):
@@ -114,7 +106,12 @@ async def test_one_limit_for_all_nodes_is_held_and_used(
             await run.start_node(fallen)
             await run.until_spread()
         await run.start_node(await run.freeze_owner(2 * LEASE_S))
+        database = options.database_url.rpartition("/")[2]
+        [(amount, burst)] = mariadb.run("SELECT amount, burst FROM quotas WHERE scope = 6", database=database)
         summary = await run.finish(stop_feeding=True)
         assert len(senders_of(run)) >= 3
     no_promise_broke(summary)
-    assert max(used) >= UTILISED_MIN, f"{used} of the rate"
+    requests = read_requests(tmp_path / "carrier.jsonl")
+    used = sum(request.parts for request in requests if from_us <= request.at_us < to_us)
+    allowed = (amount - burst) / options.tenant_window_s * (to_us - from_us) / US
+    assert used >= UTILISED_MIN * allowed, f"{used / allowed:.3f} of the rate"
