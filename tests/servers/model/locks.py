@@ -51,8 +51,12 @@ class Locks:
         """Nobody holds anything."""
         self._places: dict[Hashable, _Place] = {}
 
-    async def take(self, holder: Holder, wanted: Iterable[Hashable], *, alone: bool, wait_s: float) -> None:
-        """Hold these from now on, one by one in this order. Raises DeadlockError and LockWaitError."""
+    async def take(self, holder: Holder, wanted: Iterable[Hashable], *, alone: bool, wait_s: float) -> bool:
+        """Hold these from now on, one by one in this order; whether it had to wait.
+
+        Raises DeadlockError and LockWaitError.
+        """
+        waited = False
         for what in wanted:
             if holder.ended:
                 raise EndedError
@@ -63,7 +67,9 @@ class Locks:
             if place.grants(holder, alone=alone) and (not place.waiters or what in holder.locks):
                 self._grant(place, holder, what, alone=alone)
             else:
+                waited = True
                 await self._wait(place, holder, what, alone=alone, wait_s=wait_s)
+        return waited
 
     @staticmethod
     def _grant(place: _Place, holder: Holder, what: Hashable, *, alone: bool) -> None:

@@ -189,9 +189,9 @@ class Server:
         await self._lock_found(transaction, said, values)
         return self._write(transaction, said.text, values)
 
-    async def _lock(self, transaction: _Transaction, wanted: Sequence[Hashable], *, alone: bool) -> None:
+    async def _lock(self, transaction: _Transaction, wanted: Sequence[Hashable], *, alone: bool) -> bool:
         try:
-            await self.locks.take(transaction, wanted, alone=alone, wait_s=transaction.lock_wait_s)
+            return await self.locks.take(transaction, wanted, alone=alone, wait_s=transaction.lock_wait_s)
         except DeadlockError:
             self._undo(transaction)
             raise errors.OperationalError(DEADLOCK, "Deadlock found when trying to get lock") from None
@@ -201,14 +201,13 @@ class Server:
             raise errors.OperationalError(LOCK_WAIT, "Lock wait timeout exceeded") from None
 
     async def _lock_found(self, transaction: _Transaction, said: Words, values: Sequence[Any]) -> None:
-        """Lock the rows that it is about, until no others have come meanwhile."""
+        """Lock the rows that it is about, until no others have come while it waited."""
         held: set[Hashable] = set()
-        while True:
+        waited = True
+        while waited:
             rows = self._read(transaction, said.keys, values[said.keys_from :]).rows
             wanted = [lock for row in rows if (lock := (said.table, *row)) not in held]
-            if not wanted:
-                return
-            await self._lock(transaction, wanted, alone=said.alone)
+            waited = await self._lock(transaction, wanted, alone=said.alone)
             held.update(wanted)
 
     async def _insert(self, transaction: _Transaction, said: Words, values: Sequence[Any]) -> Result:
