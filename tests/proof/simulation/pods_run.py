@@ -201,7 +201,7 @@ class PodsRun(Run):
         await self._all_up()
         await self._resume()
         await self._settle()
-        await asyncio.gather(*(self._drain(life) for life in world.living))
+        await asyncio.gather(*(self._drain(life, last=True) for life in world.living))
         for watcher in self._watchers:
             watcher.cancel()
         return self._judged()
@@ -248,17 +248,17 @@ class PodsRun(Run):
         if self.world.lives[life.pod] is life:
             await self._start(life.pod)
 
-    async def _drain(self, life: Life) -> None:
+    async def _drain(self, life: Life, *, last: bool = False) -> None:
         """As SIGTERM."""
         world = self.world
-        from_us, last = world.clock.right_us(), world.healed
+        from_us = world.clock.right_us()
         world.tell("drains", life.name)
         stopping = life.run(life.engine.corridor.stop(5))
         ended = asyncio.ensure_future(life.ended.wait())
         await asyncio.wait([stopping, ended], return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
         if not life.dead:
-            # Before, another pod may tell of attempts of one that was killed.
+            # Before the last ones another pod may tell of attempts of one that was killed.
             if last:
                 world.note("drained", from_us=from_us, to_us=world.clock.right_us(), exit_code=0, faultless=False)
             life.die("after its drain")
