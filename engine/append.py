@@ -193,7 +193,8 @@ class Append:
     def _take(self) -> list[Waiting]:
         now_s = asyncio.get_running_loop().time()
         if self._lines.calls:
-            self._pressure.waited(now_s - self._lines.since_s(), now_s)
+            standing_s = self._pressure.standing_s(now_s - self._lines.since_s(), self._lines.messages)
+            self._pressure.waited(standing_s, now_s)
             self._meter.metrics.admit_floor.set(self._pressure.floor)
         group = self._lines.take(GROUP_CALLS_MAX, self._group_messages_max)
         # Forgotten by an eighth a group, and at once by a call that waited all the while for nobody.

@@ -4,8 +4,8 @@ It judges no submission and stores nothing. `Lines` gives each tenant a line of 
 calls stand there.
 
 A queue that never empties gives everyone the same delay for nothing, and once it is longer than deadlines all that it
-does is done for nobody. So the door refuses by urgency as soon as even the luckiest call of a tenth of a second stood
-in line too long (after CoDel and DAGOR), a little more each time, until the line is short again.
+does is done for nobody. So the door refuses by urgency as soon as the line was too long all through a tenth of a second
+(after CoDel and DAGOR), the more the longer it is and the faster it grew (after PIE, RFC 8033), until it is short again.
 
 Invariants: the calls of a tenant leave in the order in which they came; while not all can leave, tenants that wait have
 equal shares of the messages; one tenant never holds more bytes than it leaves free; without pressure nothing is shed.
@@ -26,9 +26,12 @@ LEVELS: Final = 16
 FLOOR_MAX: Final = 3 * LEVELS
 # Of one look at the line: longer than a few groups take, so that one slow commit is no pressure.
 INTERVAL_S: Final = 0.1
-# Levels that the floor rises by at one look, at the most: a whole class in less than half a second.
-RISE_MAX: Final = 4
-FALL: Final = 1
+# Levels that the floor moves by at one look: for a line that is twice as long as wanted, and for one that grew by as
+# much. Without the second it would rise until what was let in before is through, which is too late, and swing.
+PER_TARGET: Final = 1.4
+PER_TARGET_GROWN: Final = 4.0
+# At the most: a whole class in a fifth of a second.
+RISE_MAX: Final = 8
 # Where the line is all but empty it falls faster, so that full service is back soon after.
 FALL_WHEN_SHORT: Final = 4
 # Shares of a round: a largest batch, so that no batch waits for several rounds.
@@ -144,14 +147,19 @@ class Pressure:
         """Shed when calls stand in line for longer than `target_s`; 0 sheds nothing, ever."""
         self._target_s = target_s
         self._least_s = inf
+        self._last_s = 0.0
         self._look_at_s = 0.0
         self._stored_at_s = 0.0
         self._message_s = 0.0
-        self.floor = 0
+        self._level = 0.0
+
+    @property
+    def floor(self) -> int:
         """So many of `FLOOR_MAX` levels, the least urgent first, are to come back later."""
+        return round(self._level)
 
     def waited(self, waited_s: float, now_s: float) -> None:
-        """The longest that a call of the group that leaves now stood in line."""
+        """How long the line was as a group left it: what `standing_s` says."""
         self.look(now_s)
         self._least_s = min(self._least_s, waited_s)
 
@@ -159,15 +167,24 @@ class Pressure:
         """Move the floor when its time has come; an interval in which nothing left the line was calm."""
         if now_s < self._look_at_s:
             return
-        quiet = int((now_s - self._look_at_s) / INTERVAL_S)
-        if self._least_s == inf or not self._target_s:
-            fall = FALL_WHEN_SHORT
-        elif self._least_s > self._target_s:
-            fall = -min(RISE_MAX, int(self._least_s / self._target_s))
+        quiet, wait_s, target_s = int((now_s - self._look_at_s) / INTERVAL_S), self._least_s, self._target_s
+        if wait_s == inf or not target_s or wait_s < target_s / 4:
+            rise, wait_s = -float(FALL_WHEN_SHORT), 0.0
         else:
-            fall = FALL_WHEN_SHORT if self._least_s < self._target_s / 4 else FALL
-        self.floor = min(FLOOR_MAX, max(0, self.floor - fall - quiet * FALL_WHEN_SHORT))
+            grown_s = wait_s - max(self._last_s, target_s)
+            rise = (PER_TARGET * (wait_s - target_s) + PER_TARGET_GROWN * grown_s) / target_s
+            rise = min(RISE_MAX, max(-FALL_WHEN_SHORT, rise))
+        self._level = min(FLOOR_MAX, max(0, self._level + rise - quiet * FALL_WHEN_SHORT))
+        self._last_s = wait_s
         self._least_s, self._look_at_s = inf, now_s + INTERVAL_S
+
+    def standing_s(self, oldest_s: float, messages: int) -> float:
+        """How long a line is in which so many messages wait, the oldest of them since `oldest_s`: what its newest has
+        before it. The oldest tells of a line that was, and a floor that follows it swings.
+
+        Where nobody waits for long, the line is short, whatever the speed of late says: single messages are slower.
+        """
+        return self.expected_s(messages) if oldest_s > self._target_s / 4 else oldest_s
 
     def stored(self, messages: int, began_s: float, now_s: float) -> None:
         """A group of so many messages that was taken up at `began_s` is answered."""

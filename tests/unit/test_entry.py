@@ -1,6 +1,7 @@
 """Entry: whose turn it is when not all can leave, and who is told to come back."""
 
-from typing import cast
+import random
+from typing import Any, cast
 
 import pytest
 
@@ -126,6 +127,51 @@ def test_everything_shed_is_let_in_again_by_time_alone() -> None:
     for turn in range(20):
         pressure.look(now_s + turn * INTERVAL_S)
     assert pressure.floor == 0
+
+
+def stored_of(times: float, seconds: float) -> dict[int, float]:
+    """What part of each class is stored in the last two thirds, when so many times what can be is offered for so long."""
+    pressure, lines, draw = Pressure(TARGET_S), Lines(1 << 30), random.Random(5)  # noqa: S311 - it must repeat
+    a_second, batch = 100_000, 500
+    offered: dict[int, int] = {0: 0, 1: 0, 2: 0}
+    stored: dict[int, int] = {0: 0, 1: 0, 2: 0}
+    busy_until_s = 0.0
+    for turn in range(round(seconds * 1000)):
+        now_s = 1000 + turn / 1000
+        if now_s >= busy_until_s and lines.calls:
+            pressure.waited(pressure.standing_s(now_s - lines.since_s(), lines.messages), now_s)
+            group = lines.take(5000, 5000)
+            messages = sum(waiting.messages for waiting in group)
+            busy_until_s = now_s + messages / a_second
+            pressure.stored(messages, now_s, busy_until_s)
+            for waiting in group:
+                stored[waiting.kind] += waiting.messages * (turn > seconds * 1000 / 3)
+        pressure.look(now_s)
+        for urgency, share in enumerate((0.70, 0.25, 0.05)):
+            if draw.random() < times * a_second / 1000 * share / batch:
+                offered[urgency] += batch * (turn > seconds * 1000 / 3)
+                if not pressure.floor or urgency * LEVELS + draw.randrange(LEVELS) >= pressure.floor:
+                    lines.put(Waiting(urgency, 1, b"", 0, cast("Any", None), batch, now_s))
+    return {urgency: stored[urgency] / offered[urgency] for urgency in offered} | {-1: sum(stored.values()) / a_second}
+
+
+@pytest.mark.parametrize(("times", "whole"), [(1.4, (1, 2)), (2, (1, 2)), (5, (2,)), (8, ())])
+def test_less_urgent_classes_alone_are_shed_and_the_capacity_is_used(times: float, whole: tuple[int, ...]) -> None:
+    """A floor that swings sheds the urgent at its heights, and leaves the store idle after them."""
+    stored = stored_of(times, 15)
+    for urgency in whole:
+        assert stored[urgency] > 0.99
+    assert stored[2] > 0.95
+    assert stored[-1] > 0.97 * 10
+
+
+def test_a_burst_after_single_messages_is_no_pressure() -> None:
+    """Each cost what a group does."""
+    pressure = Pressure(TARGET_S)
+    for number in range(100):
+        pressure.stored(1, number * 0.1, number * 0.1 + 0.005)
+    assert pressure.expected_s(64) > 2 * TARGET_S
+    assert pressure.standing_s(0.006, 64) == 0.006
 
 
 def test_no_target_sheds_nothing() -> None:

@@ -1,6 +1,7 @@
 """The writer's groups: what fails is undone alone, and what ends a transaction ends it for all in it."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from engine.errors import NotReady, StoreUnavailable
 from engine.stores.connection import Connection, Reserve, open_writer
-from engine.stores.writer import Writer
+from engine.stores.writer import NICENESS, Writer
 
 if TYPE_CHECKING:
     from engine.stores.store import GroupStats
@@ -141,3 +142,10 @@ async def test_nothing_is_committed_behind_a_failed_sync(scene: Scene) -> None:
     assert [type(answer) for answer in answers] == [StoreUnavailable, NotReady]
     assert scene.numbers() == []
     assert len(scene.fatal) == 1
+
+
+async def test_the_loop_goes_first_where_both_want_one_processor(scene: Scene) -> None:
+    def niceness(_connection: Connection) -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    assert await scene.writer.submit("append", niceness) == min(19, niceness(scene.connection) + NICENESS)
