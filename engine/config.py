@@ -313,9 +313,9 @@ class Settings(BaseSettings):
         100,
         ge=0,
         le=10_000,
-        description="Milliseconds that calls may stand in line for their group commit: while none in a tenth of a "
-        "second stood there for less, the least urgent are answered OVERLOADED, a little more each time. 0 sheds "
-        "nothing.",
+        description="Milliseconds that calls may stand in line for their group commit: where the line is longer all "
+        "through a tenth of a second, the least urgent are answered OVERLOADED, the more the longer it is and the "
+        "faster it grew. 0 sheds nothing.",
     )
     group_messages_max: Count = Field(
         5000, description="Messages in one group commit; bounds how long one commit holds the only writer."
