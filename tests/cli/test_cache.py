@@ -196,6 +196,8 @@ def test_credentials_are_files_that_are_named_when_they_are_amiss(
     (tmp_path / "redis").mkdir()
     server = RedisServer(tmp_path / "redis", "--requirepass", "spoken-elsewhere", certificates=own, asks_clients=True)
     monkeypatch.setenv("LONGWAVE_REDIS_URL", server.url)
+    # A connection over TLS ends when the server has said so; this process, unlike a command's, goes on afterwards.
+    monkeypatch.setenv("LONGWAVE_REDIS_WAIT_MS", "5000")
     for field, path in (
         ("PASSWORD", tmp_path / "password"),
         ("TLS_CA", own.authority),
