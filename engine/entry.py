@@ -5,7 +5,7 @@ calls stand there.
 
 A queue that never empties gives everyone the same delay for nothing, and once it is longer than deadlines all that it
 does is done for nobody. So the door refuses by urgency as soon as the line was too long all through a tenth of a second
-(after CoDel and DAGOR), the more the longer it is and the faster it grew (after PIE, RFC 8033), until it is short again.
+(after CoDel and DAGOR), the more the longer it is and the faster it grew (after PIE, RFC 8033), until it is short.
 
 Invariants: the calls of a tenant leave in the order in which they came; while not all can leave, tenants that wait have
 equal shares of the messages; one tenant never holds more bytes than it leaves free; without pressure nothing is shed.
@@ -151,15 +151,12 @@ class Pressure:
         self._look_at_s = 0.0
         self._stored_at_s = 0.0
         self._message_s = 0.0
-        self._level = 0.0
-
-    @property
-    def floor(self) -> int:
+        self.floor = 0
         """So many of `FLOOR_MAX` levels, the least urgent first, are to come back later."""
-        return round(self._level)
+        self._beyond = 0.0  # parts of a level
 
     def waited(self, waited_s: float, now_s: float) -> None:
-        """How long the line was as a group left it: what `standing_s` says."""
+        """How long the line was as a group left it, by `standing_s`."""
         self.look(now_s)
         self._least_s = min(self._least_s, waited_s)
 
@@ -174,15 +171,17 @@ class Pressure:
             grown_s = wait_s - max(self._last_s, target_s)
             rise = (PER_TARGET * (wait_s - target_s) + PER_TARGET_GROWN * grown_s) / target_s
             rise = min(RISE_MAX, max(-FALL_WHEN_SHORT, rise))
-        self._level = min(FLOOR_MAX, max(0, self._level + rise - quiet * FALL_WHEN_SHORT))
+        level = min(FLOOR_MAX, max(0, self.floor + self._beyond + rise - quiet * FALL_WHEN_SHORT))
+        self.floor = round(level)
+        self._beyond = level - self.floor
         self._last_s = wait_s
         self._least_s, self._look_at_s = inf, now_s + INTERVAL_S
 
     def standing_s(self, oldest_s: float, messages: int) -> float:
-        """How long a line is in which so many messages wait, the oldest of them since `oldest_s`: what its newest has
-        before it. The oldest tells of a line that was, and a floor that follows it swings.
+        """How long a line of so many messages is: the time before its newest leaves. The oldest waits for `oldest_s`.
 
-        Where nobody waits for long, the line is short, whatever the speed of late says: single messages are slower.
+        The oldest tells of a line that was, and a floor that followed it would swing. Where nobody waits for long, the
+        line is short, whatever the speed of late says: single messages are slower.
         """
         return self.expected_s(messages) if oldest_s > self._target_s / 4 else oldest_s
 

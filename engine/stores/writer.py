@@ -29,8 +29,8 @@ from engine.stores.store import GroupStats
 # A single-message group waits this long for company; a larger one has found it already.
 SMALL_GROUP_WEIGHT: Final = 64
 BUSY_TRIES_MAX: Final = 5
-# Below the loop's thread: where both want one processor, calls must not wait unseen, before they are judged, until their
-# deadlines pass. The loop refuses what is too much; then it needs less than it would be given.
+# Below the loop's thread: where both want one processor, calls must not wait unseen, before they are judged, until
+# their deadlines pass. The loop refuses what is too much; then it needs less than it would be given.
 NICENESS: Final = 2
 
 

@@ -130,7 +130,7 @@ def test_everything_shed_is_let_in_again_by_time_alone() -> None:
 
 
 def stored_of(times: float, seconds: float) -> dict[int, float]:
-    """What part of each class is stored in the last two thirds, when so many times what can be is offered for so long."""
+    """What part of each class is stored in the last two thirds of a time; -1: in all, in seconds of the capacity."""
     pressure, lines, draw = Pressure(TARGET_S), Lines(1 << 30), random.Random(5)  # noqa: S311 - it must repeat
     a_second, batch = 100_000, 500
     offered: dict[int, int] = {0: 0, 1: 0, 2: 0}
