@@ -470,8 +470,8 @@ class Corridor:
         """
         try:
             await self.reload()
-        except Refused as error:
-            _log.warning("a change of the registry could not be read yet", error=error.detail)
+        except Exception as error:  # noqa: BLE001 - asked again, however it failed
+            _log.warning("a change of the registry could not be read yet", error=type(error).__name__)
 
     async def reload(self) -> None:
         """Take over the registry as the store has it now, for everyone who listens."""

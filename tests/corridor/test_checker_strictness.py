@@ -561,6 +561,31 @@ def test_a_history_that_looks_good_is_named(breaks: Break, invariant: str, words
     assert any(one.invariant == invariant and words in one.what for one in found), found
 
 
+@pytest.mark.parametrize(
+    ("nodes", "refused_us", "sent", "verdict", "named"),
+    [
+        (2, 1, False, "RECIPIENT_OPTED_OUT", False),
+        (1, 1, False, "RECIPIENT_OPTED_OUT", True),
+        (2, 3, False, "RECIPIENT_OPTED_OUT", True),
+        (2, 1, True, "RECIPIENT_OPTED_OUT", True),
+        (2, 1, False, "INVALID_TEXT", True),
+    ],
+)
+def test_an_opt_out_that_one_of_two_nodes_knows_first(
+    nodes: int,
+    refused_us: int,
+    sent: bool,  # noqa: FBT001 - of a table
+    verdict: str,
+    named: bool,  # noqa: FBT001 - as above
+) -> None:
+    """One node refuses what the other takes a moment later; it is not sent, and not refused once it was taken."""
+    evidence = good()
+    if not sent:
+        unsent(evidence, BLOCKED)
+    note(evidence, "refused", request_id="r2", text_sha256="t2", verdict=verdict, at_us=refused_us)
+    assert named == any(one.invariant == "I5" for one in check(evidence, Promises(nodes=nodes)))
+
+
 # What is legal and must not be taken for a breach.
 
 

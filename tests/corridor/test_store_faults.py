@@ -191,13 +191,16 @@ async def test_below_its_durability_it_takes_nothing_until_it_is_back(engine: En
     assert [one.verdict for one in await engine.call([submission()])] == ["ACCEPTED"]
 
 
-async def test_a_change_is_answered_though_the_registry_cannot_be_read_after_it(engine: Engine) -> None:
+@pytest.mark.parametrize("failure", [NotReady(), RuntimeError("another's")])
+async def test_a_change_is_answered_though_the_registry_cannot_be_read_after_it(
+    engine: Engine, failure: Exception
+) -> None:
     read, refused = engine.corridor._read_registry, list[str]()
 
     def fail_once(control: Any) -> Any:
         if not refused:
             refused.append("the read after the change")
-            raise NotReady
+            raise failure
         return read(control)
 
     engine.corridor._read_registry = fail_once  # type: ignore[method-assign] # a store that went away in between

@@ -32,6 +32,7 @@ from engine.providers.telnyx import link
 from engine.registry.records import CampaignState, Scope
 from engine.secrets import open_secrets
 from engine.stores.mysql import transactions
+from engine.stores.mysql.transactions import EVENT_SLOTS
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor import crash_evidence
 from tests.corridor.crash_checker import Promises, check
@@ -180,6 +181,7 @@ class PodsRun(Run):
         if self.redis:
             self.settings |= {"redis_url": "redis://127.0.0.1:9", "redis_cache": True, "redis_wait_ms": 100}
         self._watchers: list[asyncio.Task[None]] = []
+        self._heard = 0  # up to this position of the event log
         self._tenant: Any = None
         self._names = [CAMPAIGN, *(f"campaign-{number}" for number in range(1, CAMPAIGNS))]
 
@@ -369,6 +371,7 @@ class PodsRun(Run):
 
             try:
                 rows, position = await self.engine.ask(read)
+                self._heard = position
             except (NoAnswer, Refused):
                 await asyncio.sleep(1)
                 continue
@@ -411,6 +414,15 @@ class PodsRun(Run):
         while self.world.loop.time() < until and self.world.receipts > 0:  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(1)
         await asyncio.sleep(2 * WATCH_S)
+        # Under a cap what waits may expire at any moment: the subscriber hears of the last one, too.
+        while self.world.loop.time() < until and self._heard < self._newest():  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(0.5)
+
+    def _newest(self) -> int:
+        """The last position of the tenant's log."""
+        of_slot = "SELECT next_position - 1 FROM event_slots WHERE slot = ?"
+        newest: int = self.world.server._reader.execute(of_slot, (self.engine.tenant_key % EVENT_SLOTS,)).fetchone()[0]
+        return newest
 
     def _judged(self) -> Outcome:
         world = self.world
