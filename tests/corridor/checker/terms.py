@@ -96,8 +96,8 @@ class Promises:
     clock_error_us: int = 0
     """So wrong may the engine's wall clock have been; client and carrier have the right time."""
     nodes: int = 1
-    """Of several, what one that died beside others held of a day's ledger stays so; and one may hear of an opt-out later
-    than another."""
+    """Of several, what one that died beside others held of a day's ledger stays so; and one may hear later than another
+    of an opt-out."""
 
 
 Found = Iterator[Violation]
