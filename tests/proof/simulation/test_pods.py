@@ -64,6 +64,8 @@ def test_a_seed_is_the_same_in_every_process() -> None:
     [
         pytest.param(1114, id="a pod lost its connection while the registry was made"),
         pytest.param(2065, id="a pod drained while the carrier did not answer what was sent before"),
+        pytest.param(104, id="what expired last had not reached the subscriber"),
+        pytest.param(345, id="one pod refused for an opt-out what another took a moment later"),
     ],
 )
 def test_what_misled_the_simulation_once_is_judged_right(seed: int) -> None:
