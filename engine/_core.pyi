@@ -18,6 +18,8 @@ __all__ = [
     "Admitter",
     "Consent",
     "Dispatch",
+    "EdgeConnection",
+    "EdgeRules",
     "Facts",
     "Inbound",
     "Registry",
@@ -522,3 +524,66 @@ def mysql_select_closed_gates(ids: Sequence[int], now_us: int, bytes_max: int) -
 
 def opt_out_slot(tenant: int, recipient: int) -> int:
     """The row, of 4,096, that stands for a tenant's recipient where its opt-out is locked before it exists."""
+
+_EdgeEvent: TypeAlias = tuple[Any, ...]
+"""What a turn of a connection brought; the first item says which.
+
+(0, metadata, calls, requests, deadlines µs): calls of the method that is handed out together, with the same
+credentials; (1, call, path, metadata, deadline µs or None, request or None, its encoding or None); (2, call, request,
+its encoding or None); (3, call): it has no more requests; (4, call): its client is gone; (5, call): its deadline
+passed, and its client was told; (6, call): it took as long as the server lets one take; (7, call): it may send again;
+(8, whether it was a flood): the connection ended.
+"""
+
+@final
+class EdgeRules:
+    """What all connections of a gRPC edge have in common."""
+
+    def __new__(
+        cls,
+        *,
+        submit: str,
+        unary: list[str],
+        message_bytes_max: int,
+        calls_max: int,
+        given_up_a_second: int,
+        submit_us_max: int,
+    ) -> Self:
+        """Paths of the method whose calls are handed out together, and of the others that take one request."""
+
+@final
+class EdgeConnection:
+    """HTTP/2 and gRPC's framing of one connection, without a socket; times on the boot clock."""
+
+    def __new__(cls, rules: EdgeRules, given_up_a_second: int | None, now_us: int) -> Self: ...
+    @property
+    def due_us(self) -> int:
+        """When `expire` is to be called, or earlier."""
+    @property
+    def calls(self) -> int:
+        """Those that are open."""
+    @property
+    def is_open(self) -> bool:
+        """Whether the peer said what HTTP/2 begins with."""
+    def receive(self, data: bytes, now_us: int) -> list[_EdgeEvent]:
+        """Take what came."""
+    def turn(self, now_us: int) -> tuple[list[_EdgeEvent], bytes]:
+        """Go on with whatever can; what is to be sent. To be called after anything else here."""
+    def expire(self, now_us: int) -> list[_EdgeEvent]:
+        """End the calls whose time is up."""
+    def answer(self, streams: Sequence[int], replies: Sequence[tuple[int, bytes, str, str, int]]) -> list[int]:
+        """Answer those that were accepted; returns the places of the others. Calls that are gone are left out."""
+    def finish(self, stream: int, message: bytes) -> None:
+        """The only message of a call, and its end."""
+    def send(self, stream: int, message: bytes) -> bool:
+        """One of several messages; whether the next one is to wait for room."""
+    def end(self, stream: int, code: int, detail: str, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        """End a call, behind what was sent."""
+    def took(self, stream: int) -> None:
+        """A request of a stream was taken: its client may send on."""
+    def set_full(self, full: bool) -> None:
+        """Whether the transport takes nothing for now."""
+    def ping(self) -> bool:
+        """Ask whether the peer is there; False: it has not answered the last time."""
+    def leave(self) -> None:
+        """Take no more calls, and end when those that are open have."""

@@ -223,6 +223,8 @@ class Gate(grpc.GenericRpcHandler):
             try:
                 self._enter(role, context, unary=unary)
                 if not handler.request_streaming:
+                    if not isinstance(request, bytes):
+                        request = await request.unpacked()
                     self.check_bytes(name, request)
                     request = _parsed(parse, request)
                 response = await (

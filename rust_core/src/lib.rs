@@ -3,6 +3,7 @@
 pub mod admit;
 pub mod budget;
 pub mod consent;
+pub mod edge;
 pub mod events;
 pub mod ids;
 pub mod ledger;

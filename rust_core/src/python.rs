@@ -41,7 +41,7 @@ use crate::telnyx::{self, InboundText, Recipe, SendConfig, WebhookVerdict};
 use crate::verdict::Verdict;
 use crate::view::{self, StoredRow};
 use crate::wire::{EventKind, Submission};
-use crate::{consent, events, ids, phone, text};
+use crate::{consent, edge, events, ids, phone, text};
 
 fn bad(reason: impl std::fmt::Display) -> PyErr {
     PyValueError::new_err(reason.to_string())
@@ -2193,6 +2193,221 @@ impl Request {
     }
 }
 
+// -------------------------------------------------------------------------------------------------------------- edge
+
+#[pyclass(frozen, module = "engine._core")]
+struct EdgeRules {
+    inner: Arc<edge::Rules>,
+}
+
+#[pymethods]
+impl EdgeRules {
+    #[new]
+    #[pyo3(signature = (*, submit, unary, message_bytes_max, calls_max, given_up_a_second, submit_us_max))]
+    fn new(
+        submit: String,
+        unary: Vec<String>,
+        message_bytes_max: usize,
+        calls_max: u32,
+        given_up_a_second: u64,
+        submit_us_max: u64,
+    ) -> Self {
+        Self {
+            inner: Arc::new(edge::Rules {
+                submit,
+                unary: unary.into_iter().collect(),
+                message_bytes_max,
+                calls_max,
+                given_up_a_second,
+                submit_us_max,
+            }),
+        }
+    }
+}
+
+#[pyclass(frozen, module = "engine._core")]
+struct EdgeConnection {
+    inner: Mutex<edge::Connection>,
+}
+
+type EdgeEvents = Vec<Py<PyTuple>>;
+/// Below this the interpreter is kept: letting go and getting it back would take longer.
+const LONG_BYTES: usize = 4096;
+
+struct Metadata(Vec<(String, edge::Value)>);
+
+impl<'py> IntoPyObject<'py> for Metadata {
+    type Target = PyTuple;
+    type Output = Bound<'py, PyTuple>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        let pairs = self
+            .0
+            .into_iter()
+            .map(|(name, value)| match value {
+                edge::Value::Text(text) => (name, text).into_pyobject(py),
+                edge::Value::Binary(bytes) => (name, PyBytes::new(py, &bytes)).into_pyobject(py),
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        PyTuple::new(py, pairs)
+    }
+}
+
+/// As `_EdgeEvent` of the stub says: first a number that tells which.
+fn edge_events(py: Python<'_>, events: Vec<edge::Event>) -> PyResult<EdgeEvents> {
+    events
+        .into_iter()
+        .map(|event| {
+            let tuple = match event {
+                edge::Event::Submits {
+                    metadata,
+                    streams,
+                    requests,
+                    deadlines_us,
+                } => {
+                    let requests: Vec<_> = requests.iter().map(|each| blob(py, each)).collect();
+                    (0, Metadata(metadata), streams, requests, deadlines_us).into_pyobject(py)?
+                }
+                edge::Event::Call {
+                    stream,
+                    path,
+                    metadata,
+                    deadline_us,
+                    request,
+                } => {
+                    let (request, encoding) = match request {
+                        Some((bytes, encoding)) => (Some(blob(py, &bytes)), encoding),
+                        None => (None, None),
+                    };
+                    let metadata = Metadata(metadata);
+                    (1, stream, path, metadata, deadline_us, request, encoding).into_pyobject(py)?
+                }
+                edge::Event::Message(stream, bytes, encoding) => {
+                    (2, stream, blob(py, &bytes), encoding).into_pyobject(py)?
+                }
+                edge::Event::HalfClosed(stream) => (3, stream).into_pyobject(py)?,
+                edge::Event::Gone(stream) => (4, stream).into_pyobject(py)?,
+                edge::Event::Late(stream) => (5, stream).into_pyobject(py)?,
+                edge::Event::TooLong(stream) => (6, stream).into_pyobject(py)?,
+                edge::Event::Room(stream) => (7, stream).into_pyobject(py)?,
+                edge::Event::Ended(flood) => (8, flood).into_pyobject(py)?,
+            };
+            Ok(tuple.unbind())
+        })
+        .collect()
+}
+
+#[pymethods]
+impl EdgeConnection {
+    #[new]
+    fn new(rules: &EdgeRules, given_up_a_second: Option<u64>, now_us: u64) -> Self {
+        let given_up = given_up_a_second.unwrap_or(rules.inner.given_up_a_second);
+        let inner = edge::Connection::new(Arc::clone(&rules.inner), given_up, now_us);
+        Self {
+            inner: Mutex::new(inner),
+        }
+    }
+
+    #[getter]
+    fn due_us(&self) -> u64 {
+        lock(&self.inner).due_us()
+    }
+
+    #[getter]
+    fn calls(&self) -> usize {
+        lock(&self.inner).calls()
+    }
+
+    #[getter]
+    fn is_open(&self) -> bool {
+        lock(&self.inner).is_open()
+    }
+
+    fn receive(&self, py: Python<'_>, data: &[u8], now_us: u64) -> PyResult<EdgeEvents> {
+        let events = if data.len() < LONG_BYTES {
+            lock(&self.inner).receive(data, now_us)
+        } else {
+            py.detach(|| lock(&self.inner).receive(data, now_us))
+        };
+        edge_events(py, events)
+    }
+
+    fn turn(&self, py: Python<'_>, now_us: u64) -> PyResult<(EdgeEvents, Py<PyBytes>)> {
+        let (events, output) = {
+            let mut inner = lock(&self.inner);
+            let events = inner.turn(now_us);
+            (events, inner.output())
+        };
+        Ok((edge_events(py, events)?, blob(py, &output)))
+    }
+
+    fn expire(&self, py: Python<'_>, now_us: u64) -> PyResult<EdgeEvents> {
+        let events = lock(&self.inner).expire(now_us);
+        edge_events(py, events)
+    }
+
+    /// Places of the replies that are no answers.
+    fn answer(&self, streams: Vec<u32>, replies: Vec<Bound<'_, PyTuple>>) -> PyResult<Vec<usize>> {
+        let mut refused = Vec::new();
+        let mut inner = lock(&self.inner);
+        for (place, (stream, reply)) in streams.iter().zip(&replies).enumerate() {
+            if reply.get_borrowed_item(0)?.extract::<u8>()? == Verdict::Accepted as u8 {
+                let response = reply.get_borrowed_item(1)?;
+                inner.finish(*stream, response.cast::<PyBytes>()?.as_bytes());
+            } else {
+                refused.push(place);
+            }
+        }
+        Ok(refused)
+    }
+
+    fn finish(&self, stream: u32, message: &[u8]) {
+        lock(&self.inner).finish(stream, message);
+    }
+
+    fn send(&self, stream: u32, message: &[u8]) -> bool {
+        lock(&self.inner).send(stream, message)
+    }
+
+    fn end(
+        &self,
+        stream: u32,
+        code: u32,
+        detail: &str,
+        metadata: Vec<(String, Bound<'_, PyAny>)>,
+    ) -> PyResult<()> {
+        let metadata = metadata
+            .into_iter()
+            .map(|(name, value)| {
+                let value = match value.cast::<PyBytes>() {
+                    Ok(bytes) => edge::Value::Binary(bytes.as_bytes().to_vec()),
+                    Err(_) => edge::Value::Text(value.extract()?),
+                };
+                Ok((name, value))
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        lock(&self.inner).end(stream, code, detail, &metadata);
+        Ok(())
+    }
+
+    fn took(&self, stream: u32) {
+        lock(&self.inner).took(stream);
+    }
+
+    fn set_full(&self, full: bool) {
+        lock(&self.inner).set_full(full);
+    }
+
+    fn ping(&self) -> bool {
+        lock(&self.inner).ping()
+    }
+
+    fn leave(&self) {
+        lock(&self.inner).leave();
+    }
+}
+
 // ------------------------------------------------------------------------------------------------------------ module
 
 #[pymodule]
@@ -2221,6 +2436,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Scheduler>()?;
     module.add_class::<Dispatch>()?;
     module.add_class::<Request>()?;
+    module.add_class::<EdgeRules>()?;
+    module.add_class::<EdgeConnection>()?;
     for function in [
         wrap_pyfunction!(admit_counts, module)?,
         wrap_pyfunction!(short_id, module)?,

@@ -25,6 +25,8 @@ from tests.server.fake_corridor import FakeCorridor
 
 if TYPE_CHECKING:
     from engine.corridor import Corridor
+    from server.floods import Floods
+    from server.grpcio_edge import GrpcioEdge
 
 WAIT_S = 20
 SECRETS = Secrets((NamedKey("k1", b"a" * 32, 0),), (NamedKey("k1", b"c" * 32, 0),))
@@ -81,6 +83,11 @@ class Server:
     def target(self) -> str:
         return f"127.0.0.1:{self.grpc.port}"
 
+    @property
+    def floods(self) -> "Floods":
+        """Of grpcio's edge."""
+        return cast("GrpcioEdge", self.grpc.edge).floods
+
     def client(self, key: str | None = None, options: list[tuple[str, Any]] | None = None) -> Client:
         made = Client(self.target, self.tenant_key if key is None else key, options)
         self.clients.append(made)
@@ -90,15 +97,26 @@ class Server:
 StartServer = Callable[..., Awaitable[Server]]
 
 
+# For what only grpcio's edge has, or only the native one.
+GRPCIO = pytest.mark.parametrize("edge", ["grpcio"])
+NATIVE = pytest.mark.parametrize("edge", ["native"])
+
+
+@pytest.fixture(params=["grpcio", "native"])
+def edge(request: pytest.FixtureRequest) -> str:
+    """What serves: everything holds over both."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def start_server() -> AsyncIterator[StartServer]:
+async def start_server(edge: str) -> AsyncIterator[StartServer]:
     """Start servers that are stopped at the end; names of settings and of GrpcServer's arguments."""
     running: list[Server] = []
 
     async def start(
         *, serving: bool = True, unary_s_max: float = 30, write_s_max: float = 30, **settings: Any
     ) -> Server:
-        values: dict[str, Any] = {"grpc_address": "127.0.0.1:0"}
+        values: dict[str, Any] = {"grpc_address": "127.0.0.1:0", "edge": edge}
         corridor = FakeCorridor(Settings(**(values | settings)))
         rows: list[KeyRow] = []
         tenant, other = make_key(rows, Role.TENANT, TENANT), make_key(rows, Role.TENANT, OTHER)

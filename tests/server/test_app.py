@@ -214,7 +214,7 @@ def test_a_signal_during_recovery_ends_it_in_order(start_process: StartProcess, 
 @pytest.mark.parametrize(
     ("deafen", "reason"),
     [
-        ("self.task = asyncio.ensure_future(self.grpc._server.stop(0))", "the gRPC listener does not answer"),
+        ("self.task = asyncio.ensure_future(self.grpc.edge.stop(0))", "the gRPC listener does not answer"),
         (
             "self.grpc.gate.service = lambda _: grpc.stream_stream_rpc_method_handler(hang)",
             "the gRPC listener does not answer",

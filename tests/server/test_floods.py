@@ -17,8 +17,9 @@ from server import connections, floods
 from server.connections import Connections, peer_of
 from server.floods import Floods
 from server.gate import MESSAGING
+from server.native import police
 from tests.proof.abuse import wire
-from tests.server.conftest import WAIT_S, Client, Server, StartServer, refused
+from tests.server.conftest import GRPCIO, WAIT_S, Client, Server, StartServer, refused
 from tests.server.test_listener import NAMES, SERVING, healths, listed
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ CALLS = 100
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No long silence before the end, so that a client hears of it; any byte is worth a look."""
     monkeypatch.setattr(connections, "SILENT_S", 0.01)
+    monkeypatch.setattr(police, "SILENT_S", 0.01)
     monkeypatch.setattr(floods, "TICK_S", 0.02)
     monkeypatch.setattr(floods, "BEGUN_S", 0.0)
     monkeypatch.setattr(floods, "BUSY_SHARE", -1.0)
@@ -84,20 +86,21 @@ async def test_a_connection_that_resets_calls_is_ended_and_its_neighbour_is_not(
     neighbour = server.client()
     await works(neighbour)
     await send(server, resets(server.tenant_key), first)
-    assert server.grpc.floods.ended == 1
+    assert server.grpc.edge.ended == 1
     await works(neighbour)
     await works(server.client())
-    assert server.grpc.floods.ended == 1
+    assert server.grpc.edge.ended == 1
 
 
 @pytest.mark.usefixtures("quick")
 async def test_a_connection_whose_bytes_are_of_no_call_is_ended(start_server: StartServer) -> None:
     server = await start_server(request_bytes_max=64 * 1024)
     await send(server, itertools.repeat(wire.frame(wire.WINDOW_UPDATE, 0, 0, (1).to_bytes(4)) * 1000))
-    assert server.grpc.floods.ended == 1
+    assert server.grpc.edge.ended == 1
     await works(server.client())
 
 
+@GRPCIO
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("dear", [True, False])
 async def test_small_frames_of_no_call_are_found_long_before_a_large_request_would_be(
@@ -110,10 +113,10 @@ async def test_small_frames_of_no_call_are_found_long_before_a_large_request_wou
     sending = asyncio.ensure_future(send(server, itertools.repeat(flood)))
     if dear:
         await sending
-        assert server.grpc.floods.ended == 1
+        assert server.grpc.edge.ended == 1
         return
     await asyncio.sleep(1)
-    assert server.grpc.floods.ended == 0
+    assert server.grpc.edge.ended == 0
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
 
@@ -122,7 +125,7 @@ async def watching(server: Server) -> None:
     """Give it reason to watch, and wait until it does."""
     client = server.client()
     async with asyncio.timeout(WAIT_S):
-        while not server.grpc.floods.watching:
+        while not server.floods.watching:
             call = client.raw(SUBMIT)(b"", metadata=client.headers, timeout=WAIT_S)
             await asyncio.sleep(0)
             call.cancel()
@@ -139,6 +142,7 @@ async def watched(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) ->
     return server
 
 
+@GRPCIO
 async def test_calls_are_served_alike_while_they_are_watched(watched: Server) -> None:
     client = watched.client()
     await works(client)
@@ -152,9 +156,10 @@ async def test_calls_are_served_alike_while_they_are_watched(watched: Server) ->
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert await healths(client) == {SERVING}
     assert set(NAMES[1:]) < set(await listed(client))
-    assert watched.grpc.floods.ended == 0
+    assert watched.grpc.edge.ended == 0
 
 
+@GRPCIO
 async def test_streams_are_served_alike_while_they_are_watched(watched: Server) -> None:
     client = watched.client()
     stream: Any = client.stream()
@@ -164,9 +169,10 @@ async def test_streams_are_served_alike_while_they_are_watched(watched: Server) 
     watch: Any = client.watch(pb.WatchEventsRequest())
     await watch.initial_metadata()
     watch.cancel()
-    assert watched.grpc.floods.ended == 0
+    assert watched.grpc.edge.ended == 0
 
 
+@GRPCIO
 async def test_a_client_that_gives_up_fewer_calls_than_the_bound_is_served(watched: Server) -> None:
     client = watched.client()
     await works(client)
@@ -179,7 +185,7 @@ async def test_a_client_that_gives_up_fewer_calls_than_the_bound_is_served(watch
     await asyncio.gather(*calls, return_exceptions=True)
     watched.corridor.held = False
     await works(client)
-    assert watched.grpc.floods.ended == 0
+    assert watched.grpc.edge.ended == 0
 
 
 def test_beside_an_abuser_of_the_same_address_whoever_calls_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from server.floods import Floods
 from server.gate import MESSAGING
 from server.newcomers import MODULUS, PIECE_BYTES, WIDTH_MAX, WIDTH_MIN, Newcomers, program
 from tests.proof.abuse import wire
-from tests.server.conftest import WAIT_S, Client, Server, StartServer
+from tests.server.conftest import GRPCIO, WAIT_S, Client, Server, StartServer
 from tests.server.test_floods import resets, send
 
 SHUT = (0, 0)
@@ -220,6 +220,7 @@ async def greeted(server: Server, source: str) -> None:
     writer.transport.abort()
 
 
+@GRPCIO
 @pytest.mark.usefixtures("quick")
 async def test_a_flooders_network_is_held_back_and_nobody_else(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
@@ -228,10 +229,10 @@ async def test_a_flooders_network_is_held_back_and_nobody_else(
     server = await start_server()
     neighbour = server.client()
     await works(neighbour)
-    assert not server.grpc.floods.holds("127.0.0.1")
+    assert not server.floods.holds("127.0.0.1")
     await send(server, resets(server.tenant_key))
-    assert server.grpc.floods.holds("127.0.0.1")
-    assert not server.grpc.floods.holds("127.0.0.2")
+    assert server.floods.holds("127.0.0.1")
+    assert not server.floods.holds("127.0.0.2")
     late = asyncio.ensure_future(greeted(server, "127.0.0.1"))
     for _ in range(3):
         await greeted(server, "127.0.0.2")
@@ -248,7 +249,7 @@ async def test_a_flooders_network_is_held_back_and_nobody_else(
 async def test_a_good_newcomer_of_that_network_is_served(start_server: StartServer, calls: int) -> None:
     server = await start_server()
     await send(server, resets(server.tenant_key))
-    assert server.grpc.floods.holds("127.0.0.1")
+    assert server.grpc.edge.holds("127.0.0.1")
     newcomer = server.client()
     path = f"/{MESSAGING}/SubmitMessage"
     request = pb.SubmitMessageRequest(submission=pb.Submission(client_reference="x" * (5 * MODULUS // calls)))
@@ -256,10 +257,11 @@ async def test_a_good_newcomer_of_that_network_is_served(start_server: StartServ
         newcomer.raw(path)(request.SerializeToString(), metadata=newcomer.headers, timeout=WAIT_S) for _ in range(calls)
     )
     await asyncio.gather(*replies)
-    assert server.grpc.floods.holds("127.0.0.1")
-    assert server.grpc.floods.ended == 1
+    assert server.grpc.edge.holds("127.0.0.1")
+    assert server.grpc.edge.ended == 1
 
 
+@GRPCIO
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("seen", [True, False], ids=["seen", "not accepted before"])
 async def test_what_is_held_back_comes_through_when_suspicion_ends(
@@ -274,7 +276,7 @@ async def test_what_is_held_back_comes_through_when_suspicion_ends(
         monkeypatch.setattr(Floods, "_examine", lambda *_: None)
     server = await start_server()
     await send(server, resets(server.tenant_key))
-    assert server.grpc.floods.holds("127.0.0.1")
+    assert server.floods.holds("127.0.0.1")
     clients = [opening(server.grpc.port, "127.0.0.1") for _ in range(TRIES)]
     client = next(client for client in clients if is_open(client))
     reader, writer = await asyncio.open_connection(sock=client)
@@ -285,12 +287,13 @@ async def test_what_is_held_back_comes_through_when_suspicion_ends(
     async with asyncio.timeout(WAIT_S):
         while (head := await reader.readexactly(9))[3] != wire.PING:
             await reader.readexactly(int.from_bytes(head[:3]))
-    assert not server.grpc.floods.holding
+    assert not server.floods.holding
     writer.transport.abort()
     for each in clients:
         each.close()
 
 
+@GRPCIO
 @pytest.mark.usefixtures("quick")
 async def test_after_the_last_suspicion_nobody_is_held_back(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
@@ -299,11 +302,11 @@ async def test_after_the_last_suspicion_nobody_is_held_back(
     monkeypatch.setattr(floods, "SUSPECT_S", 2.0)
     server = await start_server()
     await send(server, resets(server.tenant_key))
-    assert server.grpc.floods.holds("127.0.0.1")
+    assert server.floods.holds("127.0.0.1")
     async with asyncio.timeout(WAIT_S):
-        while server.grpc.floods.holds("127.0.0.1"):
+        while server.floods.holds("127.0.0.1"):
             await greeted(server, "127.0.0.2")
-        while server.grpc.floods.holding:
+        while server.floods.holding:
             await greeted(server, "127.0.0.2")
     for _ in range(TRIES):
         with opening(server.grpc.port, "127.0.0.1") as client:
@@ -311,13 +314,14 @@ async def test_after_the_last_suspicion_nobody_is_held_back(
     await works(server.client())
 
 
+@GRPCIO
 @pytest.mark.usefixtures("quick")
 async def test_a_flooder_that_comes_back_brings_few_calls(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server()
     await send(server, resets(server.tenant_key))
-    assert server.grpc.floods.ended == 1
+    assert server.floods.ended == 1
     looked_up = 0
     service = server.grpc.gate.service
     ranges = 1  # a machine with other things to do ends the connection some ranges later, and each keeps as much again
@@ -335,10 +339,11 @@ async def test_a_flooder_that_comes_back_brings_few_calls(
     monkeypatch.setattr(server.grpc.gate, "service", count)
     monkeypatch.setattr(newcomers, "program", made)
     await send(server, resets(server.tenant_key))
-    assert server.grpc.floods.ended == 2
+    assert server.floods.ended == 2
     assert 0 < looked_up < ranges * MODULUS // 150, "each is some 150 bytes"
 
 
+@GRPCIO
 @pytest.mark.usefixtures("quick")
 async def test_a_server_that_is_stopped_holds_nothing(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
@@ -346,16 +351,17 @@ async def test_a_server_that_is_stopped_holds_nothing(
     monkeypatch.setattr(newcomers, "RENEW_S", 0.0)
     server = await start_server()
     await send(server, resets(server.tenant_key))
-    assert server.grpc.floods.holds("127.0.0.1")
-    server.grpc.floods.stop()
+    assert server.floods.holds("127.0.0.1")
+    server.floods.stop()
     # As where a call that is cut off is one too many.
-    server.grpc.floods._tick()
-    assert not server.grpc.floods.holding
+    server.floods._tick()
+    assert not server.floods.holding
     await server.grpc.stop(0)
     with opening(server.grpc.port, "127.0.0.1") as client:
         assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 
 
+@GRPCIO
 @pytest.mark.usefixtures("quick")
 async def test_where_the_kernel_has_no_filters_it_works_as_without(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
@@ -366,8 +372,8 @@ async def test_where_the_kernel_has_no_filters_it_works_as_without(
     monkeypatch.setattr(connections, "_attach", refused)
     server = await start_server()
     await send(server, resets(server.tenant_key))
-    assert server.grpc.floods.ended == 1
-    assert not server.grpc.floods.holds("127.0.0.1")
+    assert server.floods.ended == 1
+    assert not server.floods.holds("127.0.0.1")
     await works(server.client())
     await send(server, resets(server.tenant_key))
-    assert server.grpc.floods.ended == 2
+    assert server.floods.ended == 2

@@ -1,0 +1,327 @@
+"""One connection of the native edge: bytes between the transport and the core, calls between the core and their tasks.
+
+It knows no HTTP/2 and no method; the core does the one, the gate's handlers the other.
+
+Invariants: what a turn of the loop makes to be sent leaves in one write; while the transport takes nothing, nothing is
+read; when the connection ends, so do the tasks of its calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from server.native.call import Details, NativeCall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import grpc
+
+    from engine.http2 import EdgeConnection
+    from server.auth import Metadata
+    from server.native.listener import NativeEdge
+    from server.native.tls import Secured
+
+# What the core has not written for want of room is written in the next turns.
+OUTPUT_BYTES_MANY: Final = 256 * 1024
+KEEPALIVE_S: Final = 60.0
+KEEPALIVE_WAIT_S: Final = 10.0
+# Of a connection that has not said what HTTP/2 begins with.
+OPENING_S: Final = 20.0
+# Of one that has not agreed on keys.
+HANDSHAKE_S: Final = 5.0
+# Watches and streams get ten minutes to end by themselves; the client resumes them.
+AGE_GRACE_S: Final = 600.0
+
+
+class NativeConnection(asyncio.Protocol):
+    """Used by the loop's thread only."""
+
+    def __init__(self, edge: NativeEdge, age_s: float, tls: Secured | None) -> None:
+        """One that is asked to leave after `age_s`."""
+        self._edge = edge
+        self._tls = tls
+        self.loop = edge.loop
+        self.peer = ""
+        self._address = ""
+        self._transport: asyncio.Transport | None = None
+        self._core: EdgeConnection | None = None
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._calls: dict[int, NativeCall] = {}
+        self._flushing = False
+        self._holds = False
+        self._full = False
+        self._ended = False
+        self._began_s = self._heard_s = self.loop.time()
+        self._pinged_s = 0.0
+        self._leaves_s = self._began_s + age_s
+        self._left_s = 0.0
+        self._on_event: Final = (
+            self._submits, self._call, self._message, self._half_closed, self._gone, self._late, self._too_long,
+            self._room, self._core_ended,
+        )  # fmt: skip
+
+    # What the transport tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        # uvloop's transports are no subclass of it.
+        self._transport = cast("asyncio.Transport", transport)
+        address, port = (transport.get_extra_info("peername") or ("", 0))[:2]
+        self._address = address = address.partition("%")[0].removeprefix("::ffff:")
+        self.peer = f"ipv6:%5B{address}%5D:{port}" if ":" in address else f"ipv4:{address}:{port}"
+        self._core = self._edge.came(self, self._address)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came."""
+        self._heard_s = self.loop.time()
+        if self._core is None or self._ended:
+            return
+        if self._tls is not None:
+            try:
+                data = self._tls.read(data)
+            except ssl.SSLError:  # also the peer's goodbye
+                self._write(b"")
+                self._close()
+                return
+            self._write(b"")
+            if not self._tls.agreed:
+                return
+        self._handle(self._core.receive(data, self.now_us()))
+        self.flush_soon()
+
+    def pause_writing(self) -> None:
+        """The transport has enough."""
+        self._full = True
+        if self._core is not None:
+            self._core.set_full(full=True)
+        self._follow()
+
+    def resume_writing(self) -> None:
+        """The transport takes more."""
+        self._full = False
+        if self._core is not None:
+            self._core.set_full(full=False)
+        self._follow()
+        self.flush_soon()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The client is gone."""
+        self._transport = None
+        self._end()
+        self._core = None
+        self._edge.left(self)
+
+    # What calls ask for.
+
+    def now_us(self) -> int:
+        """On the boot clock."""
+        return self._edge.clock.mono_us()
+
+    def took(self, stream: int) -> None:
+        """A call has read a request."""
+        if self._core is not None:
+            self._core.took(stream)
+            self.flush_soon()
+
+    def send(self, stream: int, message: bytes) -> bool:
+        """Send one answer; returns whether the call is to wait until it is told of room."""
+        if self._core is None:
+            return False
+        self.flush_soon()
+        return self._core.send(stream, message)
+
+    def finish(self, stream: int, message: bytes) -> None:
+        """The only answer of a call."""
+        self._calls.pop(stream, None)
+        if self._core is not None:
+            self._core.finish(stream, message)
+            self.flush_soon()
+
+    def end(
+        self, stream: int, code: grpc.StatusCode, details: str, metadata: Iterable[tuple[str, str | bytes]]
+    ) -> None:
+        """End a call with a status."""
+        self._calls.pop(stream, None)
+        if self._core is not None:
+            self._core.end(stream, code.value[0], details, list(metadata))
+            self.flush_soon()
+
+    # What the edge asks for.
+
+    @property
+    def calls(self) -> int:
+        """Those that are open."""
+        return 0 if self._core is None else self._core.calls
+
+    def hold(self) -> None:
+        """Read nothing until `let_on`."""
+        self._holds = True
+        self._follow()
+
+    def let_on(self) -> None:
+        """Read again."""
+        self._holds = False
+        self._follow()
+
+    def leave(self) -> None:
+        """Ask the client to open another connection."""
+        if self._core is not None and not self._left_s:
+            self._left_s = self.loop.time()
+            self._core.leave()
+            self.flush_soon()
+
+    def abort(self) -> None:
+        """Cut it off."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self, code: grpc.StatusCode, details: str) -> None:
+        """End it with all its calls; what is to be sent still is."""
+        for call in tuple(self._calls.values()):
+            call.end(code, details)
+        self._flush()
+        self._close()
+
+    def expire(self, now_us: int) -> None:
+        """End the calls whose time is up."""
+        if self._core is not None and self._core.due_us <= now_us:
+            self._handle(self._core.expire(now_us))
+            self.flush_soon()
+
+    def tick(self, now_s: float) -> None:
+        """Keep it alive, or end it for its silence or age."""
+        if self._core is None or self._ended:
+            return
+        if not self._core.is_open:
+            opening_s = HANDSHAKE_S if self._tls is not None and not self._tls.agreed else OPENING_S
+            if now_s - self._began_s > opening_s and not self._holds:
+                self.abort()
+        elif self._left_s:
+            if now_s - self._left_s > AGE_GRACE_S:
+                self.abort()
+        elif now_s > self._leaves_s:
+            self.leave()
+        if self._pinged_s > self._heard_s:
+            if now_s - self._pinged_s > KEEPALIVE_WAIT_S and not self._holds and not self._full:
+                self.abort()
+        elif now_s - max(self._heard_s, self._pinged_s) > KEEPALIVE_S:
+            self._pinged_s = now_s
+            self._core.ping()
+            self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """Send what there is, at the end of this turn of the loop."""
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        many = True
+        agreed = self._tls is None or self._tls.agreed
+        while many and agreed and self._core is not None and self._transport is not None:
+            events, output = self._core.turn(self.now_us())
+            if output:
+                self._write(output)
+            many = len(output) > OUTPUT_BYTES_MANY
+            self._handle(events)
+
+    def _write(self, data: bytes) -> None:
+        """To the transport, by way of TLS where there is one; which may have more to say than that."""
+        if self._transport is None:
+            return
+        if self._tls is not None:
+            if data:
+                self._tls.write(data)
+            data = self._tls.leaving()
+        if data:
+            self._transport.write(data)
+
+    def _close(self) -> None:
+        """End it behind what was written."""
+        self._end()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _follow(self) -> None:
+        """Read while nobody minds."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._holds or self._full:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    # What the core tells; the first item of an event is its place in `_on_event`.
+
+    def _handle(self, events: list[tuple[Any, ...]]) -> None:
+        for event in events:
+            self._on_event[event[0]](*event[1:])
+
+    def _submits(self, metadata: Metadata, streams: list[int], requests: list[bytes], deadlines_us: list[int]) -> None:
+        for stream, request, deadline_us in zip(streams, requests, deadlines_us, strict=True):
+            self._call(stream, self._edge.submit_path, metadata, deadline_us, request, None)
+
+    def _call(
+        self,
+        stream: int,
+        path: str,
+        metadata: Metadata,
+        deadline_us: int | None,
+        request: bytes | None,
+        encoding: str | None,
+    ) -> None:
+        details = Details(path, metadata)
+        call = NativeCall(self, stream, details, deadline_us, self._edge.message_bytes_max)
+        asked = None if request is None else call.request(request, encoding)
+        self._calls[stream] = call
+        task = self.loop.create_task(self._edge.serve(call, details, asked))
+        self._tasks[stream] = task
+        task.add_done_callback(lambda _: self._tasks.pop(stream, None))
+
+    def _message(self, stream: int, data: bytes, encoding: str | None) -> None:
+        call = self._calls.get(stream)
+        if call is not None:
+            call.came(call.request(data, encoding))
+
+    def _half_closed(self, stream: int) -> None:
+        call = self._calls.get(stream)
+        if call is not None:
+            call.half_closed()
+
+    def _gone(self, stream: int) -> None:
+        call = self._calls.pop(stream, None)
+        if call is not None:
+            call.gone()
+        task = self._tasks.get(stream)
+        if task is not None:
+            task.cancel()
+
+    _late = _gone  # its client was told
+
+    def _too_long(self, stream: int) -> None:
+        """The gate bounds calls that have a task."""
+
+    def _room(self, stream: int) -> None:
+        call = self._calls.get(stream)
+        if call is not None:
+            call.has_room()
+
+    def _core_ended(self, flood: bool) -> None:  # noqa: FBT001 - as the core tells it
+        if flood:
+            self._end()
+            self._edge.flooded(self, self._address)
+        else:
+            self._flush()
+            self._close()
+
+    def _end(self) -> None:
+        """No call of it goes on."""
+        self._ended = True
+        for stream in tuple(self._calls):
+            self._gone(stream)
+        for task in tuple(self._tasks.values()):
+            task.cancel()
