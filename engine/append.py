@@ -14,7 +14,7 @@ from typing import Final
 
 from engine import _core, failpoints
 from engine.clock import Clock
-from engine.entry import LEVELS, Lines, Pressure, Reply, Waiting
+from engine.entry import LEVELS, Lines, Pressure, Reply, Several, Waiting
 from engine.errors import NotReady, Refused, Verdict
 from engine.history import History
 from engine.meter import Meter
@@ -42,6 +42,57 @@ OVERLOADED: Final = "more comes in than is stored in time; this try stored nothi
 def _messages(kind: int, request: bytes) -> int:
     """How many a call holds; errs on the small side: a submission with its framing is hardly ever under 64 bytes."""
     return 1 if kind == UNARY else 1 + len(request) // 64
+
+
+class _Group:
+    """Calls that are judged together, and who is told of each."""
+
+    __slots__ = ("_parts", "calls", "messages")
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, int, bytes]] = []
+        """Kind, tenant, request of each."""
+        self.messages = 0
+        """As estimated."""
+        self._parts: list[tuple[Waiting | Several, list[int]]] = []  # with the tags of several
+
+    def add(self, call: Waiting) -> None:
+        """One more."""
+        self.calls.append((call.kind, call.tenant, call.request))
+        self.messages += call.messages
+        self._parts.append((call, []))
+
+    def add_several(self, several: Several, tags: list[int], requests: list[bytes]) -> None:
+        """Several more, those of them that are left."""
+        tenant = several.tenant
+        self.calls += [(UNARY, tenant, request) for request in requests]
+        self.messages += len(requests)
+        self._parts.append((several, tags))
+
+    def answer(self, replies: list[tuple[int, bytes, str, str, int]]) -> None:
+        """What became of each call."""
+        place = 0
+        for part, tags in self._parts:
+            if isinstance(part, Several):
+                part.asker.answered(tags, replies[place : place + len(tags)])
+                place += len(tags)
+            else:
+                if not part.future.done():
+                    part.future.set_result(Reply(*replies[place]))
+                place += 1
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing became of any."""
+        for part, tags in self._parts:
+            if isinstance(part, Several):
+                part.asker.failed(tags, error)
+            elif not part.future.done():
+                part.future.set_exception(error)
+
+
+_LATE: Final = Reply(
+    Verdict.DEADLINE_PASSED, b"", "", "the deadline passed before the message was taken up; nothing was stored", 0
+)
 
 
 class Append:
@@ -138,9 +189,54 @@ class Append:
                 self._arm(loop)
         return future
 
-    def _shed(self, kind: int, tenant: int, request: bytes, deadline_us: int) -> Reply | None:
-        """Why this call is not to stand in line at all; None when it may."""
-        if not self._lines.has_room(tenant, len(request)):
+    def submit_several(self, several: Several) -> None:
+        """Hand in unary calls of a tenant that came together; as many `submit`s, but for what each of those costs.
+
+        Their asker hears of each tag once, perhaps before this returns, but of those that are given up.
+        """
+        if self._closed_because is not None:
+            several.asker.failed(several.tags, NotReady(f"{self._closed_because}; nothing was stored"))
+            return
+        if not self._takes_all(several):
+            self._shed_some(several)
+        if several.calls:
+            loop = asyncio.get_running_loop()
+            several.came_s = loop.time()
+            if not self._lines.calls:
+                self._idle.clear()
+            self._lines.put(several)
+            if not self._going:
+                self._arm(loop)
+
+    def _takes_all(self, several: Several) -> bool:
+        """Whether none of these is to be refused for what waits."""
+        if self.floor or not self._lines.has_room(several.tenant, several.request_bytes):
+            return False
+        if not self._lines.calls:
+            return True
+        wait_us = int(self._pressure.expected_s(self._lines.messages) * 1e6)
+        return wait_us <= min(several.deadlines_us) - self._clock.mono_us()
+
+    def _shed_some(self, several: Several) -> None:
+        """Look at each by itself, and keep those that may stand in line."""
+        kept: list[int] = []
+        shed: list[tuple[int, Reply]] = []
+        kept_bytes = 0
+        for place, request in enumerate(several.requests):
+            refused = self._shed(UNARY, several.tenant, request, several.deadlines_us[place], kept_bytes)
+            if refused is None:
+                kept.append(place)
+                kept_bytes += len(request)
+            else:
+                self._meter.shed(Verdict(refused.verdict), 1)
+                shed.append((several.tags[place], refused))
+        several.keep(kept)
+        if shed:
+            several.asker.answered([tag for tag, _ in shed], [reply for _, reply in shed])
+
+    def _shed(self, kind: int, tenant: int, request: bytes, deadline_us: int, before_bytes: int = 0) -> Reply | None:
+        """Why this call, behind so many bytes that are not in line yet, is not to stand there at all; None: it may."""
+        if not self._lines.has_room(tenant, before_bytes + len(request)):
             return Reply(
                 Verdict.TOO_MANY_CALLS, b"", "", "too many bytes wait to be judged; nothing was stored", RETRY_US
             )
@@ -190,39 +286,44 @@ class Append:
         self._going = True
         self._timer = loop.call_soon(self._flush)
 
-    def _take(self) -> list[Waiting]:
+    def _take(self) -> _Group:
         now_s = asyncio.get_running_loop().time()
         if self._lines.calls:
             standing_s = self._pressure.standing_s(now_s - self._lines.since_s(), self._lines.messages)
             self._pressure.waited(standing_s, now_s)
             self._meter.metrics.admit_floor.set(self._pressure.floor)
-        group = self._lines.take(GROUP_CALLS_MAX, self._group_messages_max)
+        taken = self._lines.take(GROUP_CALLS_MAX, self._group_messages_max)
         # Forgotten by an eighth a group, and at once by a call that waited all the while for nobody.
-        self._expected = 1 if len(group) == 1 else max(1, self._expected - (self._expected + 7) // 8)
+        alone = sum(each.calls for each in taken) == 1
+        self._expected = 1 if alone else max(1, self._expected - (self._expected + 7) // 8)
         mono_us = self._clock.mono_us()
-        alive: list[Waiting] = []
-        for call in group:
-            if call.future.done():
+        group = _Group()
+        for each in taken:
+            if isinstance(each, Several):
+                tags, requests, late = each.take(mono_us)
+                if tags:
+                    group.add_several(each, tags, requests)
+                if late:
+                    each.asker.answered(late, [_LATE] * len(late))
+            elif each.future.done():
                 continue
-            if call.deadline_us <= mono_us:
-                detail = "the deadline passed before the message was taken up; nothing was stored"
-                call.future.set_result(Reply(Verdict.DEADLINE_PASSED, b"", "", detail, 0))
+            elif each.deadline_us <= mono_us:
+                each.future.set_result(_LATE)
             else:
-                alive.append(call)
-        return alive
+                group.add(each)
+        return group
 
     def _flush(self) -> None:
         self._timer = None
         self._going = False
         group = self._take()
-        if group:
+        if group.calls:
             began_us = self._clock.mono_us()
             now_us = self._clock.now_us()
             room = max(0, self._scheduler.schedule_room - self._unpushed)
-            calls = [(call.kind, call.tenant, call.request) for call in group]
             try:
                 admission = self._admitter.admit(
-                    calls,
+                    group.calls,
                     self._rights.registry,
                     self._rights.consent,
                     now_us,
@@ -232,12 +333,13 @@ class Append:
                     self._scheduler.ahead,
                 )
             except BaseException:
-                self._fail(group)
+                group.fail(Refused(Verdict.INTERNAL, "the call could not be judged; nothing was stored"))
+                asyncio.get_running_loop().call_soon(self._flush)  # for those behind
                 raise  # a bug: the loop logs it
             self._meter.stage("admit", admission.total, (self._clock.mono_us() - began_us) / 1e6)
-            if len(group) > 1:
+            if len(group.calls) > 1:
                 # Calls that are refused are no company: they cost no transaction, however many come.
-                self._expected = max(self._expected, min(len(group), admission.accepted))
+                self._expected = max(self._expected, min(len(group.calls), admission.accepted))
             if admission.needs_store:
                 self._groups_in_flight += 1
                 self._unpushed += admission.accepted
@@ -248,16 +350,10 @@ class Append:
         self._settle_idle()
         self._arm(asyncio.get_running_loop())
 
-    def _fail(self, group: list[Waiting]) -> None:
-        for call in group:
-            if not call.future.done():
-                call.future.set_exception(Refused(Verdict.INTERNAL, "the call could not be judged; nothing was stored"))
-        asyncio.get_running_loop().call_soon(self._flush)  # for those behind
-
     def _stored(
         self,
         admission: _core.Admission,
-        group: list[Waiting],
+        group: _Group,
         counted: int,
         began_us: int,
         stored: asyncio.Future[None],
@@ -265,9 +361,9 @@ class Append:
         self._groups_in_flight -= 1
         self._unpushed -= counted
         # Of those who came meanwhile, as many will be stored as of these were.
-        company = min(len(group), counted)
-        self._expected = max(self._expected, company + self._lines.calls * company // len(group))
-        self._pressure.stored(sum(call.messages for call in group), began_us / 1e6, self._clock.mono_us() / 1e6)
+        company = min(len(group.calls), counted)
+        self._expected = max(self._expected, company + self._lines.calls * company // len(group.calls))
+        self._pressure.stored(group.messages, began_us / 1e6, self._clock.mono_us() / 1e6)
         error = stored.exception()
         if error is None:
             if self._history.on:
@@ -285,16 +381,12 @@ class Append:
             admission.refuse_all(int(error.verdict), error.detail, error.retry_delay_us)
             self._answer(admission, group)
         else:
-            for call in group:
-                if not call.future.done():
-                    call.future.set_exception(error)
+            group.fail(error)
         self._settle_idle()
         self._arm(asyncio.get_running_loop())
 
-    def _answer(self, admission: _core.Admission, group: list[Waiting]) -> None:
-        for call, reply in zip(group, admission.replies(), strict=True):
-            if not call.future.done():
-                call.future.set_result(Reply(*reply))
+    def _answer(self, admission: _core.Admission, group: _Group) -> None:
+        group.answer(admission.replies())
         self._meter.admitted(_core.admit_counts(admission), self._rights.registry.campaign_id)
 
     def _settle_idle(self) -> None:

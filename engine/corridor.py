@@ -24,7 +24,7 @@ from engine.config import Settings
 from engine.day_caps import DayCaps
 from engine.dispatch import Dispatch
 from engine.duty import Duty
-from engine.entry import Reply
+from engine.entry import Reply, Several
 from engine.errors import NotReady, Refused, StoreBroken, StoreLocked
 from engine.finals import Finals
 from engine.history import History
@@ -363,9 +363,16 @@ class Corridor:
         """See `Append.submit`."""
         if not self._shared_alive():
             refused: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-            refused.set_exception(NotReady("the store was not reached for too long; nothing was stored"))
+            refused.set_exception(_not_reached())
             return refused
         return self.append.submit(kind, tenant, request, deadline_us)
+
+    def submit_several(self, several: Several) -> None:
+        """See `Append.submit_several`."""
+        if self._shared_alive():
+            self.append.submit_several(several)
+        else:
+            several.asker.failed(several.tags, _not_reached())
 
     async def get_message(self, tenant: int, identity: int) -> bytes | None:
         """The encoded GetMessageResponse; None for what is not this tenant's."""
@@ -566,3 +573,7 @@ def registry_of(rows: RegistryRows) -> _core.Registry:
 def caps_of(rows: RegistryRows) -> frozenset[int]:
     """Keys of the day caps among these rows."""
     return frozenset(quota for quota, _ in rows.time_zones)
+
+
+def _not_reached() -> NotReady:
+    return NotReady("the store was not reached for too long; nothing was stored")

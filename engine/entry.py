@@ -14,12 +14,13 @@ equal shares of the messages; one tenant never holds more bytes than it leaves f
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sequence
 
 # Levels of urgency of the core's door (`rust_core/src/admit.rs`): sixteen for each of three classes.
 LEVELS: Final = 16
@@ -51,6 +52,16 @@ class Reply(NamedTuple):
     retry_delay_us: int
 
 
+class Asker(Protocol):
+    """Who handed in several calls, each with a number of its own choice; it hears of each of them once."""
+
+    def answered(self, tags: Sequence[int], replies: Sequence[tuple[int, bytes, str, str, int]]) -> None:
+        """What became of these, in the same order; a reply has the fields of `Reply`."""
+
+    def failed(self, tags: Sequence[int], error: BaseException) -> None:
+        """NotReady (nothing was stored) or StoreUnavailable (unknown: retry with the same ids)."""
+
+
 @dataclass(slots=True)
 class Waiting:
     """A call between its arrival and its group."""
@@ -64,6 +75,65 @@ class Waiting:
     """An estimate."""
     came_s: float
     """On the loop's clock."""
+    calls: ClassVar[int] = 1
+
+    @property
+    def request_bytes(self) -> int:
+        """Bytes of the request."""
+        return len(self.request)
+
+
+@dataclass(slots=True, eq=False)
+class Several:
+    """Unary calls of one tenant that came together, between their arrival and their group."""
+
+    tenant: int
+    tags: list[int]
+    requests: list[bytes]
+    deadlines_us: list[int]
+    asker: Asker
+    came_s: float = 0.0
+    """On the loop's clock."""
+    gone: set[int] = field(default_factory=set)
+    """Tags of calls whose caller is gone."""
+    request_bytes: int = field(init=False)
+    calls: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count."""
+        self.calls = len(self.requests)
+        self.request_bytes = sum(map(len, self.requests))
+
+    @property
+    def messages(self) -> int:
+        """One a call."""
+        return self.calls
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Only these; for whoever has answered the others."""
+        self.tags = [self.tags[place] for place in places]
+        self.requests = [self.requests[place] for place in places]
+        self.deadlines_us = [self.deadlines_us[place] for place in places]
+        self.__post_init__()
+
+    def give_up(self, tag: int) -> None:
+        """The caller of one is gone: it is not judged any more, unless it was already."""
+        self.gone.add(tag)
+
+    def take(self, mono_us: int) -> tuple[list[int], list[bytes], list[int]]:
+        """Tags and requests of those to judge, and tags of those whose deadline has passed."""
+        if not self.gone and min(self.deadlines_us) > mono_us:
+            return self.tags, self.requests, []
+        tags, requests, late = [], [], []
+        for tag, request, deadline_us in zip(self.tags, self.requests, self.deadlines_us, strict=True):
+            if tag in self.gone:
+                continue
+            if deadline_us <= mono_us:
+                late.append(tag)
+            else:
+                tags.append(tag)
+                requests.append(request)
+        return tags, requests, late
 
 
 class Lines:
@@ -72,7 +142,7 @@ class Lines:
     def __init__(self, bytes_max: int) -> None:
         """Hold request bytes of all tenants up to `bytes_max`."""
         self._free_bytes = bytes_max
-        self._lines: dict[int, deque[Waiting]] = {}  # in the order of their turns; no line is empty
+        self._lines: dict[int, deque[Waiting | Several]] = {}  # in the order of their turns; no line is empty
         self._bytes: dict[int, int] = {}
         self._owed: dict[int, int] = {}  # messages that a tenant may still have in its turn
         self.calls = 0
@@ -83,9 +153,9 @@ class Lines:
         """Whether a tenant may bring so many bytes: all together never more than are left free."""
         return self._bytes.get(tenant, 0) + request_bytes <= self._free_bytes
 
-    def put(self, call: Waiting) -> None:
-        """Let a call stand in its tenant's line."""
-        tenant, size = call.tenant, len(call.request)
+    def put(self, call: Waiting | Several) -> None:
+        """Let a call, or several, stand in their tenant's line."""
+        tenant, size = call.tenant, call.request_bytes
         line = self._lines.get(tenant)
         if line is None:
             self._lines[tenant] = deque((call,))
@@ -94,14 +164,14 @@ class Lines:
             line.append(call)
             self._bytes[tenant] += size
         self._free_bytes -= size
-        self.calls += 1
+        self.calls += call.calls
         self.messages += call.messages
 
     def since_s(self) -> float:
         """When the call came that waits longest; call with at least one waiting."""
         return min(line[0].came_s for line in self._lines.values())
 
-    def take(self, calls_max: int, messages_max: int) -> list[Waiting]:
+    def take(self, calls_max: int, messages_max: int) -> list[Waiting | Several]:
         """The next group, at least one call when any waits."""
         if self.calls <= calls_max and self.messages <= messages_max:
             taken = [call for line in self._lines.values() for call in line]
@@ -111,8 +181,8 @@ class Lines:
             self._owed.clear()
             self.calls = self.messages = 0
             return taken
-        taken, messages = [], 0
-        while self._lines and len(taken) < calls_max and messages < messages_max:
+        taken, calls, messages = [], 0, 0
+        while self._lines and calls < calls_max and messages < messages_max:
             # Deficit round robin: a tenant that overdrew its share has the less of the next round.
             tenant = next(iter(self._lines))
             owed = self._owed.get(tenant, 0)
@@ -123,18 +193,19 @@ class Lines:
             call = self._pop(tenant)
             self._owed[tenant] = owed - call.messages
             messages += call.messages
+            calls += call.calls
             taken.append(call)
             if tenant not in self._lines:
                 del self._owed[tenant]
         return taken
 
-    def _pop(self, tenant: int) -> Waiting:
+    def _pop(self, tenant: int) -> Waiting | Several:
         line = self._lines[tenant]
         call = line.popleft()
-        self.calls -= 1
+        self.calls -= call.calls
         self.messages -= call.messages
-        self._bytes[tenant] -= len(call.request)
-        self._free_bytes += len(call.request)
+        self._bytes[tenant] -= call.request_bytes
+        self._free_bytes += call.request_bytes
         if not line:
             del self._lines[tenant], self._bytes[tenant]
         return call

@@ -80,11 +80,11 @@ class MethodCalls:
         self.buckets: Final = [0] * (len(_GRPC_BUCKETS_S) + 1)
         self.seconds = 0.0
 
-    def record(self, code: str, seconds: float) -> None:
-        """Count one that ended."""
-        self.codes[code] = self.codes.get(code, 0) + 1
-        self.buckets[bisect_left(_GRPC_BUCKETS_S, seconds)] += 1
-        self.seconds += seconds
+    def record(self, code: str, seconds: float, calls: int = 1) -> None:
+        """Count one that ended, or several that took so long each."""
+        self.codes[code] = self.codes.get(code, 0) + calls
+        self.buckets[bisect_left(_GRPC_BUCKETS_S, seconds)] += calls
+        self.seconds += seconds * calls
 
 
 class _GrpcCalls:

@@ -88,13 +88,10 @@ class Authenticator:
         locked out after 10 failures within a minute. A key verified before still passes from such an address.
         """
         text = _credential(metadata)
-        digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=32, key=self._cache_key).digest()
-        known = self._verified.get(digest)
+        digest = self._digest(text)
+        known = self._known(digest, now_us)
         if known is not None:
-            row, principal = known
-            if row.expire_us is None or now_us < row.expire_us:
-                return principal
-            del self._verified[digest]
+            return known
         origin = peer if isinstance(peer, str) else peer()
         address = origin.rpartition(":")[0] or origin
         self._refuse_locked_out(address, now_us)
@@ -107,6 +104,27 @@ class Authenticator:
         if len(self._verified) > VERIFIED_MAX:
             self._verified.popitem(last=False)
         return verified[1]
+
+    def known(self, metadata: Metadata, *, now_us: int) -> Principal | None:
+        """Who presents this metadata, when their key was verified before; None otherwise, and nothing is counted."""
+        try:
+            text = _credential(metadata)
+        except Refused:
+            return None
+        return self._known(self._digest(text), now_us)
+
+    def _digest(self, text: str) -> bytes:
+        return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=32, key=self._cache_key).digest()
+
+    def _known(self, digest: bytes, now_us: int) -> Principal | None:
+        known = self._verified.get(digest)
+        if known is None:
+            return None
+        row, principal = known
+        if row.expire_us is None or now_us < row.expire_us:
+            return principal
+        del self._verified[digest]
+        return None
 
     def take_rehashes(self) -> dict[str, tuple[str, bytes]]:
         """Hashes to store under the newest secret, for keys seen since the last call: what `api_keys.rehash` takes."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from contextvars import ContextVar
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -77,6 +78,16 @@ class Call(NamedTuple):
     """Integer key; 0 for an ADMIN key."""
     deadline_us: int
     """On the boot clock; of a unary call never further away than `UNARY_S_MAX`."""
+
+
+class Refusal(NamedTuple):
+    """An error as it is answered."""
+
+    code: grpc.StatusCode
+    detail: str
+    trailers: tuple[tuple[str, str | bytes], ...]
+    wait_s: float
+    """How long the answer is to be kept back."""
 
 
 class RefusedWith(Refused):
@@ -239,15 +250,13 @@ class Gate(grpc.GenericRpcHandler):
                 self.served -= 1
                 raise
             except Exception as error:  # noqa: BLE001 - the last place that can answer
-                refused = refusal_of(error, method=method)
-                code = CODES[refused.verdict]
+                refusal = self.refusal(error, method, partial(_address, context), _prefix)
+                code = refusal.code
                 # Their frames hold the call, which will hold the error that is raised next.
                 error.__traceback__ = error.__context__ = None
-                if refused.verdict in TRYING:
-                    await self._hold_back(_address(context), TRIES_A_SECOND)
-                elif code in MISTAKEN:
-                    await self._hold_back(current_call().principal.prefix, MISTAKES_A_SECOND)
-                await context.abort(code, refused.detail, _trailers(refused))
+                if refusal.wait_s > 0:
+                    await self.hold(refusal.wait_s)
+                await context.abort(code, refusal.detail, refusal.trailers)
             finally:
                 self.calls -= 1
                 record("OK" if code is grpc.StatusCode.OK else code.name, perf_counter() - started_s)
@@ -263,20 +272,55 @@ class Gate(grpc.GenericRpcHandler):
 
     async def _no_such_method(self, _requests: Any, context: Context) -> None:
         try:
-            await self._hold_back(_address(context), TRIES_A_SECOND)
+            wait_s = self._patience.wait_s(_address(context), TRIES_A_SECOND, perf_counter())
+            if wait_s > 0:
+                await self.hold(wait_s)
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
         finally:
             del _requests, context  # or the call would hold itself, as above
 
-    async def _hold_back(self, caller: str, a_second: float) -> None:
-        """Wait where this caller was refused too often lately."""
-        wait_s = self._patience.wait_s(caller, a_second, perf_counter())
-        if wait_s > 0:
-            self._patience.held += 1
-            try:
-                await asyncio.sleep(wait_s)
-            finally:
-                self._patience.held -= 1
+    def refusal(self, error: Exception, method: str, address: Callable[[], str], prefix: Callable[[], str]) -> Refusal:
+        """What to answer for an error; `address` of the caller and `prefix` of its key are asked where they count."""
+        refused = refusal_of(error, method=method)
+        code = CODES[refused.verdict]
+        wait_s = 0.0
+        if refused.verdict in TRYING:
+            wait_s = self._patience.wait_s(address(), TRIES_A_SECOND, perf_counter())
+        elif code in MISTAKEN:
+            wait_s = self._patience.wait_s(prefix(), MISTAKES_A_SECOND, perf_counter())
+        return Refusal(code, refused.detail, _trailers(refused), wait_s)
+
+    async def hold(self, wait_s: float) -> None:
+        """Keep an answer back."""
+        self._patience.held += 1
+        try:
+            await asyncio.sleep(wait_s)
+        finally:
+            self._patience.held -= 1
+
+    def let_in(self, calls: int, longest_bytes: int, metadata: Metadata) -> Principal | None:
+        """Let in calls of a tenant, of one request each, that came together with one key; None: each is to come alone.
+
+        It does what `guarded` does for each, where there is nothing to refuse; `left` is to be called for each.
+        """
+        if (
+            self._closed_because is not None
+            or self.calls + calls > self._calls_max
+            or longest_bytes > self._request_bytes_max
+        ):
+            return None
+        principal = self._authenticator.known(metadata, now_us=self._clock.now_us())
+        if principal is None or principal.role is not Role.TENANT:
+            return None
+        self.calls += calls
+        self.served += calls
+        return principal
+
+    def left(self, calls: int, *, given_up: bool = False) -> None:
+        """So many of those have ended."""
+        self.calls -= calls
+        if given_up:
+            self.served -= calls
 
     def _enter(self, role: Role | None, context: Context, *, unary: bool) -> None:
         """Let a call in and note who it is."""
@@ -313,8 +357,17 @@ class Gate(grpc.GenericRpcHandler):
 
 def _address(context: Any) -> str:
     """Of the peer, without its port."""
-    peer: str = context.peer()
+    return address_of(context.peer())
+
+
+def address_of(peer: str) -> str:
+    """A peer, as gRPC writes it, without its port."""
     return peer.rpartition(":")[0] or peer
+
+
+def _prefix() -> str:
+    """Of the key of the call that this task serves."""
+    return current_call().principal.prefix
 
 
 def seconds_left(context: Any) -> float | None:

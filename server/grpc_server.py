@@ -32,12 +32,12 @@ from server.grpcio_edge import GrpcioEdge
 from server.info import ServerService
 from server.messaging import Messaging
 from server.native.listener import NativeEdge
+from server.native.together import Submits
 from server.registry import RegistryService
 from server.stream import Streams
 from server.watch import WRITE_S_MAX, Watches
 
 INGEST: Final = (MESSAGING, COMPLIANCE)
-SUBMIT_PATH: Final = contract.SUBMIT_MESSAGE.path
 # Taken in so that the refusal has a number; gRPC itself cuts off what is larger, without one.
 RECEIVE_BYTES_MAX: Final = 16 * 1024 * 1024
 # Where this machine reaches what listens on all of its addresses.
@@ -90,7 +90,7 @@ class GrpcServer:
                 settings,
                 self.gate,
                 corridor.clock,
-                submit_path=SUBMIT_PATH,
+                submits=Submits(self.gate, corridor, contract.SUBMIT_MESSAGE.path),
                 unary_paths=self._unary_paths,
                 message_bytes_max=message_bytes_max,
                 unary_s_max=unary_s_max,

@@ -17,6 +17,7 @@ from typing import Final
 from loadtest.benchmarks import (
     accept_batches,
     accept_batches_mysql,
+    accept_edges,
     accept_sdk,
     accept_unary,
     accept_unary_native,
@@ -38,6 +39,7 @@ Measure = Callable[[Plan, Path, Sheet], None]
 
 CORE: Final = "core"
 NATIVE: Final = "accept-unary-native"
+EDGES: Final = "accept-edges"
 GROWTH: Final = "growth-mysql"
 # In this order; the engine is new for each of them.
 MEASUREMENTS: Final[dict[str, tuple[str, Measure]]] = {
@@ -45,6 +47,7 @@ MEASUREMENTS: Final[dict[str, tuple[str, Measure]]] = {
     "accept-batches-mysql": (accept_batches_mysql.METHOD, accept_batches_mysql.measure),
     "accept-unary": (accept_unary.METHOD, accept_unary.measure),
     NATIVE: (accept_unary_native.METHOD, accept_unary_native.measure),
+    EDGES: (accept_edges.METHOD, accept_edges.measure),
     "accept-sdk": (accept_sdk.METHOD, accept_sdk.measure),
     "delivery": (delivery.METHOD, delivery.measure),
     "delivery-nodes": (delivery_nodes.METHOD, delivery_nodes.measure),
@@ -55,7 +58,7 @@ MEASUREMENTS: Final[dict[str, tuple[str, Measure]]] = {
     CORE: (core_speed.METHOD, core_speed.measure),
 }
 # Not part of a quick run: building the core's examples takes minutes, once, and h2load may not be there.
-SLOW_OR_WANTING: Final = (CORE, NATIVE, GROWTH)
+SLOW_OR_WANTING: Final = (CORE, NATIVE, EDGES, GROWTH)
 # Measured when it is named: ten million messages take a quarter of an hour and 10 GB.
 BY_NAME_ALONE: Final = (GROWTH,)
 RESULTS: Final = Path("loadtest/results")
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = Path.cwd()
     try:
         _check(plan, root)
-        if NATIVE in chosen:
+        if NATIVE in chosen or EDGES in chosen:
             accept_unary_native.check_tools()  # now, not after a quarter of an hour
         options.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.folder) as scratch:

@@ -45,10 +45,7 @@ def measure(plan: Plan, folder: Path, sheet: Sheet) -> None:
     check_tools()
     calls, callers = plan.unary_calls, plan.unary_callers
     body = folder / "frame"
-    submission = pb.Submission(campaign=f"campaigns/{OPEN}", recipient=recipient(0), text=text(0))
-    request = pb.SubmitMessageRequest(submission=submission).SerializeToString()
-    # A gRPC message: not compressed, its length, itself.
-    body.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
+    body.write_bytes(submission_frame())
     name = f"unary, h2load, {callers} callers"
     command = module_command("loadtest.benchmarks.echo_server")
     with child(command, clean_environment({}), folder / "echo.log") as (process, line):
@@ -79,10 +76,24 @@ def _costed(
     return rate
 
 
-def load(url: str, body: Path, calls: int, callers: int, headers: list[str] | None = None) -> float:
-    """Make all calls; returns the seconds they took. Raises BenchmarkError when not every one succeeded."""
+def submission_frame() -> bytes:
+    """One submission as a gRPC message: not compressed, its length, itself."""
+    submission = pb.Submission(campaign=f"campaigns/{OPEN}", recipient=recipient(0), text=text(0))
+    request = pb.SubmitMessageRequest(submission=submission).SerializeToString()
+    return b"\0" + len(request).to_bytes(4, "big") + request
+
+
+def load(
+    url: str, body: Path, calls: int, callers: int, headers: list[str] | None = None, *, log: Path | None = None
+) -> float:
+    """Make all calls; returns the seconds they took. Raises BenchmarkError when not every one succeeded.
+
+    A line for each call is written into `log`.
+    """
     connections = min(CONNECTIONS, callers)
     asked = ["h2load", "-n", str(calls), "-c", str(connections), "-m", str(callers // connections), "-d", str(body)]
+    if log is not None:
+        asked.append(f"--log-file={log}")
     for header in ["content-type: application/grpc", "te: trailers", *(headers or [])]:
         asked += ["-H", header]
     done = subprocess.run(  # noqa: S603 - a load on this machine, with arguments of ours

@@ -19,6 +19,8 @@ class Plan:
     accept_messages: int = 50_000
     unary_calls: int = 10_000
     unary_callers: int = 64
+    edge_calls: int = 50_000
+    edge_callers: int = 256
     sdk_submissions: int = 30_000
     sdk_callers: int = 2_000
     delivery_messages: int = 20_000
@@ -38,6 +40,7 @@ class Plan:
             runs=1,
             accept_messages=3_000,
             unary_calls=640,
+            edge_calls=2_560,
             sdk_submissions=2_000,
             sdk_callers=500,
             delivery_messages=500,

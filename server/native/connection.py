@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from server.native.call import Details, NativeCall
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Coroutine, Iterable, Sequence
 
     import grpc
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from server.auth import Metadata
     from server.native.listener import NativeEdge
     from server.native.tls import Secured
+    from server.native.together import Together
 
 # What the core has not written for want of room is written in the next turns.
 OUTPUT_BYTES_MANY: Final = 256 * 1024
@@ -50,6 +51,7 @@ class NativeConnection(asyncio.Protocol):
         self._core: EdgeConnection | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._calls: dict[int, NativeCall] = {}
+        self._together: set[Together] = set()
         self._flushing = False
         self._holds = False
         self._full = False
@@ -148,6 +150,27 @@ class NativeConnection(asyncio.Protocol):
         if self._core is not None:
             self._core.end(stream, code.value[0], details, list(metadata))
             self.flush_soon()
+
+    def answer(self, streams: Sequence[int], replies: Sequence[tuple[int, bytes, str, str, int]]) -> list[int]:
+        """Answer those that were accepted; returns the places of the others."""
+        if self._core is None:
+            return []
+        self.flush_soon()
+        return self._core.answer(streams, replies)
+
+    def begun(self, together: Together) -> None:
+        """Calls that will be answered together."""
+        self._together.add(together)
+
+    def done(self, together: Together) -> None:
+        """They are answered."""
+        self._together.discard(together)
+
+    def run(self, stream: int, work: Coroutine[Any, Any, None]) -> None:
+        """Work on a call, until its client is gone."""
+        task = self.loop.create_task(work)
+        self._tasks[stream] = task
+        task.add_done_callback(lambda _: self._tasks.pop(stream, None))
 
     # What the edge asks for.
 
@@ -262,8 +285,11 @@ class NativeConnection(asyncio.Protocol):
             self._on_event[event[0]](*event[1:])
 
     def _submits(self, metadata: Metadata, streams: list[int], requests: list[bytes], deadlines_us: list[int]) -> None:
+        submits = self._edge.submits
+        if submits.begin(self, metadata, streams, requests, deadlines_us):
+            return
         for stream, request, deadline_us in zip(streams, requests, deadlines_us, strict=True):
-            self._call(stream, self._edge.submit_path, metadata, deadline_us, request, None)
+            self._call(stream, submits.path, metadata, deadline_us, request, None)
 
     def _call(
         self,
@@ -278,9 +304,7 @@ class NativeConnection(asyncio.Protocol):
         call = NativeCall(self, stream, details, deadline_us, self._edge.message_bytes_max)
         asked = None if request is None else call.request(request, encoding)
         self._calls[stream] = call
-        task = self.loop.create_task(self._edge.serve(call, details, asked))
-        self._tasks[stream] = task
-        task.add_done_callback(lambda _: self._tasks.pop(stream, None))
+        self.run(stream, self._edge.serve(call, details, asked))
 
     def _message(self, stream: int, data: bytes, encoding: str | None) -> None:
         call = self._calls.get(stream)
@@ -299,11 +323,20 @@ class NativeConnection(asyncio.Protocol):
         task = self._tasks.get(stream)
         if task is not None:
             task.cancel()
+        elif call is None:
+            for together in self._together:
+                if together.has(stream):
+                    together.gone(stream)
+                    break
 
     _late = _gone  # its client was told
 
     def _too_long(self, stream: int) -> None:
-        """The gate bounds calls that have a task."""
+        for together in self._together:
+            if together.has(stream):
+                together.too_long(stream)
+                break
+        # The gate bounds calls that have a task.
 
     def _room(self, stream: int) -> None:
         call = self._calls.get(stream)
@@ -325,3 +358,5 @@ class NativeConnection(asyncio.Protocol):
             self._gone(stream)
         for task in tuple(self._tasks.values()):
             task.cancel()
+        for together in tuple(self._together):
+            together.all_gone()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from server.gate import Gate
     from server.native.call import Details, NativeCall
     from server.native.packed import Packed
+    from server.native.together import Submits
 
 _log = structlog.get_logger("longwave.grpc")
 
@@ -58,7 +59,7 @@ class NativeEdge:
         gate: Gate,
         clock: Clock,
         *,
-        submit_path: str,
+        submits: Submits,
         unary_paths: Callable[[], Iterable[str]],
         message_bytes_max: int,
         unary_s_max: float,
@@ -75,7 +76,7 @@ class NativeEdge:
         self._timers: list[asyncio.Task[None]] = []
         self.loop = asyncio.get_running_loop()
         self.clock = clock
-        self.submit_path = submit_path
+        self.submits = submits
         self.message_bytes_max = message_bytes_max
         self.police = Police()
 
@@ -91,7 +92,7 @@ class NativeEdge:
     async def start(self) -> int:
         """Listen; returns the port. Raises OSError or ConfigError."""
         self._rules = EdgeRules(
-            submit=self.submit_path,
+            submit=self.submits.path,
             unary=list(self._unary_paths()),
             message_bytes_max=self.message_bytes_max,
             calls_max=self._settings.connection_calls_max,

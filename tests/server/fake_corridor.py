@@ -5,13 +5,14 @@ It accepts every submission whose text is not `refuse`, at once or, while `held`
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engine import _core
 from engine.append import BATCH, STREAM, UNARY
 from engine.clock import Clock
 from engine.config import Settings
-from engine.entry import Reply
+from engine.entry import Reply, Several
 from engine.errors import NotReady, Verdict
 from engine.look_up import ListQuery
 from engine.metrics import Metrics
@@ -29,6 +30,18 @@ class Waiting:
     request: bytes
     deadline_us: int
     future: "asyncio.Future[Reply]"
+
+
+class Gone(set[int]):
+    """Gives up what is added."""
+
+    def __init__(self, asked: "dict[int, asyncio.Future[Reply]]") -> None:
+        super().__init__()
+        self._asked = asked
+
+    def add(self, tag: int, /) -> None:
+        super().add(tag)
+        self._asked[tag].cancel()
 
 
 class FakeCorridor:
@@ -69,6 +82,26 @@ class FakeCorridor:
             asyncio.get_running_loop().call_soon(self._judge, waiting)
         self.arrived.release()
         return future
+
+    def submit_several(self, several: Several) -> None:
+        """As many calls of `submit`."""
+        asked = {
+            tag: self.submit(UNARY, several.tenant, request, deadline_us)
+            for tag, request, deadline_us in zip(several.tags, several.requests, several.deadlines_us, strict=True)
+        }
+        several.gone = Gone(asked)
+
+        def tell(tag: int, future: "asyncio.Future[Reply]") -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is not None:
+                several.asker.failed([tag], error)
+            else:
+                several.asker.answered([tag], [future.result()])
+
+        for tag, future in asked.items():
+            future.add_done_callback(partial(tell, tag))
 
     def release(self, index: int = 0) -> None:
         """Judge one held call."""
