@@ -53,7 +53,7 @@ async def _again(target: Target, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await work()
-        except (OSError, EOFError):
+        except (OSError, EOFError, RuntimeError):  # the last: uvloop's, for writing on what was closed meanwhile
             target.done["thrown out"] += 1
         await asyncio.sleep(0.01)
 

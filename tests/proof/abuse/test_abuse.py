@@ -19,9 +19,9 @@ BUSY_MS: Final = 1_500.0
 WORDS: Final = {"idle_streams": "streams opened: 2,000", "bad_signatures": "401: ", "oversize_webhooks": "413: "}
 
 
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Abused]:
-    with abused(tmp_path_factory.mktemp("abuse")) as running:
+@pytest.fixture(scope="module", params=["grpcio", "native"])
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Abused]:
+    with abused(tmp_path_factory.mktemp("abuse"), {"LONGWAVE_EDGE": request.param}) as running:
         running.window(WINDOW_S)
         yield running
 

@@ -29,8 +29,9 @@ def test_a_damaged_store_is_refused_or_holds_what_was_acknowledged() -> None:
     assert 0 < refused < count, "a judge that says the same of everything"
 
 
-def test_no_session_ends_or_unsettles_the_engine(tmp_path: Path) -> None:
-    with abused(tmp_path) as target:
+@pytest.mark.parametrize("edge", ["grpcio", "native"])
+def test_no_session_ends_or_unsettles_the_engine(tmp_path: Path, edge: str) -> None:
+    with abused(tmp_path, {"LONGWAVE_EDGE": edge}) as target:
         pid = target.engine.pid
         port = int(target.engine.address.rpartition(":")[2])
 
