@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from loadtest.benchmarks.accept_unary_native import WARM_CALLS, load, submission_frame
+from loadtest.benchmarks.accept_unary_native import WARM_CALLS, check_tools, load, submission_frame
 from loadtest.benchmarks.children import BenchmarkError
 from loadtest.benchmarks.engine_process import engine
 from loadtest.benchmarks.figures import Sheet, per_second
@@ -27,6 +27,7 @@ EDGES: Final = ("grpcio", "native")
 
 def measure(plan: Plan, folder: Path, sheet: Sheet) -> None:
     """One run. Raises BenchmarkError without h2load."""
+    check_tools()
     body = folder / "frame"
     body.write_bytes(submission_frame())
     rates = {edge: _accept(edge, plan, folder, body, sheet) for edge in EDGES}

@@ -19,7 +19,7 @@ class Plan:
     accept_messages: int = 50_000
     unary_calls: int = 10_000
     unary_callers: int = 64
-    edge_calls: int = 50_000
+    edge_calls: int = 100_000
     edge_callers: int = 256
     sdk_submissions: int = 30_000
     sdk_callers: int = 2_000

@@ -7,6 +7,7 @@ Invariants: a call ends once, whoever ends it; what was looked at before a wait 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
@@ -19,7 +20,6 @@ from google.protobuf.message import DecodeError
 from server.native.packed import Packed
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from server.auth import Metadata
@@ -145,6 +145,9 @@ class NativeCall:
             await self._run(handler, request)
         except grpc.aio.AbortError:
             return
+        except asyncio.CancelledError:
+            self.end(grpc.StatusCode.CANCELLED)  # by the method itself; a client that is gone is told nothing
+            raise
         except Exception as error:  # noqa: BLE001 - methods behind the gate answer theirs; the libraries' are left
             _log.error("handler failed", stage="call", method=self._details.method, error=type(error).__qualname__)
             self.end(grpc.StatusCode.UNKNOWN, "a bug")

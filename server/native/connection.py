@@ -54,6 +54,7 @@ class NativeConnection(asyncio.Protocol):
         self._together: set[Together] = set()
         self._flushing = False
         self._holds = False
+        self._kept = b""  # of what came while it was held: one read's
         self._full = False
         self._ended = False
         self._began_s = self._heard_s = self.loop.time()
@@ -80,6 +81,11 @@ class NativeConnection(asyncio.Protocol):
         """Take what came."""
         self._heard_s = self.loop.time()
         if self._core is None or self._ended:
+            return
+        if self._holds:
+            # The transport read once before it could be told not to.
+            self._kept += data
+            self._follow()
             return
         if self._tls is not None:
             try:
@@ -187,6 +193,9 @@ class NativeConnection(asyncio.Protocol):
     def let_on(self) -> None:
         """Read again."""
         self._holds = False
+        kept, self._kept = self._kept, b""
+        if kept:
+            self.data_received(kept)
         self._follow()
 
     def leave(self) -> None:

@@ -8,7 +8,6 @@ Invariants: after `stop` no call of it runs; connections are bounded in number, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import socket
 from typing import TYPE_CHECKING, Final, cast
@@ -71,7 +70,7 @@ class NativeEdge:
         self._unary_us_max = int(unary_s_max * 1e6)
         self._rules: EdgeRules
         self._tls: Tls | None = None
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._connections: set[NativeConnection] = set()
         self._timers: list[asyncio.Task[None]] = []
         self.loop = asyncio.get_running_loop()
@@ -100,19 +99,21 @@ class NativeEdge:
             submit_us_max=self._unary_us_max,
         )
         self._tls = tls_of(self._settings)
-        listener = _listener(*split_address(self._settings.grpc_address))
-        self._server = await self.loop.create_server(self._connection, sock=listener, backlog=BACKLOG)
+        listeners = _listeners(*split_address(self._settings.grpc_address))
+        self._servers = [
+            await self.loop.create_server(self._connection, sock=each, backlog=BACKLOG) for each in listeners
+        ]
         self._timers = [
             self.loop.create_task(self._every(EXPIRE_S, self._expire)),
             self.loop.create_task(self._every(TICK_S, self._tick)),
         ]
-        port: int = listener.getsockname()[1]
+        port: int = listeners[0].getsockname()[1]
         return port
 
     async def stop(self, grace_s: float) -> None:
         """GOAWAY; let calls end, cut those off that have not after `grace_s`. Safe to call before `start`."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in tuple(self._connections):
             connection.leave()
         # Clients that listen end their connections by themselves, and make no call on one that is closed under them.
@@ -195,19 +196,23 @@ class _Full(asyncio.Protocol):
         cast("asyncio.Transport", transport).abort()
 
 
-def _listener(host: str, port: int) -> socket.socket:
-    """A socket that listens there; `[::]` takes IPv4, too. Raises OSError."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM,
-                                                            flags=socket.AI_PASSIVE)[0]  # fmt: skip
-    made = socket.socket(family, kind, protocol)
+def _listeners(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on all addresses of the host, on one port; `[::]` takes IPv4, too. Raises OSError."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    made: list[socket.socket] = []
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family is socket.AF_INET6:
-            with contextlib.suppress(OSError):
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        made.bind(address)
-        made.setblocking(False)
+        for family, kind, protocol, _, address in found:
+            each = socket.socket(family, kind, protocol)
+            made.append(each)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family is socket.AF_INET6:
+                each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(len(found) > 1))
+            each.bind((address[0], made[0].getsockname()[1], *address[2:]) if len(made) > 1 else address)
+            # Now, not with the loop's backlog alone: of two processes the second one is to fail.
+            each.listen(BACKLOG)
+            each.setblocking(False)
     except BaseException:
-        made.close()
+        for each in made:
+            each.close()
         raise
     return made

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.benchmarks import accept_unary_native
+from loadtest.benchmarks import accept_edges, accept_unary_native
 from loadtest.benchmarks.children import BenchmarkError
 from loadtest.benchmarks.figures import Sheet
 from loadtest.benchmarks.plan import Plan
@@ -37,5 +37,13 @@ def test_a_load_that_was_not_whole_is_no_measurement(printed: str) -> None:
 
 def test_without_h2load_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(BenchmarkError, match="apt-get install nghttp2-client"):
-        accept_unary_native.measure(Plan(), tmp_path, Sheet())
+    for measure in (accept_unary_native.measure, accept_edges.measure):
+        with pytest.raises(BenchmarkError, match="apt-get install nghttp2-client"):
+            measure(Plan(), tmp_path, Sheet())
+
+
+def test_each_calls_time_is_read_from_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("1400000000000000\t200\t1500\n1400000000000001\t200\t20\n", encoding="ascii")
+    assert accept_edges.latencies_s(log) == [0.0015, 0.00002]
+    assert not log.exists()

@@ -302,3 +302,10 @@ async def test_the_clients_options_spread_calls_over_all_addresses(start_server:
         await second.grpc.drain()
         await second.grpc.stop(1)
         assert (await codes(40))["OK"] == 40
+
+
+async def test_a_name_is_listened_on_at_all_of_its_addresses(start_server: StartServer) -> None:
+    server = await start_server(grpc_address="localhost:0")
+    for _, _, _, _, address in socket.getaddrinfo("localhost", server.grpc.port, type=socket.SOCK_STREAM):
+        _, writer = await asyncio.open_connection(str(address[0]), server.grpc.port)
+        writer.close()

@@ -1,11 +1,12 @@
 """Entry: whose turn it is when not all can leave, and who is told to come back."""
 
 import random
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
 
-from engine.entry import FLOOR_MAX, INTERVAL_S, LEVELS, Lines, Pressure, Waiting
+from engine.entry import FLOOR_MAX, INTERVAL_S, LEVELS, Lines, Pressure, Several, Waiting
 
 TARGET_S = 0.1
 
@@ -14,8 +15,39 @@ def call(tenant: int, number: int, messages: int = 1, size: int = 100) -> Waitin
     return Waiting(2, tenant, bytes([number]) * size, 0, cast("object", None), messages, float(number))  # type: ignore[arg-type]
 
 
-def numbers(taken: list[Waiting], tenant: int) -> list[int]:
-    return [waiting.request[0] for waiting in taken if waiting.tenant == tenant]
+def numbers(taken: Sequence[Waiting | Several], tenant: int) -> list[int]:
+    return [waiting.request[0] for waiting in singles(taken) if waiting.tenant == tenant]
+
+
+def singles(taken: Sequence[Waiting | Several]) -> list[Waiting]:
+    return [each for each in taken if isinstance(each, Waiting)]
+
+
+def several(tenant: int, tags: list[int], deadlines_us: list[int] | None = None) -> Several:
+    requests = [bytes([tag]) * 10 for tag in tags]
+    return Several(tenant, tags, requests, deadlines_us or [100] * len(tags), cast("Any", None), came_s=1.0)
+
+
+def test_calls_that_came_together_count_as_many_and_leave_together() -> None:
+    lines = Lines(1_000)
+    lines.put(several(1, [7, 8, 9]))
+    lines.put(call(1, 1, size=10))
+    assert (lines.calls, lines.messages, lines.since_s(), lines.has_room(1, 920)) == (4, 4, 1.0, True)
+    assert not lines.has_room(1, 921)
+    [first] = lines.take(2, 100)
+    assert (first.calls, lines.calls, lines.messages) == (3, 1, 1)
+    assert len(lines.take(2, 100)) == 1
+    assert (lines.calls, lines.has_room(1, 1_000)) == (0, True)
+
+
+def test_of_calls_that_came_together_the_gone_and_the_late_are_left_out() -> None:
+    waiting = several(1, [7, 8, 9], [100, 50, 100])
+    assert waiting.take(49) == ([7, 8, 9], waiting.requests, [])
+    assert waiting.take(50) == ([7, 9], [waiting.requests[0], waiting.requests[2]], [8])
+    waiting.give_up(9)
+    assert waiting.take(50)[::2] == ([7], [8])
+    waiting.keep([2])
+    assert (waiting.tags, waiting.calls, waiting.request_bytes) == ([9], 1, 10)
 
 
 def test_all_leave_together_when_they_fit() -> None:
@@ -53,7 +85,7 @@ def test_shares_are_of_messages_not_of_calls() -> None:
         lines.put(call(2, number, messages=30))
     taken: list[Waiting] = []
     for _ in range(10):
-        taken += lines.take(1000, 2000)
+        taken += singles(lines.take(1000, 2000))
     large, small = (sum(one.messages for one in taken if one.tenant == tenant) for tenant in (1, 2))
     assert small == 3000, "all it has"
     assert large - small >= 2000, "and what it left is not wasted"
@@ -144,7 +176,7 @@ def stored_of(times: float, seconds: float) -> dict[int, float]:
             messages = sum(waiting.messages for waiting in group)
             busy_until_s = now_s + messages / a_second
             pressure.stored(messages, now_s, busy_until_s)
-            for waiting in group:
+            for waiting in singles(group):
                 stored[waiting.kind] += waiting.messages * (turn > seconds * 1000 / 3)
         pressure.look(now_s)
         for urgency, share in enumerate((0.70, 0.25, 0.05)):

@@ -28,8 +28,8 @@ const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 const HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// What gRPC's own servers take.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
-/// Frames of ours that break rules are answered by resets, as many as these before `h2` ends the connection.
-const LOCAL_RESETS_MAX: usize = 256;
+/// Calls that break a rule, or are beyond the bound, are reset: so many of a connection, before `h2` ends it.
+const LOCAL_RESETS_MAX: usize = 1024;
 
 /// How long the end of a stream waits for the first that its client writes.
 const COURTESY_US: u64 = 50_000;
