@@ -26,9 +26,10 @@ from tests.proof.fuzz.store_damage import Finding, damaged
 GUIDED: Final = re.compile(r"^(?:Done |#)(\d+)", re.MULTILINE)
 
 
-def run_live(seconds: float) -> dict[str, Any]:
-    """Spoiled sessions against a live engine, then a good client."""
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, abused(Path(folder)) as target:
+def run_live(seconds: float, edge: str) -> dict[str, Any]:
+    """Spoiled sessions against a live engine over one of its edges, then a good client."""
+    settings = {"LONGWAVE_EDGE": edge}
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, abused(Path(folder), settings) as target:
         ports = (int(target.engine.address.rpartition(":")[2]), target.webhook_port)
 
         async def sessions() -> int:
@@ -43,7 +44,7 @@ def run_live(seconds: float) -> dict[str, Any]:
         count = asyncio.run(sessions())
         after = target.window(2)
         log = target.engine.store.with_name("engine.log").read_text(encoding="utf-8", errors="replace")
-        return {"target": "live ports", "runs": count, "findings": int(after.failed > 0 or pid != target.engine.pid)
+        return {"target": f"live ports, edge {edge}", "runs": count, "findings": int(after.failed > 0 or pid != target.engine.pid)
                 + log.count("Traceback")}  # fmt: skip
 
 
@@ -78,8 +79,9 @@ def main() -> int:
         sys.stdout.write(f"{rows[-1]}\n")
     rows.append(run_damage(options.seconds))
     sys.stdout.write(f"{rows[-1]}\n")
-    rows.append(run_live(options.seconds))
-    sys.stdout.write(f"{rows[-1]}\n")
+    for edge in ("grpcio", "native"):
+        rows.append(run_live(options.seconds, edge))
+        sys.stdout.write(f"{rows[-1]}\n")
     if options.file is not None:
         options.file.write_text(json.dumps(rows, indent=1) + "\n", encoding="ascii")
     return int(any(row["findings"] for row in rows))
