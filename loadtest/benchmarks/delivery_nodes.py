@@ -1,7 +1,7 @@
 """Measures the whole way over MariaDB and Redis, with one node and with two: handed in at all until each is delivered.
 
-As `delivery.py`, over a MariaDB of its own on the same disk with the settings of durability level D1, and a Redis of its
-own for hints and look-ups. Servers, nodes, simulated carrier and load generator share the machine; what each of them
+As `delivery.py`, over a MariaDB of its own on the same disk with the settings of durability level D1, and a Redis for
+hints and look-ups. Servers, nodes, simulated carrier and load generator share the machine; what each of them
 used is told apart by process.
 """
 
