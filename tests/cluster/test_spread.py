@@ -28,6 +28,20 @@ def no_promise_broke(summary: Summary) -> None:
     assert summary.violations == (), "\n".join(summary.lines())
 
 
+def metered(seed: int, database_url: str) -> Options:
+    """Twice what its tenant may send, for as long as is looked at; the rest leaves while nodes come and go."""
+    return Options(
+        seed=seed,
+        messages=100_000,
+        batch=20,
+        pace_s=0.1,
+        rough=False,
+        metered_per_s=12,
+        tenant_window_s=10,
+        database_url=database_url,
+    )
+
+
 def history(run: ClusterRun) -> Iterable[dict[str, Any]]:
     """What the nodes told, in the order of writing."""
     return map(json.loads, (run.folder / "history.jsonl").read_text(encoding="utf-8").splitlines())
@@ -77,17 +91,7 @@ async def test_one_limit_for_all_nodes_is_held_and_used(
     tmp_path: Path, mariadb: MariaDB, new_database: Callable[[], str]
 ) -> None:
     """I12: a tenant's rate over campaigns of several nodes; calm, most of it is used; then nodes fall."""
-    # Twice what its tenant may send, for as long as is looked at; the rest leaves while nodes fall.
-    options = Options(
-        seed=62,
-        messages=100_000,
-        batch=20,
-        pace_s=0.1,
-        rough=False,
-        metered_per_s=12,
-        tenant_window_s=10,
-        database_url=new_database(),
-    )
+    options = metered(62, new_database())
     async with cluster_run(tmp_path, options) as run:
         await run.start()
         await run.until_spread()
@@ -120,16 +124,7 @@ async def test_one_limit_for_all_nodes_is_held_and_used(
 @pytest.mark.alone
 async def test_one_node_becomes_eight_and_then_two(tmp_path: Path, new_database: Callable[[], str]) -> None:
     """F33, as an autoscaler does it: spread anew each time; a rate of all nodes and the order of keys hold."""
-    options = Options(
-        seed=63,
-        messages=100_000,
-        batch=20,
-        pace_s=0.1,
-        rough=False,
-        metered_per_s=12,
-        tenant_window_s=10,
-        database_url=new_database(),
-    )
+    options = metered(63, new_database())
     async with cluster_run(tmp_path, options, nodes=8) as run:
         first, second, *others = run.nodes
         await run.start_node(first)
