@@ -1,7 +1,8 @@
-"""Measures the whole way over MariaDB, with one node and with two: handed in at all of them until each is delivered.
+"""Measures the whole way over MariaDB and Redis, with one node and with two: handed in at all until each is delivered.
 
-As `delivery.py`, over a server of its own on the same disk with the settings of durability level D1. Server, nodes,
-simulated carrier and load generator share the machine; what each of them used is told apart by process.
+As `delivery.py`, over a MariaDB of its own on the same disk with the settings of durability level D1, and a Redis for
+hints and look-ups. Servers, nodes, simulated carrier and load generator share the machine; what each of them
+used is told apart by process.
 """
 
 import asyncio
@@ -21,11 +22,13 @@ from loadtest.benchmarks.plan import MEASUREMENT_S_MAX, Plan
 from loadtest.benchmarks.process_costs import cpu_s
 from loadtest.benchmarks.submissions import submission
 from tests.servers.mariadb import PASSWORD, MariaDB
+from tests.servers.redis_server import RedisServer
 
 METHOD: Final = (
     "submit_many through the SDK, the same share at each node and of each of 16 campaigns, until the carrier had every "
     "receipt acknowledged by the node that sent; over a MariaDB server of its own on the same disk (flush at every "
-    "commit, binary log synced), with one node and with two, all on this machine. Else as delivery."
+    "commit, binary log synced) and a Redis of its own (hints and look-ups), with one node and with two, all on this "
+    "machine. Else as delivery."
 )
 DATABASE: Final = "bench"
 NODES: Final = (1, 2)
@@ -36,7 +39,7 @@ SPREAD_S_MAX: Final = 30.0
 def measure(plan: Plan, folder: Path, sheet: Sheet) -> None:
     """One run."""
     rates = {count: _measure(plan, folder, sheet, count) for count in NODES}
-    sheet.add("submitted to delivered on MariaDB: two nodes of one", "ratio", rates[2] / rates[1])
+    sheet.add("submitted to delivered on MariaDB and Redis: two nodes of one", "ratio", rates[2] / rates[1])
 
 
 def _measure(plan: Plan, folder: Path, sheet: Sheet, count: int) -> float:
@@ -47,16 +50,23 @@ def _measure(plan: Plan, folder: Path, sheet: Sheet, count: int) -> float:
         server = MariaDB(own / "server")
         ending.callback(server.remove)
         server.start()
+        (own / "redis").mkdir()
+        redis = RedisServer(own / "redis")
+        ending.callback(redis.kill)
+        redis.start()
         taking = ending.enter_context(carrier(own))
-        nodes = _nodes(own, server, taking, count)
+        nodes = _nodes(own, server, redis, taking, count)
         for node in nodes:
             ending.callback(node.stop)
             node.start()
         _wait_spread(nodes)
         _deliver(nodes, taking, "warm", WARM_MESSAGES, WARM_MESSAGES)
         pids = {
-            "nodes": [node.pid for node in nodes], "MariaDB": [server.pid], "the carrier": [taking.pid]
-        }  # fmt: skip
+            "nodes": [node.pid for node in nodes],
+            "MariaDB": [server.pid],
+            "Redis": [redis.pid],
+            "the carrier": [taking.pid],
+        }
         before = {who: sum(map(cpu_s, of)) for who, of in pids.items()}
         own_before = time.process_time()
         elapsed_s = _deliver(nodes, taking, "all", messages, WARM_MESSAGES + messages)
@@ -64,7 +74,7 @@ def _measure(plan: Plan, folder: Path, sheet: Sheet, count: int) -> float:
         used["the load generator"] = time.process_time() - own_before
     with_nodes = "one node" if count == 1 else f"{count} nodes"
     rate = per_second(messages, elapsed_s)
-    sheet.add(f"submitted to delivered on MariaDB, {with_nodes}", "messages/s", rate)
+    sheet.add(f"submitted to delivered on MariaDB and Redis, {with_nodes}", "messages/s", rate)
     for who, seconds in used.items():
         sheet.add(f"processor time of {who}, {with_nodes}", "µs/message", seconds / messages * 1e6)
     return rate
@@ -79,9 +89,12 @@ def _wait_spread(nodes: list[EngineProcess]) -> None:
         time.sleep(LOOK_S)
 
 
-def _nodes(folder: Path, server: MariaDB, taking: CarrierProcess, count: int) -> list[EngineProcess]:
+def _nodes(
+    folder: Path, server: MariaDB, redis: RedisServer, taking: CarrierProcess, count: int
+) -> list[EngineProcess]:
     """Not started; the store is made."""
     settings = taking.settings() | over_mysql(server.create_database(DATABASE), PASSWORD, folder)
+    settings |= {"LONGWAVE_REDIS_URL": redis.url, "LONGWAVE_REDIS_CACHE": "true"}
     nodes = [EngineProcess(folder, settings) for _ in range(count)]
     nodes[0].make_store()
     return nodes

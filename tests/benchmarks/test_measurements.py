@@ -118,7 +118,7 @@ def test_the_raw_insert_writes_what_the_engine_wrote(made: Path, tmp_path: Path)
         (accept_unary.measure, 1, 11),
         (accept_sdk.measure, 0, 3),
         (delivery.measure, 0, 6),
-        (delivery_nodes.measure, 1, 11),
+        (delivery_nodes.measure, 1, 13),
         (growth_mysql.measure, 2, 12),
         (look_ups.measure, 0, 16),
         (urgent.measure, 0, 4),

@@ -28,6 +28,20 @@ def no_promise_broke(summary: Summary) -> None:
     assert summary.violations == (), "\n".join(summary.lines())
 
 
+def metered(seed: int, database_url: str) -> Options:
+    """Twice what its tenant may send, for as long as is looked at; the rest leaves while nodes come and go."""
+    return Options(
+        seed=seed,
+        messages=100_000,
+        batch=20,
+        pace_s=0.1,
+        rough=False,
+        metered_per_s=12,
+        tenant_window_s=10,
+        database_url=database_url,
+    )
+
+
 def history(run: ClusterRun) -> Iterable[dict[str, Any]]:
     """What the nodes told, in the order of writing."""
     return map(json.loads, (run.folder / "history.jsonl").read_text(encoding="utf-8").splitlines())
@@ -77,17 +91,7 @@ async def test_one_limit_for_all_nodes_is_held_and_used(
     tmp_path: Path, mariadb: MariaDB, new_database: Callable[[], str]
 ) -> None:
     """I12: a tenant's rate over campaigns of several nodes; calm, most of it is used; then nodes fall."""
-    # Twice what its tenant may send, for as long as is looked at; the rest leaves while nodes fall.
-    options = Options(
-        seed=62,
-        messages=100_000,
-        batch=20,
-        pace_s=0.1,
-        rough=False,
-        metered_per_s=12,
-        tenant_window_s=10,
-        database_url=new_database(),
-    )
+    options = metered(62, new_database())
     async with cluster_run(tmp_path, options) as run:
         await run.start()
         await run.until_spread()
@@ -115,3 +119,28 @@ async def test_one_limit_for_all_nodes_is_held_and_used(
     used = sum(request.parts for request in requests if from_us <= request.at_us < to_us)
     allowed = (amount - burst) / options.tenant_window_s * (to_us - from_us) / US
     assert used >= UTILISED_MIN * allowed, f"{used / allowed:.3f} of the rate"
+
+
+@pytest.mark.alone
+async def test_one_node_becomes_eight_and_then_two(tmp_path: Path, new_database: Callable[[], str]) -> None:
+    """F33, as an autoscaler does it: spread anew each time; a rate of all nodes and the order of keys hold."""
+    options = metered(63, new_database())
+    async with cluster_run(tmp_path, options, nodes=8) as run:
+        first, second, *others = run.nodes
+        await run.start_node(first)
+        await run.until_owner()
+        await run.sender.connect()
+        working = asyncio.ensure_future(run.work())
+        await asyncio.gather(*(run.start_node(node) for node in (second, *others)))
+        await within(2 * LEASE_S, run)
+        run.draw.shuffle(others)
+        for place, node in enumerate(others):
+            # Whoever is scaled down is told so; one in three dies of it.
+            await (run.drain_node if place % 3 else run.end_node)(node)
+            await within(2 * LEASE_S + 1, run)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        assert await run.until_owner() in (first, second)
+        summary = await run.finish(stop_feeding=True)
+        assert len(senders_of(run)) >= 8
+    no_promise_broke(summary)

@@ -52,6 +52,12 @@ class RedisServer:
         """As `LONGWAVE_REDIS_URL`."""
         return f"rediss://localhost:{self.port}" if self._certificates else f"redis://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start on the same port as before; returns when it takes connections."""
         # Under its own name: which of its programs it is, it reads from there.
