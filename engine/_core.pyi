@@ -27,6 +27,7 @@ __all__ = [
     "Scheduler",
     "Settlement",
     "Settler",
+    "WebhookForm",
     "WebhookKeys",
     "Webhooks",
     "admit_counts",
@@ -323,6 +324,16 @@ class Webhooks:
     def facts(self, positions: Sequence[int], resolved: dict[int, int]) -> Facts: ...
     def others(self, positions: Sequence[int]) -> list[tuple[int, str]]: ...
     def inbounds(self, positions: Sequence[int], registry: Registry) -> list[Inbound]: ...
+
+@final
+class WebhookForm:
+    """How carriers write a webhook's request: whole in one piece, HTTP/1.1, one of each header that counts."""
+
+    def __new__(cls, providers: Sequence[tuple[str, str, str]], head_bytes_max: int, body_bytes_max: int) -> Self:
+        """Of each provider its name in the path, and in lower case its headers of signature and timestamp."""
+
+    def plain(self, data: bytes) -> tuple[str, bytes, bytes, bytes, bytes] | None:
+        """Provider, query, signature, timestamp, body of the one request that these bytes are; None for all else."""
 
 @final
 class WebhookKeys:

@@ -268,6 +268,8 @@ class Connection(asyncio.Protocol):
         """Parse what came."""
         if self._ending:
             return
+        if not self._reading and self._take_plain(data):
+            return
         if not self._head_complete or not self._reading:
             self._wire_bytes += len(data)
         try:
@@ -284,6 +286,17 @@ class Connection(asyncio.Protocol):
             and not self._ending
         ):
             self._end(431)
+
+    def _take_plain(self, data: bytes) -> bool:
+        """Take what is one whole request as carriers write it; False leaves it to the parser."""
+        plain = self._server.form.plain(data)
+        if plain is None or len(self._owed) >= self._limits.pipeline_max or not self._server.has_room(len(plain[4])):
+            return False
+        self._server.held_bytes += len(plain[4])  # the batch gives them back
+        slot = Slot(self, 0, close=False)
+        self._owed.append(slot)
+        self._server.enqueue(Inbound(*plain, self._server.now_us()), slot)
+        return True
 
     # httptools callbacks; raising ends the parse of this read
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from engine.webhook_form import WebhookForm
 from server.patience import Patience
 from server.seldom import Seldom
 from server.webhook_connection import ROUTE, TELNYX_HEADERS, Connection, Inbound, SignatureHeaders, Slot, WebhookLimits
@@ -69,6 +70,11 @@ class WebhookServer:
         self.watched: Final = frozenset(
             {b"host", b"content-length", b"expect"} | {name for headers in providers.values() for name in headers}
         )
+        forms = [
+            (name, headers.signature.decode("ascii"), headers.timestamp.decode("ascii"))
+            for name, headers in providers.items()
+        ]
+        self.form: Final = WebhookForm(forms, self.limits.head_bytes_max, self.limits.body_bytes_max)
         self.now_us: Final = now_us
         self.draining = False
         self.held_bytes = 0  # written by connections and by `_hand_over`, all on the loop
@@ -176,6 +182,12 @@ class WebhookServer:
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
+
+    def has_room(self, body_bytes: int) -> bool:
+        """Whether `enqueue` will take a request of such a body now."""
+        return (
+            self._in_flight < self.limits.in_flight_max and self.held_bytes + body_bytes <= self.limits.held_bytes_max
+        )
 
     def enqueue(self, inbound: Inbound, slot: Slot) -> bool:
         """Put one request into the next batch; False when too many are in flight."""

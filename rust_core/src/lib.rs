@@ -25,4 +25,5 @@ pub mod telnyx;
 pub mod text;
 pub mod verdict;
 pub mod view;
+pub mod webhook_http;
 pub mod wire;

@@ -41,7 +41,7 @@ use crate::telnyx::{self, InboundText, Recipe, SendConfig, WebhookVerdict};
 use crate::verdict::Verdict;
 use crate::view::{self, StoredRow};
 use crate::wire::{EventKind, Submission};
-use crate::{consent, edge, events, ids, phone, text};
+use crate::{consent, edge, events, ids, phone, text, webhook_http};
 
 fn bad(reason: impl std::fmt::Display) -> PyErr {
     PyValueError::new_err(reason.to_string())
@@ -1125,6 +1125,58 @@ impl WebhookKeys {
     }
 }
 
+/// Provider, query, signature, timestamp, body.
+type PlainWebhook<'a> = (
+    &'a str,
+    Bound<'a, PyBytes>,
+    Bound<'a, PyBytes>,
+    Bound<'a, PyBytes>,
+    Bound<'a, PyBytes>,
+);
+
+#[pyclass(frozen, module = "engine._core")]
+struct WebhookForm {
+    inner: webhook_http::Form,
+}
+
+#[pymethods]
+impl WebhookForm {
+    #[new]
+    fn new(
+        providers: Vec<(String, String, String)>,
+        head_bytes_max: usize,
+        body_bytes_max: usize,
+    ) -> Self {
+        let providers = providers
+            .into_iter()
+            .map(|(name, signature, timestamp)| webhook_http::Provider {
+                name,
+                signature,
+                timestamp,
+            })
+            .collect();
+        Self {
+            inner: webhook_http::Form {
+                providers,
+                head_bytes_max,
+                body_bytes_max,
+            },
+        }
+    }
+
+    fn plain<'a>(&'a self, py: Python<'a>, data: &[u8]) -> Option<PlainWebhook<'a>> {
+        let plain = self.inner.plain(data)?;
+        let bytes = |value| PyBytes::new(py, value);
+        Some((
+            &self.inner.providers[plain.provider].name,
+            bytes(plain.query),
+            bytes(plain.signature),
+            bytes(plain.timestamp),
+            bytes(plain.body),
+        ))
+    }
+}
+
 #[pyclass(frozen, module = "engine._core")]
 struct Webhooks {
     items: Vec<telnyx::ReceivedWebhook>,
@@ -1155,12 +1207,16 @@ impl Webhooks {
             .collect();
         let keys = Arc::clone(&keys.inner);
         let items = py.detach(|| {
-            items
+            let raw: Vec<_> = items
                 .iter()
-                .map(|(query, signature, timestamp, body)| {
-                    telnyx::read_webhook(query, signature, timestamp, body, &keys, now_us)
+                .map(|(query, signature, timestamp, body)| telnyx::RawWebhook {
+                    query,
+                    signature,
+                    timestamp,
+                    body,
                 })
-                .collect()
+                .collect();
+            telnyx::read_webhooks(&raw, &keys, now_us)
         });
         Self { items }
     }
@@ -2431,6 +2487,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Settler>()?;
     module.add_class::<Settlement>()?;
     module.add_class::<Webhooks>()?;
+    module.add_class::<WebhookForm>()?;
     module.add_class::<WebhookKeys>()?;
     module.add_class::<Inbound>()?;
     module.add_class::<Scheduler>()?;

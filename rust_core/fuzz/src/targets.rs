@@ -15,7 +15,9 @@ use _core::outcome::Phase;
 use _core::phone::{Phone, parse_inbound_address, parse_nanp};
 use _core::registry::{Campaign, CampaignState, OnUnknown, Registry, Tenant};
 use _core::state::State;
-use _core::telnyx::{WebhookKeys, WebhookVerdict, classify, lookup_receipt, read_webhook};
+use _core::telnyx::{
+    RawWebhook, WebhookKeys, WebhookVerdict, classify, lookup_receipt, read_webhooks,
+};
 use _core::text::{
     Encoding, NationalShift, ReferenceSize, UserDataHeader, decode_septets, encode_septets,
     measure, opt_keyword, pack, split, unpack,
@@ -169,8 +171,14 @@ pub fn webhook(data: &[u8]) {
     };
     let (query, body) = data.split_at(data.len().min(data.first().map_or(0, |&at| at as usize)));
     let stamp = (NOW_US / 1_000_000).to_string();
-    let refused = read_webhook(query, data, stamp.as_bytes(), body, &keys, NOW_US);
-    assert_eq!(refused.verdict, WebhookVerdict::BadSignature);
+    let timestamp = stamp.as_bytes();
+    let raw = |signature| RawWebhook {
+        query,
+        signature,
+        timestamp,
+        body,
+    };
+    let unsigned = raw(data);
     let mut signed = stamp.clone().into_bytes();
     signed.push(b'|');
     signed.extend_from_slice(body);
@@ -178,29 +186,28 @@ pub fn webhook(data: &[u8]) {
         &base64::engine::general_purpose::STANDARD,
         signing.sign(&signed).to_bytes(),
     );
-    let read = read_webhook(
-        query,
-        signature.as_bytes(),
-        stamp.as_bytes(),
-        body,
-        &keys,
-        NOW_US,
-    );
-    // The MAC key is 32 ones: no input holds a MAC made with it, so no receipt names a message of ours.
-    if let WebhookVerdict::Receipt { message, .. } = read.verdict {
-        assert_eq!(message, 0);
+    let good = raw(signature.as_bytes());
+    // Alone, among their like, and beside each other: what is believed of one is nobody else's matter.
+    for webhooks in [
+        vec![good],
+        vec![unsigned],
+        vec![good; 5],
+        vec![good, good, unsigned, good, good],
+    ] {
+        let read = read_webhooks(&webhooks, &keys, NOW_US);
+        for (webhook, read) in webhooks.iter().zip(&read) {
+            let believed = read.verdict != WebhookVerdict::BadSignature;
+            assert_eq!(believed, webhook.signature == signature.as_bytes());
+            // The MAC key is 32 ones: no input holds a MAC made with it, so no receipt names a message of ours.
+            if let WebhookVerdict::Receipt { message, .. } = read.verdict {
+                assert_eq!(message, 0);
+            }
+        }
     }
     // A replay outside the window is refused, however well signed.
     let late_us = NOW_US + 301_000_000;
-    let late = read_webhook(
-        query,
-        signature.as_bytes(),
-        stamp.as_bytes(),
-        body,
-        &keys,
-        late_us,
-    );
-    assert_eq!(late.verdict, WebhookVerdict::Stale);
+    let late = read_webhooks(&[good], &keys, late_us);
+    assert_eq!(late[0].verdict, WebhookVerdict::Stale);
 }
 
 /// A provider's answer: any status and body gives an outcome; without a whole answer there is no receipt.

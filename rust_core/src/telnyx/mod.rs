@@ -4,11 +4,14 @@
 
 mod answer;
 mod render;
+mod signatures;
 mod webhook;
 
 pub use answer::{classify, lookup_receipt};
 pub use render::{RENDERER, Recipe, SendConfig, callback_mac, render_lookup, render_send};
-pub use webhook::{InboundText, ReceivedWebhook, WebhookKeys, WebhookVerdict, read_webhook};
+pub use webhook::{
+    InboundText, RawWebhook, ReceivedWebhook, WebhookKeys, WebhookVerdict, read_webhooks,
+};
 
 /// What our table says about a code of Telnyx.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

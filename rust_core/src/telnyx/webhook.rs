@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::answer::{ErrorItem, To, good_code};
 use super::render::callback_mac;
+use super::signatures::{Signed, held};
 use crate::ids::parse_short_id;
 use crate::message::{Carrier, Micros};
 use crate::settle::{Receipt, ReceiptStatus};
@@ -39,6 +40,19 @@ impl WebhookKeys {
         self.public.push(key);
         Ok(())
     }
+}
+
+/// A webhook as it came.
+#[derive(Clone, Copy, Debug)]
+pub struct RawWebhook<'a> {
+    /// The query string of the callback URL.
+    pub query: &'a [u8],
+    /// As its header has it.
+    pub signature: &'a [u8],
+    /// As its header has it.
+    pub timestamp: &'a [u8],
+    /// All of it.
+    pub body: &'a [u8],
 }
 
 /// A text from a handset.
@@ -171,20 +185,31 @@ fn micros_of(rfc3339: &str) -> Micros {
         .unwrap_or(0)
 }
 
-fn signed(signature: &[u8], timestamp: &[u8], body: &[u8], keys: &WebhookKeys) -> bool {
-    let Ok(raw) = STANDARD.decode(signature) else {
-        return false;
-    };
-    let Ok(signature) = Signature::from_slice(&raw) else {
-        return false;
-    };
-    let mut message = Vec::with_capacity(timestamp.len() + 1 + body.len());
-    message.extend_from_slice(timestamp);
+/// What is to be judged of a webhook's signature, or why it need not be.
+fn signed(
+    webhook: &RawWebhook<'_>,
+    window_us: i64,
+    now_us: Micros,
+) -> Result<Signed, WebhookVerdict> {
+    let stamp_us = std::str::from_utf8(webhook.timestamp)
+        .ok()
+        .and_then(|text| text.parse::<i64>().ok())
+        .and_then(|seconds| seconds.checked_mul(1_000_000))
+        .ok_or(WebhookVerdict::BadSignature)?;
+    // The cheap check goes first: a replayed flood costs no curve arithmetic. The answer is the same either way.
+    if now_us.saturating_sub(stamp_us).saturating_abs() > window_us {
+        return Err(WebhookVerdict::Stale);
+    }
+    let signature = STANDARD
+        .decode(webhook.signature)
+        .ok()
+        .and_then(|raw| Signature::from_slice(&raw).ok())
+        .ok_or(WebhookVerdict::BadSignature)?;
+    let mut message = Vec::with_capacity(webhook.timestamp.len() + 1 + webhook.body.len());
+    message.extend_from_slice(webhook.timestamp);
     message.push(b'|');
-    message.extend_from_slice(body);
-    keys.public
-        .iter()
-        .any(|key| key.verify_strict(&message, &signature).is_ok())
+    message.extend_from_slice(webhook.body);
+    Ok(Signed { message, signature })
 }
 
 /// The callback's message id and generation: `None` without them, an error when they are there and the MAC is wrong.
@@ -229,31 +254,39 @@ fn callback(query: &[u8], keys: &WebhookKeys) -> Result<Option<(u64, u16)>, ()> 
     }
 }
 
-/// Reads one webhook. `query` is the raw query string of the callback URL.
+/// Reads webhooks that came together: their signatures cost less than each by itself.
 #[must_use]
-pub fn read_webhook(
-    query: &[u8],
-    signature: &[u8],
-    timestamp: &[u8],
-    body: &[u8],
+pub fn read_webhooks(
+    webhooks: &[RawWebhook<'_>],
     keys: &WebhookKeys,
     now_us: Micros,
-) -> ReceivedWebhook {
-    let stamp_us = std::str::from_utf8(timestamp)
-        .ok()
-        .and_then(|text| text.parse::<i64>().ok())
-        .and_then(|seconds| seconds.checked_mul(1_000_000));
-    // The cheap check goes first: a replayed flood costs no curve arithmetic. The answer is the same either way.
-    let Some(stamp_us) = stamp_us else {
-        return refused(WebhookVerdict::BadSignature);
-    };
-    if now_us.saturating_sub(stamp_us).saturating_abs() > keys.window_us {
-        return refused(WebhookVerdict::Stale);
-    }
-    if !signed(signature, timestamp, body, keys) {
-        return refused(WebhookVerdict::BadSignature);
-    }
-    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(body) else {
+) -> Vec<ReceivedWebhook> {
+    let mut to_judge = Vec::with_capacity(webhooks.len());
+    let refusals: Vec<Option<WebhookVerdict>> = webhooks
+        .iter()
+        .map(|webhook| match signed(webhook, keys.window_us, now_us) {
+            Ok(signed) => {
+                to_judge.push(signed);
+                None
+            }
+            Err(verdict) => Some(verdict),
+        })
+        .collect();
+    let mut held = held(&to_judge, &keys.public).into_iter();
+    webhooks
+        .iter()
+        .zip(refusals)
+        .map(|(webhook, refusal)| match refusal {
+            Some(verdict) => refused(verdict),
+            None if held.next() == Some(true) => read_body(webhook, keys),
+            None => refused(WebhookVerdict::BadSignature),
+        })
+        .collect()
+}
+
+/// What a webhook says whose signature holds.
+fn read_body(webhook: &RawWebhook<'_>, keys: &WebhookKeys) -> ReceivedWebhook {
+    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(webhook.body) else {
         return refused(WebhookVerdict::Garbage);
     };
     let data = envelope.data;
@@ -269,7 +302,7 @@ pub fn read_webhook(
         .to_owned();
     let occurred_us = data.occurred_at.as_deref().map_or(0, micros_of);
     let verdict = match data.event_type.as_ref() {
-        "message.sent" | "message.finalized" => match callback(query, keys) {
+        "message.sent" | "message.finalized" => match callback(webhook.query, keys) {
             Err(()) => WebhookVerdict::WrongMac,
             Ok(known) => receipt_of(known, &payload, &provider_id),
         },
