@@ -61,7 +61,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 torture cluster \
-	fuzz bench bench-compare bench-instructions overload openloop load load-ceiling \
+	fuzz bench bench-compare bench-instructions flames overload openloop load load-ceiling \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
@@ -233,6 +233,9 @@ bench-compare: setup ## What moved beyond its noise between two results folders:
 
 bench-instructions: setup ## Instructions of the core an operation (callgrind) beside those accepted; ACCEPT=1 accepts.
 	@$(PY) -m loadtest.benchmarks.instructions $(if $(ACCEPT),--accept)
+
+flames: setup ## Where an engine's processor time goes: stages and flame graphs, into var/flames (py-spy, h2load).
+	@$(PY) -m loadtest.flames
 
 overload: setup ## Offer up to five times what the engine stores, with shedding and without; draws the curve into var/overload.
 	@$(PY) -m loadtest.overload --results var/overload

@@ -6,7 +6,7 @@ It measures nothing; its ledger says when each message reached it.
 import http.client
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -43,12 +43,23 @@ class CarrierProcess:
         """
         while True:
             idle = self._control(f"idle?wait_ms={IDLE_WAIT_MS}")["idle"]
-            taken = self._control("stats")["counts"].get("taken", 0)
+            taken = self._taken()
             if idle and taken >= messages:
                 return
             if time.monotonic() > until:
                 raise BenchmarkError(f"the carrier took {taken} of {messages} messages in time; idle: {idle}")
             time.sleep(POLL_S)
+
+    def wait_taken(self, messages: int, until: float) -> None:
+        """Wait until it took so many since its start, whatever became of their receipts; `until` as above."""
+        while (taken := self._taken()) < messages:
+            if time.monotonic() > until:
+                raise BenchmarkError(f"the carrier took {taken} of {messages} messages in time")
+            time.sleep(POLL_S)
+
+    def _taken(self) -> int:
+        taken: int = self._control("stats")["counts"].get("taken", 0)
+        return taken
 
     def arrivals_us(self) -> dict[str, int]:
         """When each message reached it, µs since the epoch, by the part of its name after `messages/`."""
@@ -76,9 +87,13 @@ class CarrierProcess:
 
 
 @contextmanager
-def carrier(folder: Path) -> Iterator[CarrierProcess]:
-    """A started carrier, whose log lies in `folder`."""
+def carrier(folder: Path, config: Mapping[str, object] | None = None) -> Iterator[CarrierProcess]:
+    """A started carrier, whose log lies in `folder`; `config` as `PUT /control/config` takes it."""
     command = module_command("loadtest.carrier", "--port", "0", "--api-key", API_KEY)
+    if config is not None:
+        path = folder / "carrier.json"
+        path.write_text(json.dumps(config), encoding="ascii")
+        command += ["--config", str(path)]
     with child(command, clean_environment({}), folder / "carrier.log") as (process, line):
         ready = json.loads(line)
         yield CarrierProcess(process.pid, int(ready["port"]), str(ready["public_key"]))
