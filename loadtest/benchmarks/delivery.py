@@ -14,7 +14,7 @@ from loadtest.benchmarks.children import BenchmarkError
 from loadtest.benchmarks.engine_process import OPEN, EngineProcess, engine
 from loadtest.benchmarks.figures import Sheet, per_second
 from loadtest.benchmarks.plan import MEASUREMENT_S_MAX, Plan
-from loadtest.benchmarks.process_costs import cpu_s, memory
+from loadtest.benchmarks.process_costs import cpu_s, memory, written_bytes
 from loadtest.benchmarks.submissions import submission
 from longwave.client import AsyncClient, ListMessagesRequest
 from longwave.v1 import messaging_pb2 as pb
@@ -22,7 +22,8 @@ from longwave.v1 import messaging_pb2 as pb
 METHOD: Final = (
     "submit_many through the SDK until the carrier had every receipt acknowledged (message.sent and message.finalized, "
     "each signed and stored); carrier answers in 5 ms, receipts after 20 to 100 ms each. Processor time from "
-    "/proc/PID/stat over all threads, memory from /proc/PID/status."
+    "/proc/PID/stat over all threads, memory from /proc/PID/status, bytes written from /proc/PID/io; the "
+    "store's file after the engine has ended, with all bodies, request ids and events in it."
 )
 NOT_DELIVERED: Final = tuple(
     state
@@ -39,12 +40,17 @@ def measure(plan: Plan, folder: Path, sheet: Sheet) -> None:
     with carrier(folder) as taking, engine(folder, taking.settings()) as running:
         _deliver(running, taking, "warm", WARM_MESSAGES, WARM_MESSAGES)
         before = [cpu_s(running.pid), cpu_s(taking.pid), time.process_time()]
+        written_before = written_bytes(running.pid)
         elapsed_s = _deliver(running, taking, "all", messages, WARM_MESSAGES + messages)
         after = [cpu_s(running.pid), cpu_s(taking.pid), time.process_time()]
-        used = memory(running.pid)
+        used, written = memory(running.pid), written_bytes(running.pid) - written_before
+        running.stop()  # which takes the log back into the store
+        size = running.store.stat().st_size
     sheet.add("submitted to delivered", "messages/s", per_second(messages, elapsed_s))
     for who, first, last in zip(("engine", "carrier", "load generator"), before, after, strict=True):
         sheet.add(f"processor time of the {who}", "µs/message", (last - first) / messages * 1e6)
+    sheet.add("written to disk by the engine", "bytes/message", written / messages)
+    sheet.add("store on disk", "bytes/message", size / (messages + WARM_MESSAGES))
     sheet.add("engine memory after", "MiB", used.now_mib)
     sheet.add("engine memory, peak", "MiB", used.peak_mib)
 

@@ -1,4 +1,4 @@
-"""What a process has cost so far, by the kernel's count: processor time and memory.
+"""What a process has cost so far, by the kernel's count: processor time, memory, bytes written.
 
 It samples nothing by itself; Linux only.
 """
@@ -31,6 +31,12 @@ def cpu_s_in(stat: str) -> float:
     """The same, from the text of its `stat`."""
     fields = stat.rpartition(")")[2].split()
     return (int(fields[USER_FIELD]) + int(fields[SYSTEM_FIELD])) / TICKS_A_SECOND
+
+
+def written_bytes(pid: int) -> int:
+    """Bytes that a process has had written to disks. Raises OSError when it is gone."""
+    lines = Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines()
+    return int(dict(line.split(": ") for line in lines)["write_bytes"])
 
 
 def memory(pid: int) -> Memory:
