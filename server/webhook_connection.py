@@ -322,7 +322,7 @@ class Connection(asyncio.Protocol):
         if name in self._server.watched and not self._head_complete:  # a trailer cannot replace what the head said
             if name in self._headers:
                 self._repeated = True
-            self._headers[name] = value
+            self._headers[name] = value.rstrip(b" \t")  # as RFC 9110, 5.5, has it; the parser leaves what trails
 
     def on_headers_complete(self) -> None:
         """Judge the head before any body is kept."""

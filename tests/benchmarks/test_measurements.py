@@ -117,7 +117,7 @@ def test_the_raw_insert_writes_what_the_engine_wrote(made: Path, tmp_path: Path)
         (accept_batches_mysql.measure, 2, 10),
         (accept_unary.measure, 1, 11),
         (accept_sdk.measure, 0, 3),
-        (delivery.measure, 0, 6),
+        (delivery.measure, 0, 8),
         (delivery_nodes.measure, 1, 13),
         (growth_mysql.measure, 2, 12),
         (look_ups.measure, 0, 16),

@@ -145,6 +145,7 @@ def requests(draw: st.DrawFn) -> bytes:
 @given(data=requests(), cut=st.integers(1, 10_000))
 @example(data=WHOLE, cut=1)
 @example(data=WHOLE + WHOLE, cut=3)
+@example(data=WHOLE.replace(b"1764288000", b"1764288000 \t"), cut=2)
 def test_what_comes_whole_is_understood_as_what_comes_in_pieces(data: bytes, cut: int) -> None:
     cut = 1 + cut % (len(data) - 1)
     whole = asyncio.run(feed([data]))
