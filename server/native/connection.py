@@ -33,6 +33,8 @@ KEEPALIVE_WAIT_S: Final = 10.0
 OPENING_S: Final = 20.0
 # Of one that has not agreed on keys.
 HANDSHAKE_S: Final = 5.0
+# No call has a deadline; as the core says it.
+NEVER_US: Final = 2**64 - 1
 # Watches and streams get ten minutes to end by themselves; the client resumes them.
 AGE_GRACE_S: Final = 600.0
 
@@ -185,6 +187,17 @@ class NativeConnection(asyncio.Protocol):
         """Those that are open."""
         return 0 if self._core is None else self._core.calls
 
+    @property
+    def held_since_us(self) -> int:
+        """Since when the oldest of those calls goes on whose request has not come whole."""
+        return 0 if self._core is None else self._core.held_since_us
+
+    def refuse_held(self) -> None:
+        """Refuse all such calls."""
+        if self._core is not None:
+            self._handle(self._core.refuse_held(self.now_us()))
+            self.flush_soon()
+
     def hold(self) -> None:
         """Read nothing until `let_on`."""
         self._holds = True
@@ -217,11 +230,14 @@ class NativeConnection(asyncio.Protocol):
         self._flush()
         self._close()
 
-    def expire(self, now_us: int) -> None:
-        """End the calls whose time is up."""
-        if self._core is not None and self._core.due_us <= now_us:
+    def expire(self, now_us: int) -> bool:
+        """End the calls whose time is up; returns whether there are others that have one."""
+        if self._core is None:
+            return False
+        if self._core.due_us <= now_us:
             self._handle(self._core.expire(now_us))
             self.flush_soon()
+        return self._core is not None and self._core.due_us != NEVER_US
 
     def tick(self, now_s: float) -> None:
         """Keep it alive, or end it for its silence or age."""
@@ -260,6 +276,10 @@ class NativeConnection(asyncio.Protocol):
                 self._write(output)
             many = len(output) > OUTPUT_BYTES_MANY
             self._handle(events)
+        if self._core is not None:
+            if self._core.due_us != NEVER_US:
+                self._edge.timed(self)
+            self._edge.held(self, self._core.held_bytes)
 
     def _write(self, data: bytes) -> None:
         """To the transport, by way of TLS where there is one; which may have more to say than that."""
