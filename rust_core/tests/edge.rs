@@ -175,6 +175,12 @@ fn a_deadline_ends_a_call_and_the_servers_own_is_told() {
     assert_eq!(edge.expire(30_000_000), [Event::TooLong(1)]);
     assert_eq!(edge.expire(90_000_000), []);
     assert_eq!(edge.calls(), 1);
+    edge.finish(1, b"answer");
+    edge.receive(&asked(5, SUBMIT, b"c"), 90_000_000);
+    assert_eq!(edge.due_us(), 120_000_000);
+    edge.finish(5, b"answer");
+    edge.turn(90_000_000);
+    assert_eq!(edge.due_us(), u64::MAX, "there is no call");
 }
 
 #[test]
@@ -359,6 +365,46 @@ fn windows_opened_for_long_answers_are_no_flood() {
             );
         }
     }
+}
+
+#[test]
+fn what_waits_for_its_rest_or_its_reader_is_counted_and_may_be_ended() {
+    let mut edge = connection();
+    let cut = &message(&[7; 1000])[..500];
+    let said = [
+        opening(),
+        asked(1, WATCH, b""),
+        call(3, SUBMIT, &[]),
+        frame(DATA, 0, 3, cut),
+        asked(5, WATCH, b""),
+    ]
+    .concat();
+    edge.receive(&said, 100);
+    assert_eq!((edge.held_bytes(), edge.held_since_us()), (500, 100));
+    edge.turn(200);
+    edge.finish(1, &vec![7; 100_000]);
+    assert_eq!(edge.held_bytes(), 500 + 100_005 - WINDOW);
+    edge.receive(&frame(DATA, 0, 3, &[7; 505]), 300);
+    assert_eq!(edge.held_since_us(), 200);
+    edge.turn(300);
+    assert_eq!(data_bytes(&edge.output(), 1), WINDOW);
+    assert_eq!(edge.refuse_held(400), []);
+    let ended = frames(&edge.output());
+    let calm = 11_u32.to_be_bytes().to_vec();
+    assert_eq!(ended, [(RST_STREAM, 0, 1, calm)]);
+    assert_eq!((edge.held_bytes(), edge.calls()), (0, 2));
+}
+
+#[test]
+fn a_request_has_a_minute_to_come_whole_from_its_first_byte_on() {
+    let mut edge = connection();
+    edge.receive(&[opening(), call(1, SUBMIT, &[])].concat(), 0);
+    edge.receive(&frame(DATA, 0, 1, b"\0"), 30_000_000);
+    assert_eq!(edge.expire(60_000_000), []);
+    assert_eq!((edge.calls(), edge.due_us()), (1, 90_000_000));
+    edge.receive(&frame(DATA, 0, 1, b"\0"), 80_000_000);
+    edge.expire(90_000_000);
+    assert_eq!(edge.calls(), 0);
 }
 
 #[test]

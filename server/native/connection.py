@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from server.native.call import Details, NativeCall
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     import grpc
 
@@ -63,10 +63,6 @@ class NativeConnection(asyncio.Protocol):
         self._pinged_s = 0.0
         self._leaves_s = self._began_s + age_s
         self._left_s = 0.0
-        self._on_event: Final = (
-            self._submits, self._call, self._message, self._half_closed, self._gone, self._late, self._too_long,
-            self._room, self._core_ended,
-        )  # fmt: skip
 
     # What the transport tells.
 
@@ -189,11 +185,11 @@ class NativeConnection(asyncio.Protocol):
 
     @property
     def held_since_us(self) -> int:
-        """Since when the oldest of those calls goes on whose request has not come whole."""
+        """Since when the oldest waits of what it holds: of a request for its rest, of an answer for its client."""
         return 0 if self._core is None else self._core.held_since_us
 
     def refuse_held(self) -> None:
-        """Refuse all such calls."""
+        """End all such calls."""
         if self._core is not None:
             self._handle(self._core.refuse_held(self.now_us()))
             self.flush_soon()
@@ -307,11 +303,11 @@ class NativeConnection(asyncio.Protocol):
         else:
             self._transport.resume_reading()
 
-    # What the core tells; the first item of an event is its place in `_on_event`.
+    # What the core tells; the first item of an event is its place in `_ON_EVENT`.
 
     def _handle(self, events: list[tuple[Any, ...]]) -> None:
         for event in events:
-            self._on_event[event[0]](*event[1:])
+            self._ON_EVENT[event[0]](self, *event[1:])
 
     def _submits(self, metadata: Metadata, streams: list[int], requests: list[bytes], deadlines_us: list[int]) -> None:
         submits = self._edge.submits
@@ -389,3 +385,8 @@ class NativeConnection(asyncio.Protocol):
             task.cancel()
         for together in tuple(self._together):
             together.all_gone()
+
+    # Of the class: bound ones would keep each connection until the collector comes.
+    _ON_EVENT: ClassVar[tuple[Callable[..., None], ...]] = (
+        _submits, _call, _message, _half_closed, _gone, _late, _too_long, _room, _core_ended,
+    )  # fmt: skip

@@ -46,8 +46,8 @@ DRAIN_LOOK_S: Final = 0.01
 LEAVING_S: Final = 1.0
 # What is left to send at the end has so long to leave.
 FLUSH_S: Final = 0.2
-# Of requests that have not come whole, on all connections: sixteen times what one connection may hold. Where it is
-# reached it is brought down by a quarter, so that looking for the oldest is rare.
+# Of requests that have not come whole and answers that are not taken, on all connections: sixteen times the requests
+# of one. Where it is reached it is brought down by a quarter, so that looking for the oldest is rare.
 HELD_BYTES_MAX: Final = 512 * 1024 * 1024
 HELD_BYTES_KEPT: Final = HELD_BYTES_MAX * 3 // 4
 CUT_OFF: Final = "the server stops"
@@ -165,10 +165,10 @@ class NativeEdge:
         self._timed.add(connection)
 
     def held(self, connection: NativeConnection, held_bytes: int) -> None:
-        """It holds so many bytes of requests that have not come whole.
+        """It holds so many bytes of requests that have not come whole, and of answers that nobody takes.
 
-        Beyond the bound those that go on for longest are refused: a request that comes as fast as others do is not
-        among them.
+        Beyond the bound those that wait for longest are ended: who sends and reads as fast as others do is not among
+        them.
         """
         before = self._held.pop(connection, 0)
         if held_bytes:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import ssl
+import weakref
 import zlib
 from pathlib import Path
 from typing import Any
@@ -365,3 +367,23 @@ async def test_of_all_connections_together_the_oldest_unfinished_requests_are_re
     assert RESOURCE_EXHAUSTED not in await second.trailers(1)
     assert edge._held_bytes == 0
     writer.transport.abort()
+
+
+async def test_a_connection_that_is_gone_is_freed_without_the_collector(server: Server) -> None:
+    """Which comes seldom, by the process' own wish."""
+    edge = edge_of(server)
+    gc.disable()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.grpc.port)
+        writer.write(wire.opening())
+        peer = Peer(reader, writer)
+        peer.call(1, wire.message(b""), key=server.tenant_key)
+        peer.call(3, wire.message(submit().SerializeToString()), key=server.tenant_key)
+        await peer.trailers(3)
+        [connection] = map(weakref.ref, edge._connections)
+        writer.transport.abort()
+        async with asyncio.timeout(WAIT_S):
+            while connection() is not None:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.001)
+    finally:
+        gc.enable()

@@ -45,7 +45,7 @@ pub(super) struct Call {
     pub encoding: Option<String>,
     pub kind: Kind,
     pub stage: Stage,
-    pub began_us: u64,
+    pub since_us: u64,    // when what is held of it began to be, or the call
     pub deadline_us: u64, // u64::MAX: none
     pub bounded: bool,    // by the server's own maximum, which is the nearer one
     pub heard: bool,      // something of its requests has come
@@ -82,7 +82,7 @@ impl Call {
             encoding,
             kind,
             stage: Stage::Going,
-            began_us: now_us,
+            since_us: now_us,
             deadline_us,
             bounded: false,
             heard: false,
@@ -104,7 +104,12 @@ impl Call {
             return self.deadline_us;
         }
         self.deadline_us
-            .min(self.began_us.saturating_add(REQUEST_US_MAX))
+            .min(self.since_us.saturating_add(REQUEST_US_MAX))
+    }
+
+    /// Bytes that wait: of a request for the rest of it, of answers for the client.
+    pub fn held_bytes(&self) -> usize {
+        self.input.len() + self.outbox.iter().map(Bytes::len).sum::<usize>()
     }
 
     pub fn is_over(&self) -> bool {

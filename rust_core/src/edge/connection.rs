@@ -36,6 +36,9 @@ const HEADER_BYTES_REFUSED_MAX: u32 = 64 * 1024;
 /// Calls that break a rule, or are beyond the bound, are reset: so many of a connection, before `h2` ends it.
 const LOCAL_RESETS_MAX: usize = 1024;
 
+/// A call's only answer up to here waits in `h2` for its client; a longer one is counted while it waits.
+const SHORT_BYTES: usize = 4096;
+
 /// How long the end of a stream waits for the first that its client writes.
 const COURTESY_US: u64 = 50_000;
 /// How long a stream's client may take to see that its call is over.
@@ -45,6 +48,9 @@ const INTERNAL: u32 = 13;
 const RESOURCE_EXHAUSTED: u32 = 8;
 const DEADLINE_EXCEEDED: u32 = 4;
 const OK: u32 = 0;
+
+const HOLDS_TOO_MUCH: &str =
+    "the requests of all connections that have not come whole are too many bytes";
 
 const CREDENTIALS: [&str; 2] = ["authorization", "x-api-key"];
 
@@ -197,6 +203,9 @@ impl Connection {
                 break;
             }
         }
+        if self.calls.is_empty() {
+            self.due_us = u64::MAX;
+        }
         std::mem::take(&mut self.events)
     }
 
@@ -224,27 +233,39 @@ impl Connection {
         self.calls.len()
     }
 
-    /// Bytes of requests that have not come whole.
+    /// Bytes of requests that have not come whole, and of answers that their clients do not take.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        self.held_bytes
+        let blocked = self
+            .blocked
+            .iter()
+            .filter_map(|stream| self.calls.get(stream));
+        let answers: usize = blocked
+            .flat_map(|call| call.outbox.iter().map(Bytes::len))
+            .sum();
+        self.held_bytes + answers
     }
 
-    /// Since when the oldest of these calls goes on; `u64::MAX` without any.
+    /// Since when the oldest of these waits; `u64::MAX` without any.
     #[must_use]
     pub fn held_since_us(&self) -> u64 {
-        let held = self.calls.values().filter(|call| !call.input.is_empty());
-        held.map(|call| call.began_us).min().unwrap_or(u64::MAX)
+        let held = self.calls.values().filter(|call| call.held_bytes() > 0);
+        held.map(|call| call.since_us).min().unwrap_or(u64::MAX)
     }
 
-    /// Refuse these calls: all connections together hold more than they may.
+    /// End these calls: all connections together hold more than they may.
     pub fn refuse_held(&mut self, now_us: u64) -> Vec<Event> {
-        let held = self.calls.iter().filter(|(_, call)| !call.input.is_empty());
+        let held = self.calls.iter().filter(|(_, call)| call.held_bytes() > 0);
         let held: Vec<u32> = held.map(|(stream, _)| *stream).collect();
         for stream in held {
-            let detail =
-                "the requests of all connections that have not come whole are too many bytes";
-            self.refuse(stream, RESOURCE_EXHAUSTED, detail);
+            match self.calls.get_mut(&stream) {
+                Some(call) if !call.outbox.is_empty() => {
+                    // No status passes by what waits.
+                    call.respond.send_reset(Reason::ENHANCE_YOUR_CALM);
+                    self.gone(stream);
+                }
+                _ => self.refuse(stream, RESOURCE_EXHAUSTED, HOLDS_TOO_MUCH),
+            }
         }
         self.turn(now_us)
     }
@@ -320,24 +341,35 @@ impl Connection {
             return false;
         }
         call.waited_for = true;
-        self.blocked.insert(stream);
+        self.block(stream);
         true
     }
 
-    /// The only message of a call, which waits in `h2` as long as it has to.
-    fn send_now(&mut self, stream: u32, frame: Bytes) {
-        if let Some(call) = self.calls.get_mut(&stream)
-            && call.begin().is_ok()
-            && let Some(send) = &mut call.send
+    fn block(&mut self, stream: u32) {
+        if self.blocked.insert(stream)
+            && let Some(call) = self.calls.get_mut(&stream)
         {
-            // An error: the peer is gone, which the next turn tells.
-            let _ = send.send_data(frame, false);
+            call.since_us = self.now_us;
         }
     }
 
     /// Answer a call by one message and its end.
     pub fn finish(&mut self, stream: u32, message: &[u8]) {
-        self.send_now(stream, message::framed(message));
+        if let Some(call) = self.calls.get_mut(&stream)
+            && call.begin().is_ok()
+            && let Some(send) = &mut call.send
+        {
+            let frame = message::framed(message);
+            if frame.len() <= SHORT_BYTES {
+                // An error: the peer is gone, which the next turn tells.
+                let _ = send.send_data(frame, false);
+            } else {
+                call.outbox.push_back(frame);
+                if !call.pump().1 {
+                    self.block(stream);
+                }
+            }
+        }
         self.end_behind(message.len(), stream, message::trailers(OK, "", &[]));
     }
 
@@ -521,6 +553,9 @@ impl Connection {
             return;
         };
         let held_before = call.input.len();
+        if held_before == 0 {
+            call.since_us = now_us;
+        }
         let mut ended = false;
         while let Some(recv) = &mut call.recv {
             match recv.poll_data(&mut context()) {
@@ -605,6 +640,7 @@ impl Connection {
                 }
                 Part::Whole(message, compressed) => (message, compressed),
             };
+            call.since_us = now_us;
             let encoding = compressed.then(|| call.encoding.clone().unwrap_or_default());
             call.untaken += 1;
             if call.kind == Kind::Stream {
