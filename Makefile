@@ -12,6 +12,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PYTHON ?= python3.11
 RUST_MINIMUM := 1.88.0
 CARGO_DENY_VERSION := 0.20.2
+GRPCURL_VERSION := v1.9.4
+GHZ_VERSION := v0.121.0
 
 VENV := .venv
 STAMPS := $(VENV)/.stamps
@@ -60,7 +62,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 # Tests start hundreds of processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 torture cluster \
+.PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 interop torture cluster \
 	fuzz bench bench-compare bench-instructions flames overload openloop load load-ceiling \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
@@ -207,6 +209,41 @@ test-python: setup servers
 test-mysql9: setup servers ## The store against MySQL 9, unpacked into .tools at the first run (Debian's archive).
 	@tests/servers/fetch_mysql9.sh $(TOOLS)/mysql9
 	@$(PY) -m pytest --mysql=9 $(or $(PYTEST_ARGS),tests/stores tests/conformance tests/corridor/test_server_faults.py)
+
+# The only tests that need Go and Node, so no other target wants them.
+interop: setup $(TOOLS)/interop/client $(TOOLS)/interop/node/.made $(TOOLS)/bin/grpcurl $(TOOLS)/bin/ghz ## Official clients against both gRPC edges (needs go and node; .tools holds them).
+	@$(PY) -m pytest --interop $(or $(PYTEST_ARGS),tests/interop)
+
+INTEROP := tests/interop
+
+$(TOOLS)/interop/client: $(addprefix $(INTEROP)/go/,main.go go.mod go.sum)
+	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
+	@echo "interop: building the Go client"
+	@cd $(INTEROP)/go && go vet ./... && go build -o $(CURDIR)/$@ .
+
+$(TOOLS)/interop/node/.made: $(addprefix $(INTEROP)/node/,client.mjs package.json package-lock.json)
+	@command -v npm >/dev/null || { echo "make: node and npm are missing: install Node 20 or newer (https://nodejs.org)" >&2; exit 1; }
+	@echo "interop: installing the Node client"
+	@mkdir -p $(@D)
+	@cp $^ $(@D)/
+	@npm ci --prefix $(@D) --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+# Built from source (a minute each, once); Go checks what it fetches against its own log of checksums.
+$(TOOLS)/bin/grpcurl: $(CACHE)/grpcurl-$(GRPCURL_VERSION)
+$(TOOLS)/bin/ghz: $(CACHE)/ghz-$(GHZ_VERSION)
+$(TOOLS)/bin/grpcurl $(TOOLS)/bin/ghz:
+	@mkdir -p $(@D)
+	@cp $< $@
+
+$(CACHE)/grpcurl-$(GRPCURL_VERSION): PACKAGE := github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
+$(CACHE)/ghz-$(GHZ_VERSION): PACKAGE := github.com/bojand/ghz/cmd/ghz@$(GHZ_VERSION)
+$(CACHE)/grpcurl-$(GRPCURL_VERSION) $(CACHE)/ghz-$(GHZ_VERSION):
+	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
+	@mkdir -p $(@D)
+	@echo "interop: building $(PACKAGE) into $(CACHE)"
+	@GOBIN=$(CURDIR)/$(TOOLS)/interop/bin go install $(PACKAGE)
+	@mv $(TOOLS)/interop/bin/$(firstword $(subst -, ,$(@F))) $@
 
 # Nothing to do, and no network, when they are there.
 .PHONY: servers

@@ -574,6 +574,14 @@ class EdgeConnection:
     def calls(self) -> int:
         """Those that are open."""
     @property
+    def held_bytes(self) -> int:
+        """Of requests that have not come whole, and of answers that their clients do not take."""
+    @property
+    def held_since_us(self) -> int:
+        """Since when the oldest of these waits."""
+    def refuse_held(self, now_us: int) -> list[_EdgeEvent]:
+        """End these calls."""
+    @property
     def is_open(self) -> bool:
         """Whether the peer said what HTTP/2 begins with."""
     def receive(self, data: bytes, now_us: int) -> list[_EdgeEvent]:

@@ -28,8 +28,9 @@ def interrupts() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Which server the store is tested on."""
+    """Which server the store is tested on, and which clients call it."""
     parser.addoption("--mysql", choices=["9"], help="a MySQL of this version instead of MariaDB: make test-mysql9")
+    parser.addoption("--interop", action="store_true", help="clients in other languages, too: make interop builds them")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,6 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
     run = getattr(config, "workerinput", {}).get(RUN_ID)
     if run is not None:
         config.stash[TURNS] = Turns(run)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Clients in other languages are a run of their own: what builds them is none of the tests' requirements."""
+    return True if collection_path.name == "interop" and not config.getoption("--interop") else None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -2376,6 +2376,21 @@ impl EdgeConnection {
     }
 
     #[getter]
+    fn held_bytes(&self) -> usize {
+        lock(&self.inner).held_bytes()
+    }
+
+    #[getter]
+    fn held_since_us(&self) -> u64 {
+        lock(&self.inner).held_since_us()
+    }
+
+    fn refuse_held(&self, py: Python<'_>, now_us: u64) -> PyResult<EdgeEvents> {
+        let events = lock(&self.inner).refuse_held(now_us);
+        edge_events(py, events)
+    }
+
+    #[getter]
     fn is_open(&self) -> bool {
         lock(&self.inner).is_open()
     }

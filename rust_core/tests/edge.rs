@@ -13,6 +13,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const WINDOW: usize = 65_535;
 
@@ -174,6 +175,12 @@ fn a_deadline_ends_a_call_and_the_servers_own_is_told() {
     assert_eq!(edge.expire(30_000_000), [Event::TooLong(1)]);
     assert_eq!(edge.expire(90_000_000), []);
     assert_eq!(edge.calls(), 1);
+    edge.finish(1, b"answer");
+    edge.receive(&asked(5, SUBMIT, b"c"), 90_000_000);
+    assert_eq!(edge.due_us(), 120_000_000);
+    edge.finish(5, b"answer");
+    edge.turn(90_000_000);
+    assert_eq!(edge.due_us(), u64::MAX, "there is no call");
 }
 
 #[test]
@@ -319,6 +326,101 @@ fn an_end_waits_behind_what_was_sent() {
             .any(|(kind, flags, ..)| *kind == HEADERS && flags & 1 == 1)
     );
     assert_eq!(edge.calls(), 0);
+}
+
+/// gRPC's clients ping while they read, to learn how much the way holds, and open windows as they read.
+#[test]
+fn whoever_reads_long_answers_may_ping_meanwhile() {
+    let mut edge = connection();
+    edge.receive(&[opening(), asked(1, WATCH, b"")].concat(), 0);
+    edge.finish(1, &vec![7; 1 << 20]);
+    let mut read = 0;
+    while read < 1 << 20 {
+        edge.turn(0);
+        let came = data_bytes(&edge.output(), 1);
+        assert!(came > 0, "{read} bytes were read");
+        read += came;
+        let open = |of: u32| frame(WINDOW_UPDATE, 0, of, &30_000_u32.to_be_bytes());
+        let said = [open(0), open(1), frame(PING, 0, 0, &[0; 8])].concat();
+        assert_eq!(edge.receive(&said, 0), []);
+    }
+}
+
+#[test]
+fn windows_opened_for_long_answers_are_no_flood() {
+    let mut edge = connection();
+    edge.receive(&opening(), 0);
+    for stream in (1..600).step_by(2) {
+        edge.receive(&asked(stream, WATCH, b""), 0);
+        edge.finish(stream, &vec![7; 1 << 20]);
+        let mut read = 0;
+        while read < 1 << 20 {
+            edge.turn(0);
+            read += data_bytes(&edge.output(), stream);
+            let open = |of: u32| frame(WINDOW_UPDATE, 0, of, &16_384_u32.to_be_bytes());
+            assert_eq!(
+                edge.receive(&[open(0), open(stream)].concat(), 0),
+                [],
+                "{stream}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_waits_for_its_rest_or_its_reader_is_counted_and_may_be_ended() {
+    let mut edge = connection();
+    let cut = &message(&[7; 1000])[..500];
+    let said = [
+        opening(),
+        asked(1, WATCH, b""),
+        call(3, SUBMIT, &[]),
+        frame(DATA, 0, 3, cut),
+        asked(5, WATCH, b""),
+    ]
+    .concat();
+    edge.receive(&said, 100);
+    assert_eq!((edge.held_bytes(), edge.held_since_us()), (500, 100));
+    edge.turn(200);
+    edge.finish(1, &vec![7; 100_000]);
+    assert_eq!(edge.held_bytes(), 500 + 100_005 - WINDOW);
+    edge.receive(&frame(DATA, 0, 3, &[7; 505]), 300);
+    assert_eq!(edge.held_since_us(), 200);
+    edge.turn(300);
+    assert_eq!(data_bytes(&edge.output(), 1), WINDOW);
+    assert_eq!(edge.refuse_held(400), []);
+    let ended = frames(&edge.output());
+    let calm = 11_u32.to_be_bytes().to_vec();
+    assert_eq!(ended, [(RST_STREAM, 0, 1, calm)]);
+    assert_eq!((edge.held_bytes(), edge.calls()), (0, 2));
+}
+
+#[test]
+fn a_request_has_a_minute_to_come_whole_from_its_first_byte_on() {
+    let mut edge = connection();
+    edge.receive(&[opening(), call(1, SUBMIT, &[])].concat(), 0);
+    edge.receive(&frame(DATA, 0, 1, b"\0"), 30_000_000);
+    assert_eq!(edge.expire(60_000_000), []);
+    assert_eq!((edge.calls(), edge.due_us()), (1, 90_000_000));
+    edge.receive(&frame(DATA, 0, 1, b"\0"), 80_000_000);
+    edge.expire(90_000_000);
+    assert_eq!(edge.calls(), 0);
+}
+
+#[test]
+fn windows_opened_by_the_byte_are_a_flood() {
+    let mut edge = connection();
+    let narrow = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    edge.receive(&[opening(), narrow, asked(1, WATCH, b"")].concat(), 0);
+    edge.finish(1, &vec![7; 1 << 16]);
+    let open = frame(WINDOW_UPDATE, 0, 1, &1_u32.to_be_bytes());
+    let ended = (0..30_000).any(|_| {
+        let events = edge.receive(&open, 0);
+        edge.turn(0);
+        edge.output();
+        events == [Event::Ended(true)]
+    });
+    assert!(ended);
 }
 
 proptest! {

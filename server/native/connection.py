@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from server.native.call import Details, NativeCall
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     import grpc
 
@@ -33,6 +33,8 @@ KEEPALIVE_WAIT_S: Final = 10.0
 OPENING_S: Final = 20.0
 # Of one that has not agreed on keys.
 HANDSHAKE_S: Final = 5.0
+# No call has a deadline; as the core says it.
+NEVER_US: Final = 2**64 - 1
 # Watches and streams get ten minutes to end by themselves; the client resumes them.
 AGE_GRACE_S: Final = 600.0
 
@@ -61,10 +63,6 @@ class NativeConnection(asyncio.Protocol):
         self._pinged_s = 0.0
         self._leaves_s = self._began_s + age_s
         self._left_s = 0.0
-        self._on_event: Final = (
-            self._submits, self._call, self._message, self._half_closed, self._gone, self._late, self._too_long,
-            self._room, self._core_ended,
-        )  # fmt: skip
 
     # What the transport tells.
 
@@ -185,6 +183,17 @@ class NativeConnection(asyncio.Protocol):
         """Those that are open."""
         return 0 if self._core is None else self._core.calls
 
+    @property
+    def held_since_us(self) -> int:
+        """Since when the oldest waits of what it holds: of a request for its rest, of an answer for its client."""
+        return 0 if self._core is None else self._core.held_since_us
+
+    def refuse_held(self) -> None:
+        """End all such calls."""
+        if self._core is not None:
+            self._handle(self._core.refuse_held(self.now_us()))
+            self.flush_soon()
+
     def hold(self) -> None:
         """Read nothing until `let_on`."""
         self._holds = True
@@ -217,11 +226,14 @@ class NativeConnection(asyncio.Protocol):
         self._flush()
         self._close()
 
-    def expire(self, now_us: int) -> None:
-        """End the calls whose time is up."""
-        if self._core is not None and self._core.due_us <= now_us:
+    def expire(self, now_us: int) -> bool:
+        """End the calls whose time is up; returns whether there are others that have one."""
+        if self._core is None:
+            return False
+        if self._core.due_us <= now_us:
             self._handle(self._core.expire(now_us))
             self.flush_soon()
+        return self._core is not None and self._core.due_us != NEVER_US
 
     def tick(self, now_s: float) -> None:
         """Keep it alive, or end it for its silence or age."""
@@ -260,6 +272,10 @@ class NativeConnection(asyncio.Protocol):
                 self._write(output)
             many = len(output) > OUTPUT_BYTES_MANY
             self._handle(events)
+        if self._core is not None:
+            if self._core.due_us != NEVER_US:
+                self._edge.timed(self)
+            self._edge.held(self, self._core.held_bytes)
 
     def _write(self, data: bytes) -> None:
         """To the transport, by way of TLS where there is one; which may have more to say than that."""
@@ -287,11 +303,11 @@ class NativeConnection(asyncio.Protocol):
         else:
             self._transport.resume_reading()
 
-    # What the core tells; the first item of an event is its place in `_on_event`.
+    # What the core tells; the first item of an event is its place in `_ON_EVENT`.
 
     def _handle(self, events: list[tuple[Any, ...]]) -> None:
         for event in events:
-            self._on_event[event[0]](*event[1:])
+            self._ON_EVENT[event[0]](self, *event[1:])
 
     def _submits(self, metadata: Metadata, streams: list[int], requests: list[bytes], deadlines_us: list[int]) -> None:
         submits = self._edge.submits
@@ -369,3 +385,8 @@ class NativeConnection(asyncio.Protocol):
             task.cancel()
         for together in tuple(self._together):
             together.all_gone()
+
+    # Of the class: bound ones would keep each connection until the collector comes.
+    _ON_EVENT: ClassVar[tuple[Callable[..., None], ...]] = (
+        _submits, _call, _message, _half_closed, _gone, _late, _too_long, _room, _core_ended,
+    )  # fmt: skip

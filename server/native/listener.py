@@ -46,6 +46,10 @@ DRAIN_LOOK_S: Final = 0.01
 LEAVING_S: Final = 1.0
 # What is left to send at the end has so long to leave.
 FLUSH_S: Final = 0.2
+# Of requests that have not come whole and answers that are not taken, on all connections: sixteen times the requests
+# of one. Where it is reached it is brought down by a quarter, so that looking for the oldest is rare.
+HELD_BYTES_MAX: Final = 512 * 1024 * 1024
+HELD_BYTES_KEPT: Final = HELD_BYTES_MAX * 3 // 4
 CUT_OFF: Final = "the server stops"
 
 
@@ -72,6 +76,9 @@ class NativeEdge:
         self._tls: Tls | None = None
         self._servers: list[asyncio.Server] = []
         self._connections: set[NativeConnection] = set()
+        self._timed: set[NativeConnection] = set()
+        self._held: dict[NativeConnection, int] = {}
+        self._held_bytes = 0
         self._timers: list[asyncio.Task[None]] = []
         self.loop = asyncio.get_running_loop()
         self.clock = clock
@@ -149,7 +156,31 @@ class NativeEdge:
     def left(self, connection: NativeConnection) -> None:
         """It is gone."""
         self._connections.discard(connection)
+        self._timed.discard(connection)
+        self.held(connection, 0)
         self.police.left(connection)
+
+    def timed(self, connection: NativeConnection) -> None:
+        """It has calls with a deadline."""
+        self._timed.add(connection)
+
+    def held(self, connection: NativeConnection, held_bytes: int) -> None:
+        """It holds so many bytes of requests that have not come whole, and of answers that nobody takes.
+
+        Beyond the bound those that wait for longest are ended: who sends and reads as fast as others do is not among
+        them.
+        """
+        before = self._held.pop(connection, 0)
+        if held_bytes:
+            self._held[connection] = held_bytes
+        self._held_bytes += held_bytes - before
+        if self._held_bytes <= HELD_BYTES_MAX:
+            return
+        for oldest in sorted(self._held, key=lambda each: each.held_since_us):
+            oldest.refuse_held()
+            self._held_bytes -= self._held.pop(oldest)
+            if self._held_bytes <= HELD_BYTES_KEPT:
+                break
 
     def flooded(self, connection: NativeConnection, address: str) -> None:
         """It costs much and calls nothing."""
@@ -179,8 +210,9 @@ class NativeEdge:
 
     def _expire(self) -> None:
         now_us = self.clock.mono_us()
-        for connection in tuple(self._connections):
-            connection.expire(now_us)
+        for connection in tuple(self._timed):
+            if not connection.expire(now_us):
+                self._timed.discard(connection)
 
     def _tick(self) -> None:
         now_s = self.loop.time()

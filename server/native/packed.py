@@ -32,6 +32,9 @@ class Packed:
 
     async def unpacked(self) -> bytes:
         """The request. Ends the call, as grpcio does, where there is none."""
+        if self._encoding in {"", "identity"}:
+            detail = "the request is said to be compressed, and not how"
+            await self._call.abort(grpc.StatusCode.INTERNAL, detail)
         form = FORMS.get(self._encoding)
         if form is None:
             detail = f"Compression algorithm '{self._encoding}' not supported"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("longwave.grpc")
 
 PIECE_BYTES: Final = 64 * 1024
+# HTTP/2, as TLS names it.
+PROTOCOL: Final = "h2"
 
 
 class Tls:
@@ -53,7 +55,7 @@ class Tls:
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         made.minimum_version = ssl.TLSVersion.TLSv1_2
         made.options |= ssl.OP_NO_RENEGOTIATION
-        made.set_alpn_protocols(["h2"])
+        made.set_alpn_protocols([PROTOCOL])
         # A key under a password would ask for it on the terminal.
         made.load_cert_chain(certificate, key, password=lambda: "")
         if client_ca is not None:
@@ -79,7 +81,7 @@ class Secured:
         """Whether keys are agreed on."""
 
     def read(self, data: bytes) -> bytes:
-        """What the peer says. Raises ssl.SSLError when it is no TLS of ours, or has come to its end.
+        """What the peer says. Raises ssl.SSLError when it is no TLS of ours, is not for HTTP/2, or has come to its end.
 
         Either way `leaving` may have something to send.
         """
@@ -88,6 +90,8 @@ class Secured:
         with contextlib.suppress(ssl.SSLWantReadError):
             if not self.agreed:
                 self._tls.do_handshake()
+                if self._tls.selected_alpn_protocol() != PROTOCOL:
+                    raise ssl.SSLError("the peer does not offer HTTP/2")
                 self.agreed = True
             while piece := self._tls.read(PIECE_BYTES):
                 said.append(piece)

@@ -1,8 +1,13 @@
 """The native edge alone: what grpcio does inside of its library, or does otherwise."""
 
 import asyncio
+import contextlib
+import gc
 import gzip
+import ssl
+import weakref
 import zlib
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,17 +18,19 @@ from longwave import contract
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
 from server.native import connection as connections
-from server.native.listener import NativeEdge
+from server.native.listener import EXPIRE_S, NativeEdge
 from tests.proof.abuse import wire
-from tests.server.conftest import NATIVE, WAIT_S, Server, refused
+from tests.server.conftest import NATIVE, WAIT_S, Server, StartServer, refused
 from tests.server.test_floods import works
 from tests.server.test_gate import gone, submit
+from tests.server.test_listener import Authority, write
 
 pytestmark = NATIVE
 SUBMIT = contract.SUBMIT_MESSAGE.path
 GOAWAY = 7
-# 12, 13 and 8 as strings in a header block, by the codes of RFC 7541, appendix B.
-UNIMPLEMENTED, INTERNAL, RESOURCE_EXHAUSTED = b"\x82\x08\xbf", b"\x82\x0b\x3f", b"\x81\x7b"
+# 12, 13, 8 and 4 as strings in a header block, by the codes of RFC 7541, appendix B.
+UNIMPLEMENTED, INTERNAL = b"\x82\x08\xbf", b"\x82\x0b\x3f"
+RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED = b"\x81\x7b", b"\x81\x6b"
 
 
 def edge_of(server: Server) -> NativeEdge:
@@ -86,11 +93,12 @@ async def test_a_compressed_request_is_unpacked(server: Server, peer: Peer, enco
     ("encoding", "payload", "status"),
     [
         (b"snappy", b"x", UNIMPLEMENTED),
+        (b"identity", b"x", INTERNAL),
         (b"gzip", b"no gzip", INTERNAL),
         (b"gzip", gzip.compress(b"x" * 100)[:-9], INTERNAL),
         (b"gzip", gzip.compress(bytes(17 << 20)), RESOURCE_EXHAUSTED),
     ],
-    ids=["unknown", "garbage", "cut", "bomb"],
+    ids=["unknown", "none", "garbage", "cut", "bomb"],
 )
 async def test_what_cannot_be_unpacked_has_a_status(
     server: Server, peer: Peer, encoding: bytes, payload: bytes, status: bytes
@@ -268,3 +276,114 @@ async def test_calls_in_flight_are_answered_after_goaway_and_new_ones_go_elsewhe
     assert (await sent).result.verdict == verdict_pb2.VERDICT_ACCEPTED
     async with asyncio.timeout(WAIT_S):
         await stopping
+
+
+async def test_who_reads_no_http2_is_refused_behind_tls(start_server: StartServer, tmp_path: Path) -> None:
+    authority = Authority()
+    server = await start_server(**write(tmp_path, authority.issue("localhost")))
+    for offered in (["http/1.1"], []):
+        context = ssl.create_default_context(cadata=authority.pem.decode())
+        context.set_alpn_protocols(offered) if offered else None
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", server.grpc.port, ssl=context, server_hostname="localhost"
+        )
+        writer.write(wire.opening())
+        async with asyncio.timeout(WAIT_S):
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        writer.transport.abort()
+
+
+async def test_a_connection_without_calls_is_not_looked_at_for_deadlines(
+    server: Server, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await peer.frame(wire.SETTINGS)
+    looked: list[object] = []
+    monkeypatch.setattr(connections.NativeConnection, "expire", lambda self, _: bool(looked.append(self)))
+    for _ in range(3):  # deadlines of another one are looked at meanwhile
+        await works(server.client())
+        await asyncio.sleep(2 * EXPIRE_S)
+    assert len(set(looked)) == 3
+    assert len(edge_of(server)._connections) == 4
+
+
+async def test_metadata_beyond_the_bound_is_refused_with_a_status(server: Server, peer: Peer) -> None:
+    """As grpcio does; a 431 of HTTP is something that clients have no name for."""
+    block = wire.call_fields(SUBMIT, key=server.tenant_key, more=((b"x", b"a" * 17_000),))
+    peer.writer.write(wire.frame(wire.HEADERS, wire.END_STREAM, 1, block[:16_000]))
+    peer.writer.write(wire.frame(wire.CONTINUATION, wire.END_HEADERS, 1, block[16_000:]))
+    assert RESOURCE_EXHAUSTED in await peer.trailers(1)
+    await works(server.client())
+
+
+@pytest.mark.parametrize(
+    ("more", "path", "body", "status"),
+    [
+        ((b"grpc-timeout", b"abc"), SUBMIT, wire.message(b""), INTERNAL),
+        ((b"x", b"y"), SUBMIT + "?a=b", wire.message(b""), UNIMPLEMENTED),
+        ((b"x", b"y"), SUBMIT, b"\x02" + bytes(4), INTERNAL),
+    ],
+    ids=["deadline", "query", "message"],
+)
+async def test_what_breaks_grpcs_rules_has_a_status(
+    server: Server, peer: Peer, more: tuple[bytes, bytes], path: str, body: bytes, status: bytes
+) -> None:
+    peer.call(1, body, more, key=server.tenant_key, path=path)
+    assert status in await peer.trailers(1)
+    await works(server.client())
+
+
+async def test_a_request_that_does_not_come_whole_in_time_is_refused(
+    server: Server, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = wire.call_fields(SUBMIT, key=server.tenant_key)
+    peer.writer.write(wire.frame(wire.HEADERS, wire.END_HEADERS, 1, headers) + wire.frame(wire.DATA, 0, 1, b"\0"))
+    await works(server.client())
+    now_us = server.corridor.clock.mono_us
+    monkeypatch.setattr(server.corridor.clock, "mono_us", lambda: now_us() + 60_000_000)
+    assert DEADLINE_EXCEEDED in await peer.trailers(1)
+
+
+async def test_of_all_connections_together_the_oldest_unfinished_requests_are_refused(
+    server: Server, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.native.listener.HELD_BYTES_MAX", 50_000)
+    monkeypatch.setattr("server.native.listener.HELD_BYTES_KEPT", 48_000)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.grpc.port)
+    writer.write(wire.opening())
+    second = Peer(reader, writer)
+    headers = wire.frame(wire.HEADERS, wire.END_HEADERS, 1, wire.call_fields(SUBMIT, key=server.tenant_key))
+    whole = wire.message(submit("a" * 60_000).SerializeToString())
+    edge = edge_of(server)
+    for each in (peer, second):
+        each.writer.write(headers + wire.frame(wire.DATA, 0, 1, whole[:15_000]))
+        async with asyncio.timeout(WAIT_S):
+            while edge._held_bytes < (1 if each is peer else 2) * 15_000:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.001)
+    for start in (15_000, 31_000):
+        second.writer.write(wire.frame(wire.DATA, 0, 1, whole[start : start + 16_000]))
+    assert RESOURCE_EXHAUSTED in await peer.trailers(1)
+    second.writer.write(wire.frame(wire.DATA, wire.END_STREAM, 1, whole[47_000:]))
+    assert RESOURCE_EXHAUSTED not in await second.trailers(1)
+    assert edge._held_bytes == 0
+    writer.transport.abort()
+
+
+async def test_a_connection_that_is_gone_is_freed_without_the_collector(server: Server) -> None:
+    """Which comes seldom, by the process' own wish."""
+    edge = edge_of(server)
+    gc.disable()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.grpc.port)
+        writer.write(wire.opening())
+        peer = Peer(reader, writer)
+        peer.call(1, wire.message(b""), key=server.tenant_key)
+        peer.call(3, wire.message(submit().SerializeToString()), key=server.tenant_key)
+        await peer.trailers(3)
+        [connection] = map(weakref.ref, edge._connections)
+        writer.transport.abort()
+        async with asyncio.timeout(WAIT_S):
+            while connection() is not None:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.001)
+    finally:
+        gc.enable()

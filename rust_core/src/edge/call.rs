@@ -11,6 +11,9 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::message;
 
+/// The only request of a call comes within it: one of the largest at 300 KB/s. What has come waits in memory.
+const REQUEST_US_MAX: u64 = 60_000_000;
+
 /// How a method's requests are handed out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -42,6 +45,7 @@ pub(super) struct Call {
     pub encoding: Option<String>,
     pub kind: Kind,
     pub stage: Stage,
+    pub since_us: u64,    // when what is held of it began to be, or the call
     pub deadline_us: u64, // u64::MAX: none
     pub bounded: bool,    // by the server's own maximum, which is the nearer one
     pub heard: bool,      // something of its requests has come
@@ -78,6 +82,7 @@ impl Call {
             encoding,
             kind,
             stage: Stage::Going,
+            since_us: now_us,
             deadline_us,
             bounded: false,
             heard: false,
@@ -91,6 +96,20 @@ impl Call {
     /// Whether it was handed out and its handler has not ended it.
     pub fn is_handled(&self) -> bool {
         self.headers.is_none() && matches!(self.stage, Stage::Going)
+    }
+
+    /// When it is to be looked at for its time; its only request has to come within its own.
+    pub fn due_us(&self) -> u64 {
+        if self.headers.is_none() {
+            return self.deadline_us;
+        }
+        self.deadline_us
+            .min(self.since_us.saturating_add(REQUEST_US_MAX))
+    }
+
+    /// Bytes that wait: of a request for the rest of it, of answers for the client.
+    pub fn held_bytes(&self) -> usize {
+        self.input.len() + self.outbox.iter().map(Bytes::len).sum::<usize>()
     }
 
     pub fn is_over(&self) -> bool {
@@ -124,14 +143,11 @@ impl Call {
     }
 
     /// Send the end of the answer; its head, too, where there was none. An error: the peer is gone, which is told apart.
-    pub fn end_now(&mut self, mut trailers: HeaderMap) {
+    pub fn end_now(&mut self, trailers: HeaderMap) {
         if let Some(send) = &mut self.send {
             let _ = send.send_trailers(trailers);
         } else {
-            trailers.insert("content-type", HeaderValue::from_static("application/grpc"));
-            let mut response = head(StatusCode::OK);
-            *response.headers_mut() = trailers;
-            let _ = self.respond.send_response(response, true);
+            let _ = self.respond.send_response(ended(trailers), true);
         }
     }
 
@@ -171,6 +187,14 @@ impl Call {
             self.unreleased = 0;
         }
     }
+}
+
+/// An answer that is its end.
+pub(super) fn ended(mut trailers: HeaderMap) -> Response<()> {
+    trailers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    let mut response = head(StatusCode::OK);
+    *response.headers_mut() = trailers;
+    response
 }
 
 /// An answer without anything.

@@ -13,9 +13,11 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use h2::server::{Builder, Handshake, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 
-use super::call::{Call, Kind, Stage, head};
+use super::call::{self, Call, Kind, Stage, head};
 use super::frames::{Abuse, Frames, Seen};
 use super::message::{self, Part, Value};
 use super::pipe::Pipe;
@@ -26,10 +28,16 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 /// Requests that have not come whole: two of the largest.
 const HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// What gRPC's own servers take.
-const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Of one call's headers, counted as HTTP/2 does: what gRPC's own servers take.
+const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Up to here more is refused with gRPC's status, which `h2` cannot: it answers 431, and ends the connection beyond four
+/// times as many.
+const HEADER_BYTES_REFUSED_MAX: u32 = 64 * 1024;
 /// Calls that break a rule, or are beyond the bound, are reset: so many of a connection, before `h2` ends it.
 const LOCAL_RESETS_MAX: usize = 1024;
+
+/// A call's only answer up to here waits in `h2` for its client; a longer one is counted while it waits.
+const SHORT_BYTES: usize = 4096;
 
 /// How long the end of a stream waits for the first that its client writes.
 const COURTESY_US: u64 = 50_000;
@@ -40,6 +48,9 @@ const INTERNAL: u32 = 13;
 const RESOURCE_EXHAUSTED: u32 = 8;
 const DEADLINE_EXCEEDED: u32 = 4;
 const OK: u32 = 0;
+
+const HOLDS_TOO_MUCH: &str =
+    "the requests of all connections that have not come whole are too many bytes";
 
 const CREDENTIALS: [&str; 2] = ["authorization", "x-api-key"];
 
@@ -141,7 +152,7 @@ impl Connection {
         let handshake = Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(HEADER_BYTES_MAX)
+            .max_header_list_size(HEADER_BYTES_REFUSED_MAX)
             .max_concurrent_streams(rules.calls_max)
             .max_pending_accept_reset_streams(given_up)
             .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
@@ -192,12 +203,17 @@ impl Connection {
                 break;
             }
         }
+        if self.calls.is_empty() {
+            self.due_us = u64::MAX;
+        }
         std::mem::take(&mut self.events)
     }
 
     /// What is to be sent to the peer.
     pub fn output(&mut self) -> BytesMut {
-        self.pipe.lock().outbound.split()
+        let output = self.pipe.lock().outbound.split();
+        self.frames.sent(&output);
+        output
     }
 
     /// Whether the transport takes nothing for now.
@@ -217,6 +233,43 @@ impl Connection {
         self.calls.len()
     }
 
+    /// Bytes of requests that have not come whole, and of answers that their clients do not take.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let blocked = self
+            .blocked
+            .iter()
+            .filter_map(|stream| self.calls.get(stream));
+        let answers: usize = blocked
+            .flat_map(|call| call.outbox.iter().map(Bytes::len))
+            .sum();
+        self.held_bytes + answers
+    }
+
+    /// Since when the oldest of these waits; `u64::MAX` without any.
+    #[must_use]
+    pub fn held_since_us(&self) -> u64 {
+        let held = self.calls.values().filter(|call| call.held_bytes() > 0);
+        held.map(|call| call.since_us).min().unwrap_or(u64::MAX)
+    }
+
+    /// End these calls: all connections together hold more than they may.
+    pub fn refuse_held(&mut self, now_us: u64) -> Vec<Event> {
+        let held = self.calls.iter().filter(|(_, call)| call.held_bytes() > 0);
+        let held: Vec<u32> = held.map(|(stream, _)| *stream).collect();
+        for stream in held {
+            match self.calls.get_mut(&stream) {
+                Some(call) if !call.outbox.is_empty() => {
+                    // No status passes by what waits.
+                    call.respond.send_reset(Reason::ENHANCE_YOUR_CALM);
+                    self.gone(stream);
+                }
+                _ => self.refuse(stream, RESOURCE_EXHAUSTED, HOLDS_TOO_MUCH),
+            }
+        }
+        self.turn(now_us)
+    }
+
     /// Whether the peer has said what HTTP/2 begins with.
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -228,13 +281,14 @@ impl Connection {
         let late: Vec<u32> = self
             .calls
             .iter()
-            .filter(|(_, call)| call.deadline_us <= now_us)
+            .filter(|(_, call)| call.due_us() <= now_us)
             .map(|(stream, _)| *stream)
             .collect();
         for stream in late {
             let Some(call) = self.calls.get_mut(&stream) else {
                 continue;
             };
+            let passed = call.deadline_us <= now_us;
             call.deadline_us = u64::MAX;
             if call.is_over() {
                 self.drop_call(stream);
@@ -257,12 +311,17 @@ impl Connection {
             call.heard = true;
             call.outbox.clear();
             call.stage = Stage::Going;
-            self.end(stream, DEADLINE_EXCEEDED, "the deadline passed", &[]);
+            let detail = if passed {
+                "Deadline Exceeded"
+            } else {
+                "the request did not come whole in time"
+            };
+            self.end(stream, DEADLINE_EXCEEDED, detail, &[]);
         }
         self.due_us = self
             .calls
             .values()
-            .map(|call| call.deadline_us)
+            .map(Call::due_us)
             .min()
             .unwrap_or(u64::MAX);
         self.turn(now_us)
@@ -277,39 +336,54 @@ impl Connection {
             return false;
         }
         call.outbox.push_back(message::framed(message));
-        self.frames.answered();
+        self.frames.answered(message.len());
         if call.pump().1 {
             return false;
         }
         call.waited_for = true;
-        self.blocked.insert(stream);
+        self.block(stream);
         true
     }
 
-    /// The only message of a call, which waits in `h2` as long as it has to.
-    fn send_now(&mut self, stream: u32, frame: Bytes) {
-        if let Some(call) = self.calls.get_mut(&stream)
-            && call.begin().is_ok()
-            && let Some(send) = &mut call.send
+    fn block(&mut self, stream: u32) {
+        if self.blocked.insert(stream)
+            && let Some(call) = self.calls.get_mut(&stream)
         {
-            // An error: the peer is gone, which the next turn tells.
-            let _ = send.send_data(frame, false);
+            call.since_us = self.now_us;
         }
     }
 
     /// Answer a call by one message and its end.
     pub fn finish(&mut self, stream: u32, message: &[u8]) {
-        self.send_now(stream, message::framed(message));
-        self.end(stream, OK, "", &[]);
+        if let Some(call) = self.calls.get_mut(&stream)
+            && call.begin().is_ok()
+            && let Some(send) = &mut call.send
+        {
+            let frame = message::framed(message);
+            if frame.len() <= SHORT_BYTES {
+                // An error: the peer is gone, which the next turn tells.
+                let _ = send.send_data(frame, false);
+            } else {
+                call.outbox.push_back(frame);
+                if !call.pump().1 {
+                    self.block(stream);
+                }
+            }
+        }
+        self.end_behind(message.len(), stream, message::trailers(OK, "", &[]));
     }
 
     /// End a call, behind what was sent.
     pub fn end(&mut self, stream: u32, code: u32, detail: &str, metadata: &[(String, Value)]) {
+        self.end_behind(0, stream, message::trailers(code, detail, metadata));
+    }
+
+    /// With an answer of so many bytes just before.
+    fn end_behind(&mut self, bytes: usize, stream: u32, trailers: HeaderMap) {
         let Some(call) = self.calls.get_mut(&stream).filter(|call| !call.is_over()) else {
             return;
         };
-        self.frames.answered();
-        let trailers = message::trailers(code, detail, metadata);
+        self.frames.answered(bytes);
         if !call.outbox.is_empty() {
             call.stage = Stage::Ending(trailers);
             return;
@@ -419,7 +493,25 @@ impl Connection {
             let _ = respond.send_response(head(status), true);
             return;
         }
-        let path = parts.uri.path().to_owned();
+        let header_bytes = header_bytes(&parts);
+        if header_bytes > HEADER_BYTES_MAX {
+            let detail = format!(
+                "received metadata size exceeds hard limit ({header_bytes} vs. {HEADER_BYTES_MAX})"
+            );
+            let trailers = message::trailers(RESOURCE_EXHAUSTED, &detail, &[]);
+            let _ = respond.send_response(call::ended(trailers), true);
+            return;
+        }
+        let timeout = parts.headers.get("grpc-timeout");
+        if timeout.is_some_and(|value| message::timeout_us(value.as_bytes()).is_none()) {
+            let trailers =
+                message::trailers(INTERNAL, "Error parsing 'grpc-timeout' metadata", &[]);
+            let _ = respond.send_response(call::ended(trailers), true);
+            return;
+        }
+        // With a query there is no such method.
+        let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+        let path = path.to_owned();
         let kind = if path == self.rules.submit {
             Kind::Submit
         } else if self.rules.unary.contains(&path) {
@@ -431,7 +523,7 @@ impl Connection {
         if kind == Kind::Stream {
             self.events.push(handed(stream, &mut call, None));
         }
-        self.due_us = self.due_us.min(call.deadline_us);
+        self.due_us = self.due_us.min(call.due_us());
         self.calls.insert(stream, call);
         self.seen.touched.push(stream);
     }
@@ -461,6 +553,9 @@ impl Connection {
             return;
         };
         let held_before = call.input.len();
+        if held_before == 0 {
+            call.since_us = now_us;
+        }
         let mut ended = false;
         while let Some(recv) = &mut call.recv {
             match recv.poll_data(&mut context()) {
@@ -535,12 +630,17 @@ impl Connection {
             let (message, compressed) = match message::take(&mut call.input, bytes_max) {
                 Part::More => return None,
                 Part::TooLong(length) => {
-                    let detail =
-                        format!("Received message larger than max ({length} vs. {bytes_max})");
+                    let detail = format!(
+                        "SERVER: Received message larger than max ({length} vs. {bytes_max})"
+                    );
                     return Some((RESOURCE_EXHAUSTED, detail));
+                }
+                Part::Malformed => {
+                    return Some((INTERNAL, "a message begins as none does".to_owned()));
                 }
                 Part::Whole(message, compressed) => (message, compressed),
             };
+            call.since_us = now_us;
             let encoding = compressed.then(|| call.encoding.clone().unwrap_or_default());
             call.untaken += 1;
             if call.kind == Kind::Stream {
@@ -566,6 +666,8 @@ impl Connection {
                 self.events.push(Event::Gone(stream));
             }
             call.outbox.clear();
+            let held = std::mem::take(&mut call.input);
+            self.held_bytes = self.held_bytes.saturating_sub(held.len());
         }
         self.end(stream, code, detail, &[]);
     }
@@ -638,6 +740,21 @@ impl Connection {
 
 /// GOAWAY with `ENHANCE_YOUR_CALM` and gRPC's word for it. No stream above the highest was taken up by mistake: all end.
 const TOO_MANY_PINGS: &[u8] = b"\0\0\x16\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\x0btoo_many_pings";
+
+/// A field's bytes beside its name and value (RFC 9113, 10.5.1).
+const FIELD_BYTES: usize = 32;
+
+fn header_bytes(parts: &Parts) -> usize {
+    let fields = parts.headers.iter();
+    let fields: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES)
+        .sum();
+    let path = parts
+        .uri
+        .path_and_query()
+        .map_or(0, |path| path.as_str().len());
+    fields + path + FIELD_BYTES
+}
 
 fn is_flood(error: &h2::Error) -> bool {
     error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM)

@@ -108,6 +108,8 @@ pub(super) struct Frames {
     given_up: Budget,
     pinged_us: Option<u64>,
     early_pings: u32,
+    leaving: usize,        // bytes of the frame that goes out
+    leaving_head: Vec<u8>, // the beginning of the next one
 }
 
 impl Frames {
@@ -120,14 +122,41 @@ impl Frames {
             given_up: Budget::new(given_up_a_second, given_up_a_second, now_us),
             pinged_us: None,
             early_pings: 0,
+            leaving: 0,
+            leaving_head: Vec::with_capacity(HEAD_BYTES),
         }
     }
 
-    /// A frame of an answer went out: its windows and acknowledgements are earned, and who reads answers may ping.
-    pub fn answered(&mut self) {
-        self.idle.earn(EARNED_BY_A_FRAME);
-        self.early_pings = 0;
-        self.pinged_us = None;
+    /// An answer of so many bytes is on its way: the windows and acknowledgements of its frames are earned.
+    pub fn answered(&mut self, bytes: usize) {
+        let frames = 1 + bytes / FRAME_BYTES_MAX;
+        self.idle.earn(EARNED_BY_A_FRAME * frames as u64);
+    }
+
+    /// Look at what goes out: whoever is sent answers may ping, as gRPC's clients do to learn what their way holds.
+    pub fn sent(&mut self, mut output: &[u8]) {
+        loop {
+            let payload = self.leaving.min(output.len());
+            self.leaving -= payload;
+            output = &output[payload..];
+            let wanted = (HEAD_BYTES - self.leaving_head.len()).min(output.len());
+            if wanted == 0 {
+                return;
+            }
+            self.leaving_head.extend_from_slice(&output[..wanted]);
+            output = &output[wanted..];
+            if let [high, middle, low, kind, ..] = self.leaving_head[..]
+                && self.leaving_head.len() == HEAD_BYTES
+            {
+                self.leaving =
+                    usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+                self.leaving_head.clear();
+                if kind == DATA || kind == HEADERS {
+                    self.early_pings = 0;
+                    self.pinged_us = None;
+                }
+            }
+        }
     }
 
     /// Take what came, and move what may go on to the end of `ready`.
@@ -351,10 +380,14 @@ mod tests {
         frames
             .pass(&ping.repeat(3), &mut ready, &mut seen, now_us)
             .unwrap();
-        frames.answered();
+        frames.sent(&frame(PING, ACK, 0, &[0; 8]));
+        for piece in frame(DATA, 0, 1, &[0; 40]).chunks(7) {
+            frames.sent(piece);
+        }
         frames
             .pass(&ping.repeat(3), &mut ready, &mut seen, now_us)
             .unwrap();
+        frames.sent(&frame(PING, ACK, 0, &[0; 8]).repeat(3));
         let more = frames.pass(&ping, &mut ready, &mut seen, now_us);
         assert_eq!(more, Err(Abuse::Pings));
     }

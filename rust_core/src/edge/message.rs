@@ -40,6 +40,8 @@ pub(super) enum Part {
     Whole(Bytes, bool),
     /// Longer than is taken: so many bytes.
     TooLong(usize),
+    /// Neither compressed nor not.
+    Malformed,
     /// There is more to come.
     More,
 }
@@ -53,7 +55,11 @@ pub(super) fn take(input: &mut BytesMut, bytes_max: usize) -> Part {
     if length > bytes_max {
         return Part::TooLong(length);
     }
-    let compressed = head[0] & 1 == 1;
+    let compressed = match head[0] {
+        0 => false,
+        1 => true,
+        _ => return Part::Malformed,
+    };
     if input.len() < HEAD_BYTES + length {
         return Part::More;
     }
@@ -192,6 +198,8 @@ mod tests {
         assert!(matches!(take(&mut input.clone(), 4), Part::TooLong(5)));
         assert!(matches!(take(&mut input, 5), Part::Whole(whole, false) if whole == "hello"));
         assert!(input.is_empty());
+        let mut strange = BytesMut::from(&b"\x02\0\0\0\0"[..]);
+        assert!(matches!(take(&mut strange, 5), Part::Malformed));
     }
 
     #[test]

@@ -44,8 +44,8 @@ def run_live(seconds: float, edge: str) -> dict[str, Any]:
         count = asyncio.run(sessions())
         after = target.window(2)
         log = target.engine.store.with_name("engine.log").read_text(encoding="utf-8", errors="replace")
-        broken = int(after.failed > 0 or pid != target.engine.pid)
-        return {"target": f"live ports, edge {edge}", "runs": count, "findings": broken + log.count("Traceback")}
+        findings = int(after.failed > 0 or pid != target.engine.pid) + log.count("Traceback")
+        return {"target": f"live ports, edge {edge}", "runs": count, "findings": findings}
 
 
 def run_damage(seconds: float) -> dict[str, Any]:
