@@ -61,7 +61,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 torture cluster \
-	fuzz bench bench-compare bench-instructions overload openloop load load-ceiling \
+	fuzz bench bench-compare bench-instructions peers overload openloop load load-ceiling \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
@@ -121,6 +121,15 @@ $(STAMPS)/fuzz: requirements/fuzz.lock $(STAMPS)/dev
 	@$(PIP_INSTALL) --no-deps --require-hashes --only-binary :all: --target $(TOOLS)/atheris --requirement $<
 	@touch $@
 
+# What the home-made pipeline is made of, in an environment of its own: the product depends on none of it.
+$(STAMPS)/peers: requirements/peers.lock $(STAMPS)/dev
+	@echo "peers: making $(TOOLS)/peers"
+	@rm -rf $(TOOLS)/peers
+	@$(PYTHON) -m venv $(TOOLS)/peers
+	@env -u VIRTUAL_ENV $(TOOLS)/peers/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+	  --require-hashes --only-binary :all: --requirement $<
+	@touch $@
+
 $(STAMPS)/lint: requirements/lint.lock $(STAMPS)/dev
 	@echo "lint: installing $<"
 	@$(PIP_INSTALL_LOCK) $<
@@ -146,6 +155,8 @@ lock: $(STAMPS)/lint ## Write the lock files anew (UPGRADE=1 takes the newest ve
 	@$(LOCK_COMPILE) $(LOCK_DEV_GROUPS) --group lint --output-file requirements/lint.lock
 	@$(LOCK_COMPILE) $(LOCK_DEV_GROUPS) --constraint requirements/lint.lock --output-file requirements/dev.lock
 	@$(LOCK_COMPILE) --extra mysql --extra redis --constraint requirements/lint.lock --output-file requirements/run.lock
+	@$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  $(if $(UPGRADE),--upgrade) requirements/peers.in --output-file requirements/peers.lock
 	@$(CARGO) update $(if $(UPGRADE),,--workspace) --manifest-path rust_core/Cargo.toml
 
 # ----------------------------------------------------------------------------------------------------------- build, run
@@ -233,6 +244,10 @@ bench-compare: setup ## What moved beyond its noise between two results folders:
 
 bench-instructions: setup ## Instructions of the core an operation (callgrind) beside those accepted; ACCEPT=1 accepts.
 	@$(PY) -m loadtest.benchmarks.instructions $(if $(ACCEPT),--accept)
+
+peers: setup servers $(STAMPS)/peers ## Longwave beside Kannel (installed by root) and a home-made pipeline: some 12 minutes; ARGS="--quick".
+	@loadtest/peers/install_kannel.sh
+	@$(PY) -m loadtest.peers $(ARGS)
 
 overload: setup ## Offer up to five times what the engine stores, with shedding and without; draws the curve into var/overload.
 	@$(PY) -m loadtest.overload --results var/overload
