@@ -44,8 +44,8 @@ def candidates(plan: Plan, sink: SinkProcess, made: Path) -> list[Candidate]:
     longwave = partial(Longwave, made=made, sink_url=telnyx)
     single = partial(longwave, in_flight=one, batch_messages=1)
     batch = partial(longwave, in_flight=plan.batches_in_flight, batch_messages=plan.batch_messages)
-    # Longer than the wait for evidence (15 s) of messages that are then sent again; than Celery's first look for what a
-    # killed worker had (10 s). The others have nothing that comes back later.
+    # Longer than the wait for evidence (15 s) of messages that are then sent again; than Celery's for what a killed
+    # worker had (10 s, looked for every 5 s). The others have nothing that comes back later.
     return [
         Candidate(BATCHES, plan.batches, batch, quiet_s=5),
         Candidate(SINGLES, plan.singles, single, quiet_s=5),
@@ -54,10 +54,10 @@ def candidates(plan: Plan, sink: SinkProcess, made: Path) -> list[Candidate]:
             is_killed_only=True,
         ),
         Candidate(
-            KANNEL, plan.singles, partial(Kannel, sink_url=kannel, in_flight=one, is_stored=False), quiet_s=5
+            KANNEL, plan.kannel, partial(Kannel, sink_url=kannel, in_flight=one, is_stored=False), quiet_s=5
         ),
         Candidate(
-            KANNEL_SPOOL, plan.singles, partial(Kannel, sink_url=kannel, in_flight=one, is_stored=True), quiet_s=5
+            KANNEL_SPOOL, plan.kannel, partial(Kannel, sink_url=kannel, in_flight=one, is_stored=True), quiet_s=5
         ),
         Candidate(HOME_MADE, plan.slow, partial(HomeMade, sink_url=plain, in_flight=one), quiet_s=20),
     ]  # fmt: skip

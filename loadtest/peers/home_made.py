@@ -26,9 +26,8 @@ WORKERS: Final = 2
 ACCEPTED: Final = 202
 DATABASE: Final = "pipeline"
 TABLE_S_MAX: Final = 60.0
-# An hour by default. Celery looks for what was not acknowledged ten seconds after its start, ten messages at most, then
-# every hundred: so short that the first look finds what a killed worker had, and one still sees it come back.
-VISIBILITY_S: Final = 5
+# An hour by default, which is when what a killed worker had comes back; short here, so that one sees it come.
+VISIBILITY_S: Final = 10
 PACKAGES: Final = ("fastapi", "uvicorn", "celery", "redis", "sqlalchemy", "requests")
 
 

@@ -31,7 +31,8 @@ CPU: Final = "processor time"
 QUEUED: Final = "memory of a queued message"
 ACKNOWLEDGED: Final = "killed: acknowledged before"
 NEVER: Final = "killed: acknowledged, never arrived"
-UNCERTAIN: Final = "killed: of these listed as uncertain"
+LISTED: Final = "killed: listed as uncertain"
+UNCERTAIN: Final = "killed: of those that never arrived, listed as uncertain"
 AGAIN: Final = "killed: arrived twice or more"
 METHODS: Final = {
     "throughput": (
@@ -48,7 +49,8 @@ METHODS: Final = {
         "the sink answers late (kill_delay_ms); SIGKILL to all processes of the system in one go while it accepts and "
         "delivers; then it is started again over what it left, and the sink, which answers at once from then on, is "
         "looked at when nothing came for a while (5 s; Longwave's CRITICAL 25 s with "
-        "LONGWAVE_RECONCILE_WAIT_S=15, home-made 20 s with a visibility timeout of 5 s)."
+        "LONGWAVE_RECONCILE_WAIT_S=15, home-made 20 s with a visibility timeout of 10 s). Uncertain is what the system "
+        "itself lists as neither sent nor waiting (Longwave: UNKNOWN and UNRESOLVED)."
     ),
 }
 
@@ -129,6 +131,7 @@ def killed(candidate: Candidate, plan: Plan, folder: Path, sink: SinkProcess, sh
         fate, uncertain = fate_of(loaded.acknowledged, sink.seen()), system.uncertain()
     sheet.add(f"{name}: {ACKNOWLEDGED}", "messages", fate.acknowledged)
     sheet.add(f"{name}: {NEVER}", "messages", len(fate.never))
+    sheet.add(f"{name}: {LISTED}", "messages", len(uncertain))
     sheet.add(f"{name}: {UNCERTAIN}", "messages", len(uncertain.intersection(fate.never)))
     sheet.add(f"{name}: {AGAIN}", "messages", fate.several_times)
 

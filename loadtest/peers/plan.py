@@ -40,18 +40,21 @@ class Plan:
     settle_s: float = 1.0
     """Behind the last arrival, so that what is recorded then is counted too."""
     batches: Counts = Counts(warm=1_000, sent=40_000, queued=40_000, offered=200_000, before_kill=2_000)
-    singles: Counts = Counts(warm=1_000, sent=20_000, queued=20_000, offered=100_000, before_kill=2_000)
+    singles: Counts = Counts(warm=1_000, sent=40_000, queued=20_000, offered=100_000, before_kill=2_000)
+    kannel: Counts = Counts(warm=1_000, sent=40_000, queued=20_000, offered=100_000, before_kill=300)
+    """Ten requests at once are 200 a second before the kill; Longwave's 256 are 5,000."""
     slow: Counts = Counts(warm=100, sent=3_000, queued=3_000, offered=20_000, before_kill=300)
 
     @classmethod
     def quick(cls) -> Self:
         """Only shows that everything works: its figures mean nothing."""
-        singles = Counts(warm=20, sent=300, queued=300, offered=100_000, before_kill=100)
+        singles = Counts(warm=20, sent=300, queued=300, offered=50_000, before_kill=100)
         return cls(
             runs=1,
             in_flight=8,
             settle_s=0.2,
             batches=Counts(warm=500, sent=2_000, queued=2_000, offered=200_000, before_kill=100),
             singles=singles,
+            kannel=singles,
             slow=Counts(warm=20, sent=100, queued=100, offered=10_000, before_kill=50),
         )

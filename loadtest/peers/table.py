@@ -5,7 +5,7 @@ from typing import Final
 
 from loadtest.benchmarks.figures import Figure
 from loadtest.benchmarks.report import shown
-from loadtest.peers.measure import ACCEPTED, ACKNOWLEDGED, AGAIN, CALL, CPU, DELIVERED, NEVER, QUEUED, UNCERTAIN
+from loadtest.peers.measure import ACCEPTED, ACKNOWLEDGED, AGAIN, CALL, CPU, DELIVERED, LISTED, NEVER, QUEUED, UNCERTAIN
 
 ABSENT: Final = "-"
 # Heading and figure, in this order.
@@ -20,8 +20,9 @@ SPEED: Final = (
 KILL: Final = (
     ("acknowledged before the kill", ACKNOWLEDGED),
     ("never arrived", NEVER),
-    ("of these listed as uncertain", UNCERTAIN),
+    ("of those listed as uncertain", UNCERTAIN),
     ("arrived twice or more", AGAIN),
+    ("listed as uncertain", LISTED),
 )
 
 

@@ -15,11 +15,17 @@ from loadtest.peers.pipeline.rows import engine, messages
 
 POST_S_MAX: Final = 10
 RETRIES_MAX: Final = 8
+RESTORE_S: Final = 5
 
 celery = Celery("pipeline", broker=os.environ["PIPELINE_BROKER"])
 celery.conf.task_ignore_result = True
 celery.conf.broker_connection_retry_on_startup = True
-celery.conf.broker_transport_options = {"visibility_timeout": int(os.environ["PIPELINE_VISIBILITY_S"])}
+# Looked for every hundred seconds by default, which suits the default hour.
+celery.conf.broker_transport_options = {
+    "visibility_timeout": int(os.environ["PIPELINE_VISIBILITY_S"]),
+    "unacked_restore_interval": RESTORE_S,
+    "unacked_restore_throttle": 1,
+}
 # Of each worker process, made before the fork and first used behind it: a connection is never shared.
 session = requests.Session()
 
