@@ -245,7 +245,7 @@ bench-compare: setup ## What moved beyond its noise between two results folders:
 bench-instructions: setup ## Instructions of the core an operation (callgrind) beside those accepted; ACCEPT=1 accepts.
 	@$(PY) -m loadtest.benchmarks.instructions $(if $(ACCEPT),--accept)
 
-peers: setup servers $(STAMPS)/peers ## Longwave beside Kannel (installed by root) and a home-made pipeline: some 12 minutes; ARGS="--quick".
+peers: setup servers $(STAMPS)/peers ## Longwave beside Kannel (installed by root) and a home-made pipeline: some 10 minutes; ARGS="--quick".
 	@loadtest/peers/install_kannel.sh
 	@$(PY) -m loadtest.peers $(ARGS)
 

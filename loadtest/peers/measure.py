@@ -32,7 +32,7 @@ QUEUED: Final = "memory of a queued message"
 ACKNOWLEDGED: Final = "killed: acknowledged before"
 NEVER: Final = "killed: acknowledged, never arrived"
 LISTED: Final = "killed: listed as uncertain"
-UNCERTAIN: Final = "killed: of those that never arrived, listed as uncertain"
+UNCERTAIN: Final = "killed: never arrived, listed as uncertain"
 AGAIN: Final = "killed: arrived twice or more"
 METHODS: Final = {
     "throughput": (
