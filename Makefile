@@ -63,7 +63,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 interop torture cluster \
-	fuzz bench bench-compare bench-instructions flames overload openloop load load-ceiling \
+	fuzz bench bench-compare bench-instructions flames peers overload openloop load load-ceiling \
 	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
@@ -123,6 +123,15 @@ $(STAMPS)/fuzz: requirements/fuzz.lock $(STAMPS)/dev
 	@$(PIP_INSTALL) --no-deps --require-hashes --only-binary :all: --target $(TOOLS)/atheris --requirement $<
 	@touch $@
 
+# What the home-made pipeline is made of, in an environment of its own: the product depends on none of it.
+$(STAMPS)/peers: requirements/peers.lock $(STAMPS)/dev
+	@echo "peers: making $(TOOLS)/peers"
+	@rm -rf $(TOOLS)/peers
+	@$(PYTHON) -m venv $(TOOLS)/peers
+	@env -u VIRTUAL_ENV $(TOOLS)/peers/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+	  --require-hashes --only-binary :all: --requirement $<
+	@touch $@
+
 $(STAMPS)/lint: requirements/lint.lock $(STAMPS)/dev
 	@echo "lint: installing $<"
 	@$(PIP_INSTALL_LOCK) $<
@@ -148,6 +157,8 @@ lock: $(STAMPS)/lint ## Write the lock files anew (UPGRADE=1 takes the newest ve
 	@$(LOCK_COMPILE) $(LOCK_DEV_GROUPS) --group lint --output-file requirements/lint.lock
 	@$(LOCK_COMPILE) $(LOCK_DEV_GROUPS) --constraint requirements/lint.lock --output-file requirements/dev.lock
 	@$(LOCK_COMPILE) --extra mysql --extra redis --constraint requirements/lint.lock --output-file requirements/run.lock
+	@$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  $(if $(UPGRADE),--upgrade) requirements/peers.in --output-file requirements/peers.lock
 	@$(CARGO) update $(if $(UPGRADE),,--workspace) --manifest-path rust_core/Cargo.toml
 
 # ----------------------------------------------------------------------------------------------------------- build, run
@@ -273,6 +284,10 @@ bench-instructions: setup ## Instructions of the core an operation (callgrind) b
 
 flames: setup ## Where an engine's processor time goes: stages and flame graphs, into var/flames (py-spy, h2load).
 	@$(PY) -m loadtest.flames
+
+peers: setup servers $(STAMPS)/peers ## Longwave beside Kannel (installed by root) and a home-made pipeline: some 10 minutes; ARGS="--quick".
+	@loadtest/peers/install_kannel.sh
+	@$(PY) -m loadtest.peers $(ARGS)
 
 overload: setup ## Offer up to five times what the engine stores, with shedding and without; draws the curve into var/overload.
 	@$(PY) -m loadtest.overload --results var/overload

@@ -1,4 +1,4 @@
-"""The three lock files are complete, hashed, and one resolution: run ⊂ dev ⊂ lint.
+"""The three lock files are complete, hashed, and one resolution: run ⊂ dev ⊂ lint. The peers' is hashed, and apart.
 
 It does not ask any registry whether newer versions exist.
 """
@@ -62,6 +62,14 @@ def test_a_lock_satisfies_what_is_declared(lock: str, root: Path, locks: dict[st
         if version is None or not requirement.specifier.contains(version):
             unmet.append(f"{text}: locked at {version}")
     assert unmet == []
+
+
+def test_the_lock_of_the_peers_has_what_they_are_made_of(root: Path) -> None:
+    locked = pins((root / "requirements" / "peers.lock").read_text())
+    wanted = [line for line in (root / "requirements" / "peers.in").read_text().splitlines() if line[:1].isalpha()]
+    assert len(wanted) > 5
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)])
 
 
 def test_the_crate_lock_names_one_registry(root: Path) -> None:
