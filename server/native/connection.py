@@ -233,7 +233,7 @@ class NativeConnection(asyncio.Protocol):
         if self._core.due_us <= now_us:
             self._handle(self._core.expire(now_us))
             self.flush_soon()
-        return self._core is not None and self._core.due_us != NEVER_US
+        return self._core.due_us != NEVER_US
 
     def tick(self, now_s: float) -> None:
         """Keep it alive, or end it for its silence or age."""
