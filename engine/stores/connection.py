@@ -38,8 +38,8 @@ LIBRARY_VERSION_MIN: Final = (3, 51, 3)
 SYNCHRONOUS_FULL: Final = 2
 # Half the pages of the default 4 KiB for rows of 200 to 400 bytes; equal to the largest atomic unit worth having here.
 PAGE_BYTES: Final = 8192
-# 1,000 pages of 8 KiB: the WAL is copied back about every 8 MiB, some 12 groups of 500 messages. Whoever waits meanwhile waits
-# for all of it, some 4 ms; more at a time cost calls their p99, and saved nothing.
+# 1,000 pages of 8 KiB: the WAL is copied back about every 8 MiB, some 12 groups of 500 messages. Who waits meanwhile
+# waits for all of it, some 4 ms: more at a time cost calls their p99, and saved nothing.
 WAL_AUTOCHECKPOINT_PAGES: Final = 1000
 # The file keeps this much of the WAL after a checkpoint, so that the next one need not grow it again.
 WAL_KEEP_BYTES: Final = 64 * 1024 * 1024

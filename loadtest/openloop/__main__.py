@@ -118,7 +118,7 @@ def _target(options: argparse.Namespace, scratch: Path) -> Iterator[tuple[Whom, 
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:  # noqa: PLR2004 - one for each
         raise BenchmarkError("the engine and the driver need a processor each")
-    with engine(scratch) as running:
+    with engine(scratch, {"LONGWAVE_EDGE": options.edge}) as running:
         pin(running, cores[:1])
         yield Whom(running.address, running.api_key, OPEN), cores[1:]
 
@@ -128,7 +128,18 @@ def _report(
 ) -> report.Report:
     plan = {
         name: getattr(options, name)
-        for name in ("runs", "kind", "messages", "message_class", "arrivals", "seed", "seconds", "processes", "rate")
+        for name in (
+            "runs",
+            "kind",
+            "messages",
+            "message_class",
+            "arrivals",
+            "seed",
+            "seconds",
+            "processes",
+            "rate",
+            "edge",
+        )
     } | {"knee_from": options.knee, "p99_ms": options.p99_ms, "deadline_s": options.deadline_s}
     where = "The engine has the first processor, the driver the others. " if options.address is None else ""
     return report.Report(
@@ -155,7 +166,7 @@ def _command(options: argparse.Namespace) -> str:
         f"python -m loadtest.openloop {load} --kind {options.kind} --messages {options.messages} "
         f"--message-class {options.message_class} --arrivals {options.arrivals} --seed {options.seed} "
         f"--seconds {options.seconds:g} --deadline-s {options.deadline_s:g} --processes {options.processes} "
-        f"--runs {options.runs}"
+        f"--runs {options.runs} --edge {options.edge}"
     )
 
 
@@ -185,6 +196,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--deadline-s", type=float, default=1.0, help="of a call, from when it was due (default: 1)")
     parser.add_argument("--processes", type=int, default=2, help="of the driver (default: 2)")
     parser.add_argument("--runs", type=int, default=1, help="each with an engine of its own (default: 1)")
+    parser.add_argument("--edge", choices=("grpcio", "native"), default="grpcio", help="of the engine that it starts")
     parser.add_argument("--address", help="of an engine that runs, without TLS; wants --key-file, --campaign")
     parser.add_argument("--key-file", type=Path, help="a file with a tenant's API key")
     parser.add_argument("--campaign", help="that messages are handed in for")
