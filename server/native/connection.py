@@ -284,7 +284,7 @@ class NativeConnection(asyncio.Protocol):
 
     def _write(self, data: bytes) -> None:
         """To the transport, by way of TLS where there is one; which may have more to say than that."""
-        if self._transport is None:
+        if self._transport is None or self._closes_s:
             return
         if self._tls is not None:
             if data:
@@ -301,10 +301,10 @@ class NativeConnection(asyncio.Protocol):
         self._end()
         if self._transport is None or self._closes_s:
             return
-        self._closes_s = self.loop.time()
         if self._tls is not None:
             self._tls.end()
             self._write(b"")
+        self._closes_s = self.loop.time()
         if not self._transport.is_closing():
             self._transport.write_eof()
         self._follow()
