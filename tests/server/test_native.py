@@ -284,7 +284,8 @@ async def test_who_reads_no_http2_is_refused_behind_tls(start_server: StartServe
     server = await start_server(**write(tmp_path, authority.issue("localhost")))
     for offered in (["http/1.1"], []):
         context = ssl.create_default_context(cadata=authority.pem.decode())
-        context.set_alpn_protocols(offered) if offered else None
+        if offered:
+            context.set_alpn_protocols(offered)
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", server.grpc.port, ssl=context, server_hostname="localhost"
         )
@@ -300,7 +301,12 @@ async def test_a_connection_without_calls_is_not_looked_at_for_deadlines(
 ) -> None:
     await peer.frame(wire.SETTINGS)
     looked: list[object] = []
-    monkeypatch.setattr(connections.NativeConnection, "expire", lambda self, _: bool(looked.append(self)))
+
+    def expire(connection: object, _now_us: int) -> bool:
+        looked.append(connection)
+        return False
+
+    monkeypatch.setattr(connections.NativeConnection, "expire", expire)
     for _ in range(3):  # deadlines of another one are looked at meanwhile
         await works(server.client())
         await asyncio.sleep(2 * EXPIRE_S)
