@@ -221,15 +221,16 @@ test-mysql9: setup servers ## The store against MySQL 9, unpacked into .tools at
 	@tests/servers/fetch_mysql9.sh $(TOOLS)/mysql9
 	@$(PY) -m pytest --mysql=9 $(or $(PYTEST_ARGS),tests/stores tests/conformance tests/corridor/test_server_faults.py)
 
-# The only tests that need Go and Node, so no other target wants them.
-interop: setup $(TOOLS)/interop/client $(TOOLS)/interop/node/.made $(TOOLS)/bin/grpcurl $(TOOLS)/bin/ghz ## Official clients against both gRPC edges (needs go and node; .tools holds them).
+# The only tests that need Go, Node and Java, so no other target wants them.
+interop: setup $(addprefix $(TOOLS)/interop/,go/client node/.made java/.made) $(TOOLS)/bin/grpcurl $(TOOLS)/bin/ghz ## Official clients against both gRPC edges (needs Go, Node, Java; built into .tools).
 	@$(PY) -m pytest --interop $(or $(PYTEST_ARGS),tests/interop)
 
 INTEROP := tests/interop
 
-$(TOOLS)/interop/client: $(addprefix $(INTEROP)/go/,main.go go.mod go.sum)
+$(TOOLS)/interop/go/client: $(addprefix $(INTEROP)/go/,main.go go.mod go.sum)
 	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
 	@echo "interop: building the Go client"
+	@mkdir -p $(@D)
 	@cd $(INTEROP)/go && go vet ./... && go build -o $(CURDIR)/$@ .
 
 $(TOOLS)/interop/node/.made: $(addprefix $(INTEROP)/node/,client.mjs package.json package-lock.json)
@@ -238,6 +239,15 @@ $(TOOLS)/interop/node/.made: $(addprefix $(INTEROP)/node/,client.mjs package.jso
 	@mkdir -p $(@D)
 	@cp $^ $(@D)/
 	@npm ci --prefix $(@D) --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+$(TOOLS)/interop/java/.made: $(addprefix $(INTEROP)/java/,Client.java pom.xml)
+	@command -v mvn >/dev/null && command -v javac >/dev/null || { \
+	  echo "make: Java or Maven is missing; on Debian 12: apt-get install openjdk-17-jdk-headless maven" >&2; exit 1; }
+	@echo "interop: building the Java client"
+	@rm -rf $(@D)
+	@mvn --quiet --batch-mode --file $(INTEROP)/java/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(@D)/lib
+	@javac -Xlint:all -Werror -cp '$(@D)/lib/*' -d $(@D)/classes $<
 	@touch $@
 
 # Built from source (a minute each, once); Go checks what it fetches against its own log of checksums.

@@ -408,6 +408,49 @@ fn a_request_has_a_minute_to_come_whole_from_its_first_byte_on() {
 }
 
 #[test]
+fn a_request_of_many_bytes_in_frames_of_one_is_a_flood() {
+    let mut edge = connection();
+    let head = &message(&[7; 100_000])[..5];
+    let begun = [
+        opening(),
+        call(1, SUBMIT, &[]),
+        frame(DATA, 0, 1, head),
+        frame(SETTINGS, 1, 0, &[]),
+    ];
+    edge.receive(&begun.concat(), 0);
+    let some = frame(DATA, 0, 1, &[7]).repeat(1000);
+    let ended = (0..30).any(|_| {
+        edge.turn(0);
+        edge.output();
+        edge.receive(&some, 0) == [Event::Ended(true)]
+    });
+    assert!(ended);
+}
+
+#[test]
+fn short_requests_that_are_answered_are_no_flood() {
+    let mut edge = connection();
+    let begun = [
+        opening(),
+        call(1, STREAM, &[]),
+        frame(SETTINGS, 1, 0, &[]),
+        frame(WINDOW_UPDATE, 0, 0, &0x3fff_ffff_u32.to_be_bytes()),
+        frame(WINDOW_UPDATE, 0, 1, &0x3fff_ffff_u32.to_be_bytes()),
+    ];
+    edge.receive(&begun.concat(), 0);
+    let some = frame(DATA, 0, 1, &message(&[7; 60])).repeat(100);
+    for _ in 0..500 {
+        assert_eq!(edge.receive(&some, 0).len(), 100);
+        for _ in 0..100 {
+            edge.took(1);
+            edge.send(1, b"answer");
+        }
+        edge.turn(0);
+        edge.output();
+    }
+}
+
+#[test]
 fn windows_opened_by_the_byte_are_a_flood() {
     let mut edge = connection();
     let narrow = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);

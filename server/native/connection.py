@@ -33,6 +33,8 @@ KEEPALIVE_WAIT_S: Final = 10.0
 OPENING_S: Final = 20.0
 # Of one that has not agreed on keys.
 HANDSHAKE_S: Final = 5.0
+# Of one that has ended, for its peer to close it.
+CLOSING_S: Final = 1.0
 # No call has a deadline; as the core says it.
 NEVER_US: Final = 2**64 - 1
 # Watches and streams get ten minutes to end by themselves; the client resumes them.
@@ -63,6 +65,7 @@ class NativeConnection(asyncio.Protocol):
         self._pinged_s = 0.0
         self._leaves_s = self._began_s + age_s
         self._left_s = 0.0
+        self._closes_s = 0.0
 
     # What the transport tells.
 
@@ -237,6 +240,8 @@ class NativeConnection(asyncio.Protocol):
 
     def tick(self, now_s: float) -> None:
         """Keep it alive, or end it for its silence or age."""
+        if self._closes_s and now_s - self._closes_s > CLOSING_S:
+            self.abort()
         if self._core is None or self._ended:
             return
         if not self._core.is_open:
@@ -279,7 +284,7 @@ class NativeConnection(asyncio.Protocol):
 
     def _write(self, data: bytes) -> None:
         """To the transport, by way of TLS where there is one; which may have more to say than that."""
-        if self._transport is None:
+        if self._transport is None or self._closes_s:
             return
         if self._tls is not None:
             if data:
@@ -289,16 +294,26 @@ class NativeConnection(asyncio.Protocol):
             self._transport.write(data)
 
     def _close(self) -> None:
-        """End it behind what was written."""
+        """End it behind what was written.
+
+        Its peer closes it, or `tick` does: closed here while the peer still sends, what it has not read is lost.
+        """
         self._end()
-        if self._transport is not None:
-            self._transport.close()
+        if self._transport is None or self._closes_s:
+            return
+        if self._tls is not None:
+            self._tls.end()
+            self._write(b"")
+        self._closes_s = self.loop.time()
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+        self._follow()
 
     def _follow(self) -> None:
         """Read while nobody minds."""
         if self._transport is None or self._transport.is_closing():
             return
-        if self._holds or self._full:
+        if self._holds or (self._full and not self._closes_s):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()

@@ -44,11 +44,11 @@ JITTER: Final = 0.1
 DRAIN_LOOK_S: Final = 0.01
 # Of connections without a call.
 LEAVING_S: Final = 1.0
-# What is left to send at the end has so long to leave.
-FLUSH_S: Final = 0.2
-# Of requests that have not come whole and answers that are not taken, on all connections: sixteen times the requests
+# What is left to send at the end has so long to leave, and clients have so long to close their connections.
+FLUSH_S: Final = 1.0
+# Of requests that have not come whole and answers that are not taken, on all connections: eight times the requests
 # of one. Where it is reached it is brought down by a quarter, so that looking for the oldest is rare.
-HELD_BYTES_MAX: Final = 512 * 1024 * 1024
+HELD_BYTES_MAX: Final = 256 * 1024 * 1024
 HELD_BYTES_KEPT: Final = HELD_BYTES_MAX * 3 // 4
 CUT_OFF: Final = "the server stops"
 

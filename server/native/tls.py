@@ -103,6 +103,12 @@ class Secured:
         while left:
             left = left[self._tls.write(left) :]
 
+    def end(self) -> None:
+        """Say that nothing more will be said; `leaving` has that. Without it some clients do not see an end."""
+        # Its answer is not waited for; where keys were not agreed on there is nothing to say.
+        with contextlib.suppress(ssl.SSLError):
+            self._tls.unwrap()
+
     def leaving(self) -> bytes:
         """What is to be sent."""
         return self._leaves.read()

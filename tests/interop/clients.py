@@ -19,8 +19,9 @@ from tests.interop.serving import Served, descriptors
 
 TOOLS: Final = Path(__file__).resolve().parents[2] / ".tools"
 CLIENTS: Final = {
-    "go": [str(TOOLS / "interop" / "client")],
-    "node": ["node", str(TOOLS / "interop" / "node" / "client.mjs")],
+    "go": [f"{TOOLS}/interop/go/client"],
+    "java": ["java", "-XX:+UseSerialGC", "-cp", f"{TOOLS}/interop/java/classes:{TOOLS}/interop/java/lib/*", "Client"],
+    "node": ["node", f"{TOOLS}/interop/node/client.mjs"],
 }
 WAIT_S: Final = 100
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}

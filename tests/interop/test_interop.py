@@ -1,6 +1,6 @@
-"""gRPC's official clients for Go and Node, grpcurl and ghz against both edges, in plaintext and over TLS: all alike.
+"""gRPC's clients for Go, Java and Node, grpcurl and ghz against both edges, in plaintext and over TLS: all alike.
 
-`make interop` runs it; it needs Go and Node, which nothing else here does.
+`make interop` runs it; it needs Go, Java and Node, which nothing else here does.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.interop.script import DRAIN, SUBMIT, Call, one, pings, script
 from tests.interop.serving import EDGES, Served, descriptors, served
 
 Serve = Callable[[str, bool], Served]
-Ask = Callable[[str, str, bool], dict[str, Outcome]]
+Ask = Callable[[str, str, bool], tuple[dict[str, Outcome], dict[str, float]]]
 TLS = pytest.mark.parametrize("tls", [False, True], ids=["plaintext", "tls"])
 CLIENT = pytest.mark.parametrize("client", sorted(CLIENTS))
 EDGE = pytest.mark.parametrize("edge", EDGES)
@@ -42,13 +42,17 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 
 
 @pytest.fixture(scope="module")
-def ask(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Ask:
-    """What came of the script, once for each client and server."""
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
+    """What came of the script and what the server counted, once for each client and kind of server.
+
+    Each has a server of its own: the wrong keys of several would shut them out.
+    """
 
     @cache
-    def asked(client: str, edge: str, tls: bool) -> dict[str, Outcome]:  # noqa: FBT001 - a test's parameter
+    def asked(client: str, edge: str, tls: bool) -> tuple[dict[str, Outcome], dict[str, float]]:  # noqa: FBT001
         folder = tmp_path_factory.mktemp(f"{client}-{edge}")
-        return said(client, folder, serve(edge, tls), script(client))
+        with served(folder, edge, tls=tls) as server:
+            return said(client, folder, server, script(client)), server.metrics()
 
     return asked
 
@@ -67,7 +71,7 @@ def compared(call: Call, found: Outcome) -> tuple[Any, ...]:
 @pytest.mark.parametrize("name", [call.name for call in script("")])
 def test_a_call_ends_alike_over_both_edges(ask: Ask, client: str, tls: bool, name: str) -> None:  # noqa: FBT001
     [call] = [call for call in script(client) if call.name == name]
-    over = {edge: ask(client, edge, tls)[call.name] for edge in EDGES}
+    over = {edge: ask(client, edge, tls)[0][call.name] for edge in EDGES}
     assert over["native"].code is call.code
     assert over["grpcio"].code is (call.over_grpcio or call.code)
     if call.over_grpcio is None:
@@ -75,7 +79,8 @@ def test_a_call_ends_alike_over_both_edges(ask: Ask, client: str, tls: bool, nam
 
 
 @TLS
-def test_both_edges_count_the_same_calls(ask: Ask, serve: Serve, tls: bool) -> None:  # noqa: FBT001
+@CLIENT
+def test_both_edges_count_the_same_calls(ask: Ask, client: str, tls: bool) -> None:  # noqa: FBT001
     """By method and code, as operators see them.
 
     A stream that its client gave up is OK over grpcio, which reads that as its requests' end, and CANCELLED over the
@@ -83,9 +88,7 @@ def test_both_edges_count_the_same_calls(ask: Ask, serve: Serve, tls: bool) -> N
     """
     counted = []
     for edge in EDGES:
-        for client in CLIENTS:
-            ask(client, edge, tls)
-        metrics = serve(edge, tls).metrics()
+        _, metrics = ask(client, edge, tls)
         found = Counter[str]()
         for name, many in metrics.items():
             if name.startswith("longwave_grpc_requests_total") and "RESOURCE_EXHAUSTED" not in name:
@@ -136,15 +139,17 @@ def test_what_is_in_flight_is_answered_when_the_server_goes_and_the_client_finds
             process.stdin.flush()
             again = outcome(json.loads(process.stdout.readline()))
         watch, stream, *workers = map(outcome, did["ended"])
-        # What grpcio takes in after it was stopped and has no handler for ends as CANCELLED.
+        # Over grpcio a call that comes as it stops may end as CANCELLED, stored or not: its caller tries again.
         refused = {grpc.StatusCode.UNAVAILABLE, *([grpc.StatusCode.CANCELLED] if edge == "grpcio" else [])}
         assert {worker.code for worker in workers} <= refused
         assert watch.code is grpc.StatusCode.UNAVAILABLE
         assert stream.code is grpc.StatusCode.UNAVAILABLE
         assert again.code is grpc.StatusCode.OK
-        # Nothing was taken up whose caller was not told.
-        answered = sum(len(answer.get("results", ())) for answer in stream.answers)
-        assert stored == did["accepted"] + answered
+        # Whoever was told has it; over the native edge nothing was taken up whose caller was not told, too. Node's
+        # client drops answers that it has not handed out when a stream ends with an error.
+        told = did["accepted"] + sum(len(answer.get("results", ())) for answer in stream.answers)
+        assert stored >= told
+        assert stored == told or edge == "grpcio" or client == "node"
 
 
 # ------------------------------------------------------------------------------------------------- grpcurl and ghz

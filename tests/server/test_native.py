@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import gzip
+import socket
 import ssl
 import weakref
 import zlib
@@ -283,7 +284,8 @@ async def test_who_reads_no_http2_is_refused_behind_tls(start_server: StartServe
     server = await start_server(**write(tmp_path, authority.issue("localhost")))
     for offered in (["http/1.1"], []):
         context = ssl.create_default_context(cadata=authority.pem.decode())
-        context.set_alpn_protocols(offered) if offered else None
+        if offered:
+            context.set_alpn_protocols(offered)
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", server.grpc.port, ssl=context, server_hostname="localhost"
         )
@@ -387,3 +389,37 @@ async def test_a_connection_that_is_gone_is_freed_without_the_collector(server: 
                 await asyncio.sleep(0.001)
     finally:
         gc.enable()
+
+
+async def test_an_end_behind_tls_is_said(start_server: StartServer, tmp_path: Path) -> None:
+    """Node's client waits for it: its calls hung for their whole deadline."""
+    authority = Authority()
+    server = await start_server(**write(tmp_path, authority.issue("localhost")))
+    context = ssl.create_default_context(cadata=authority.pem.decode())
+    context.set_alpn_protocols(["h2"])
+
+    def talk() -> bytes:
+        with (
+            socket.create_connection(("127.0.0.1", server.grpc.port), WAIT_S) as plain,
+            context.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False) as secured,
+        ):
+            secured.sendall(wire.opening() + wire.frame(wire.PING, 0, 0, bytes(8)) * 5)
+            came = b""
+            while piece := secured.recv(1 << 16):
+                came += piece
+            return came
+
+    assert (await asyncio.to_thread(talk)).endswith(b"too_many_pings")
+
+
+async def test_what_ends_a_connection_is_heard_by_a_peer_that_still_sends(peer: Peer) -> None:
+    """A socket that is closed over what was not read takes back what its peer has not read."""
+    await peer.frame(wire.SETTINGS)
+    peer.writer.write(wire.frame(wire.PING, 0, 0, bytes(8)) * 5)
+    for _ in range(300):
+        peer.writer.write(wire.frame(wire.DATA, 0, 1, bytes(wire.FRAME_BYTES_MAX)))
+    await peer.writer.drain()
+    *_, payload = await peer.frame(GOAWAY)
+    assert payload.endswith(b"too_many_pings")
+    async with asyncio.timeout(WAIT_S):
+        assert await peer.reader.read() == b""

@@ -3,7 +3,7 @@
 //! It checks no rule of HTTP/2 (`h2` does) and holds back nothing but a HEADERS frame that has not come whole, which
 //! `authority` must see whole.
 //!
-//! A budget bounds frames that carry nothing: what belongs to calls and answers is earned by them, the rest is so many a
+//! A budget bounds frames that carry next to nothing: what belongs to calls and answers is earned by them, the rest is so many a
 //! second. Another one bounds calls given up.
 
 use bytes::{Buf, BytesMut};
@@ -22,6 +22,9 @@ const PING: u8 = 6;
 const ACK: u8 = 1;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
+
+/// Of DATA: below it a frame costs more than what it carries. One submission has some hundred bytes.
+const SHORT_BYTES: usize = 256;
 
 const SECOND_US: u64 = 1_000_000;
 /// Frames of nothing a second: ten times what one busy client's settings, pings and windows come to between calls.
@@ -237,7 +240,7 @@ impl Frames {
                 self.idle.earn(EARNED_BY_A_FRAME);
                 return Ok(Concern::Touched(stream));
             }
-            DATA if payload > 0 => return Ok(Concern::Touched(stream)),
+            DATA if payload >= SHORT_BYTES => return Ok(Concern::Touched(stream)),
             RST_STREAM => {
                 if !self.given_up.spend() {
                     return Err(Abuse::Flood);
@@ -248,7 +251,7 @@ impl Frames {
                 self.ping(now_us)?;
                 Concern::Nothing
             }
-            // The end of a request; or what breaks a rule, for which `h2` resets the call.
+            // A short request, or its end: earned by its call, or its answer. Or what breaks a rule, for which `h2` resets the call.
             _ if stream > 0 => Concern::Touched(stream),
             _ => Concern::Nothing,
         };

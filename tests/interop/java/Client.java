@@ -188,11 +188,11 @@ public final class Client {
     var going = channel.newCall(method(call, described), options);
     var done = new CompletableFuture<JsonObject>();
     going.start(new Talk(going, call, described, both, done), headers(call));
-    going.request(2);
     if (!both) {
       going.sendMessage(asked);
       going.halfClose();
     }
+    going.request(2);
     return done;
   }
 

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import os
 import signal
+import struct
 import sys
 import time
 from collections import Counter
@@ -305,6 +306,52 @@ async def pings_and_settings(target: Target) -> None:
     await _many(FLOODING_CONNECTIONS, lambda: _connected(target.grpc_port, use), target)
 
 
+async def tiny_frames(target: Target) -> None:
+    """Long requests in frames of a byte each, as fast as they are taken; of nobody, since no request comes whole."""
+    headers = wire.call_fields(SUBMIT)
+    length = 4_000_000
+    some = wire.frame(wire.DATA, 0, 1, b"a") * 1000
+
+    async def use(writer: asyncio.StreamWriter, reader: asyncio.StreamReader) -> None:
+        reading = asyncio.ensure_future(_drain(reader))
+        writer.write(wire.opening() + SETTLED + wire.frame(wire.HEADERS, wire.END_HEADERS, 1, headers))
+        writer.write(wire.frame(wire.DATA, 0, 1, wire.message(bytes(length))[:5]))
+        for _ in range(length // 1000):
+            writer.write(some)
+            target.done["frames"] += 1000
+            await writer.drain()
+            await asyncio.sleep(0)
+            if reading.done():
+                raise EOFError
+        raise EOFError
+
+    await _many(FLOODING_CONNECTIONS, lambda: _connected(target.grpc_port, use), target)
+
+
+async def windows_of_many_calls(target: Target) -> None:
+    """Settings that move the windows of a hundred open calls, as often as a client may send frames of nothing."""
+    headers = wire.call_fields(SUBMIT)
+    window = struct.Struct(">HI")
+    moves = b"".join(
+        wire.frame(wire.SETTINGS, 0, 0, window.pack(wire.SETTING_INITIAL_WINDOW, 60_000 + number % 2))
+        for number in range(80)
+    )
+
+    async def use(writer: asyncio.StreamWriter, reader: asyncio.StreamReader) -> None:
+        reading = asyncio.ensure_future(_drain(reader))
+        writer.write(wire.opening() + SETTLED)
+        for stream in range(1, 240, 2):
+            writer.write(wire.frame(wire.HEADERS, wire.END_HEADERS, stream, headers))
+        while not reading.done():
+            writer.write(moves)
+            target.done["settings"] += 80
+            await writer.drain()
+            await asyncio.sleep(0.1)
+        raise EOFError
+
+    await _many(50, lambda: _connected(target.grpc_port, use), target)
+
+
 async def _webhooks(target: Target, body: bytes) -> None:
     numbers = itertools.count(1)
 
@@ -342,7 +389,7 @@ ABUSES: Final[dict[str, Callable[[Target], Coroutine[Any, Any, None]]]] = {
     for abuse in (
         rapid_reset, reset_and_come_back, made_to_reset, calls_without_a_key, calls_that_are_refused,
         calls_of_no_method, huge_metadata, idle_streams, slow_writers,
-        slow_readers, pings_and_settings, bad_signatures, oversize_webhooks,
+        slow_readers, pings_and_settings, tiny_frames, windows_of_many_calls, bad_signatures, oversize_webhooks,
     )
 }  # fmt: skip
 
