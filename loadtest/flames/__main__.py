@@ -39,6 +39,7 @@ class Found:
     """Of one path."""
 
     components: dict[str, int]
+    threads: dict[str, int]
     stacks: list[stacks.Stack]
 
 
@@ -60,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BenchmarkError, OSError) as error:
         sys.stderr.write(f"flames: {error}\n")
         return 2
-    sys.stdout.write("\n".join([*_components(found), "", *_stages(found)]) + f"\nwritten: {folder.name}\n")
+    sys.stdout.write(
+        "\n".join([*_components(found), "", *_threads(found), "", *_stages(found)]) + f"\nwritten: {folder.name}\n"
+    )
     return 0
 
 
@@ -76,7 +79,8 @@ def _look(name: str, seconds: float) -> Found:
         sys.stderr.write(f"{name}, {sampled.__name__}\n")
         with tempfile.TemporaryDirectory(prefix="flames-", dir=SCRATCH) as scratch:
             texts.append(PATHS[name](Path(scratch), seconds, sampled))
-    return Found(components.by_component(components.read(texts[0])), stacks.read(texts[1]))
+    samples = components.read(texts[0])
+    return Found(components.by_component(samples), components.by_thread(samples), stacks.read(texts[1]))
 
 
 def _page(found: Mapping[str, Found], seconds: float, load_before: Sequence[float]) -> str:
@@ -97,6 +101,8 @@ def _page(found: Mapping[str, Found], seconds: float, load_before: Sequence[floa
         "",
         *_components(found),
         "",
+        *_threads(found),
+        "",
         "## For what Python runs",
         "",
         f"Parts of the samples of whoever holds the interpreter (py-spy, {PYTHON_A_SECOND} a second). {STAGED}",
@@ -115,6 +121,11 @@ def _page(found: Mapping[str, Found], seconds: float, load_before: Sequence[floa
 
 def _components(found: Mapping[str, Found]) -> list[str]:
     return _table("runs in", COMPONENTS, {name: each.components for name, each in found.items()})
+
+
+def _threads(found: Mapping[str, Found]) -> list[str]:
+    rows = [*components.THREADS, components.OTHER_THREADS]
+    return _table("thread", rows, {name: each.threads for name, each in found.items()})
 
 
 def _stages(found: Mapping[str, Found]) -> list[str]:

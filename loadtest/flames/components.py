@@ -36,6 +36,8 @@ SYSTEM_CALLS: Final = (
 )
 KERNEL_OTHER: Final = "kernel: other"
 OTHER: Final = "other"
+THREADS: Final = ("busiest thread", "second", "third")
+OTHER_THREADS: Final = "all others"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,13 @@ def by_component(samples: Iterable[Sample]) -> dict[str, int]:
     """Samples of each component, the most first."""
     counts = Counter(component_of(sample) for sample in samples)
     return dict(counts.most_common())
+
+
+def by_thread(samples: Iterable[Sample]) -> dict[str, int]:
+    """Samples of the busiest threads and of all others."""
+    counts = [count for _, count in Counter(sample.thread for sample in samples).most_common()]
+    named = dict(zip(THREADS, counts, strict=False))
+    return named | {OTHER_THREADS: sum(counts[len(THREADS) :])}
 
 
 def _asked(sample: Sample) -> str:

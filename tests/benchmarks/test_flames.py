@@ -121,3 +121,4 @@ def test_what_perf_saw_is_told_apart() -> None:
         components.OTHER: 1,
         components.KERNEL_OTHER: 1,
     }
+    assert components.by_thread(samples) == {"busiest thread": 4, "second": 1, components.OTHER_THREADS: 0}
