@@ -309,8 +309,8 @@ load: setup ## Load by Locust: SHAPE=day|steady|soak|spike|ramp, with a verdict;
 	@$(PY) -m loadtest.locust --results var/load --shape $(SHAPE) --factor $(FACTOR) --first-hour $(FIRST_HOUR) \
 	  --hours $(HOURS_OF_DAY) --rate $(RATE) --seconds $(SECONDS) $(ARGS)
 
-load-ceiling: setup ## What Locust itself reaches, against a server that only echoes.
-	@$(PY) -m loadtest.locust --ceiling
+load-ceiling: setup ## What Locust itself reaches, against a server that only echoes; at a rate: ARGS="--ceiling-rate 1000".
+	@$(PY) -m loadtest.locust --ceiling $(ARGS)
 
 # -------------------------------------------------------------------------------------------------------------------- lint
 

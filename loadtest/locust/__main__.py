@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="load-", dir=SCRATCH) as folder:
         try:
             if options.ceiling:
-                return _ceiling(Path(folder), options.results)
+                return _ceiling(Path(folder), options.results, more)
             return _run(Path(folder), options, more)
         except (BenchmarkError, ValueError) as error:
             sys.stderr.write(f"load: {error}\n")
@@ -119,14 +119,14 @@ def _note(summary: Path, results: Path, more: Sequence[str]) -> None:
     (results / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def _ceiling(folder: Path, results: Path | None) -> int:
+def _ceiling(folder: Path, results: Path | None, more: Sequence[str]) -> int:
     """What Locust reaches against a server that does nothing."""
     command = module_command("loadtest.benchmarks.echo_server")
     with child(command, clean_environment({}), folder / "echo.log") as (_, line):
         asked = [
             "--headless", "--only-summary", "--users", str(CEILING_USERS), "--spawn-rate", str(CEILING_USERS),
             "--run-time", f"{CEILING_S:g}s", "--host", f"127.0.0.1:{int(line)}",
-            "--csv", str((results or folder) / "ceiling"),
+            "--csv", str((results or folder) / "ceiling"), *more,
         ]  # fmt: skip
         if results is not None:
             results.mkdir(parents=True, exist_ok=True)

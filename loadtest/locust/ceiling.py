@@ -1,4 +1,4 @@
-"""Users that call a server which returns what it gets, as fast as it does: how much Locust itself can do."""
+"""Users that call a server which returns what it gets, as fast as it does or at a rate: what Locust itself can do."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import grpc
 import grpc.experimental.gevent
-from locust import User, events, task
+from locust import User, constant_throughput, events, task
 
 from loadtest.benchmarks.echo_server import METHOD
 
@@ -16,8 +16,21 @@ REQUEST: Final = b"x" * 200
 CALL_S: Final = 10.0
 
 
+@events.init_command_line_parser.add_listener
+def _more_options(parser: Any) -> None:
+    parser.add_argument("--ceiling-rate", type=float, default=0.0, help="calls a second of all users; 0: as many as they can")
+
+
 class EchoUser(User):
-    """One unary call after the other."""
+    """One unary call after the other, or as many a second as are asked for."""
+
+    def wait_time(self) -> float:
+        """Until the next call."""
+        options = self.environment.parsed_options
+        if not options.ceiling_rate:
+            return 0.0
+        wait_s: float = constant_throughput(options.ceiling_rate / options.num_users)(self)
+        return wait_s
 
     def on_start(self) -> None:
         """Connect."""
