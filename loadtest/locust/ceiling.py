@@ -18,7 +18,7 @@ CALL_S: Final = 10.0
 
 @events.init_command_line_parser.add_listener
 def _more_options(parser: Any) -> None:
-    parser.add_argument("--ceiling-rate", type=float, default=0.0, help="calls a second of all users; 0: as many as they can")
+    parser.add_argument("--ceiling-rate", type=float, default=0.0, help="calls a second of all users (0: no bound)")
 
 
 class EchoUser(User):

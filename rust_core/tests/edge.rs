@@ -410,7 +410,7 @@ fn a_request_has_a_minute_to_come_whole_from_its_first_byte_on() {
 #[test]
 fn a_request_of_many_bytes_in_frames_of_one_is_a_flood() {
     let mut edge = connection();
-    let head = &message(&[7; 100_000])[..5];
+    let head = &message(&vec![7; 100_000])[..5];
     let begun = [
         opening(),
         call(1, SUBMIT, &[]),
