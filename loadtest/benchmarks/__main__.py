@@ -34,6 +34,7 @@ from loadtest.benchmarks import (
 from loadtest.benchmarks.children import BenchmarkError
 from loadtest.benchmarks.figures import Sheet
 from loadtest.benchmarks.plan import Plan
+from loadtest.benchmarks.program import add_places, results_of, say
 
 Measure = Callable[[Plan, Path, Sheet], None]
 
@@ -61,9 +62,6 @@ MEASUREMENTS: Final[dict[str, tuple[str, Measure]]] = {
 SLOW_OR_WANTING: Final = (CORE, NATIVE, EDGES, GROWTH)
 # Measured when it is named: ten million messages take a quarter of an hour and 10 GB.
 BY_NAME_ALONE: Final = (GROWTH,)
-RESULTS: Final = Path("loadtest/results")
-# Ignored by version control; a folder in the system's temporary place may be memory, where an fsync proves nothing.
-SCRATCH: Final = Path("var")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,15 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.folder) as scratch:
             done = _measure(plan, chosen, root, Path(scratch), command(plan, chosen, quick=options.quick))
     except BenchmarkError as error:
-        _say(f"benchmarks: {error}")
+        say(f"benchmarks: {error}")
         return 2
     except (OSError, ValueError, subprocess.TimeoutExpired, ExceptionGroup) as error:
-        _say(f"benchmarks: {type(error).__name__}: {error}")
+        say(f"benchmarks: {type(error).__name__}: {error}")
         return 1
     sys.stdout.write("\n".join(report.table(done.figures)) + "\n")
-    results = options.results or (None if options.quick else RESULTS)
+    results = results_of(options)
     if results is not None:
-        _say(f"written: {report.write(done, results, options.machine or machine_name(done)).name}")
+        say(f"written: {report.write(done, results, options.machine or machine_name(done)).name}")
     return 0
 
 
@@ -105,7 +103,7 @@ def machine_name(done: report.Report) -> str:
 
 def _measure(plan: Plan, chosen: Sequence[str], root: Path, scratch: Path, again: str) -> report.Report:
     if CORE in chosen:
-        _say("building the core's examples")
+        say("building the core's examples")
         core_speed.build(root)
     began, load_before, sheet = datetime.now(UTC), machine.load_average(), Sheet()
     hardware, source = machine.hardware(scratch), machine.source(root)
@@ -114,7 +112,7 @@ def _measure(plan: Plan, chosen: Sequence[str], root: Path, scratch: Path, again
     for run in range(1, plan.runs + 1):
         # Every other run backwards, so that what comes late in a run does not always come late.
         for name in chosen if run % 2 else reversed(chosen):
-            _say(f"run {run} of {plan.runs}: {name}")
+            say(f"run {run} of {plan.runs}: {name}")
             MEASUREMENTS[name][1](plan, root if name == CORE else scratch, sheet)
     return report.Report(
         began=began,
@@ -175,18 +173,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--backlog", type=int, help="BULK messages before the one-time passwords (default: 20,000)")
     parser.add_argument("--waiting", type=int, help="messages waiting at the restart (default: 20,000)")
     parser.add_argument("--machine", help="the machine's kind in the folder's name (default: its cores)")
-    parser.add_argument(
-        "--results", type=Path, help=f"where results are written (default: {RESULTS}; --quick: nowhere)"
-    )
-    parser.add_argument(
-        "--folder", type=Path, default=SCRATCH, help="where stores lie meanwhile (default: %(default)s)"
-    )
+    add_places(parser)
     return parser.parse_args(arguments)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

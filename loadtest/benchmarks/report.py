@@ -13,6 +13,7 @@ from typing import Any
 from loadtest.benchmarks import plots
 from loadtest.benchmarks.figures import Figure
 from loadtest.benchmarks.machine import Source
+from loadtest.benchmarks.program import new_folder
 
 TEN = 10
 THOUSAND = 1000
@@ -38,12 +39,7 @@ class Report:
 
 def write(report: Report, results: Path, machine: str) -> Path:
     """Write all files into a new folder below `results`; returns it. Raises OSError."""
-    name = f"{report.began:%Y-%m-%d}-{machine}"
-    folder, copy = results / name, 1
-    while folder.exists():
-        copy += 1
-        folder = results / f"{name}-{copy}"
-    folder.mkdir(parents=True)
+    folder = new_folder(results, f"{report.began:%Y-%m-%d}-{machine}")
     (folder / "results.json").write_text(json.dumps(as_json(report), indent=1, ensure_ascii=False) + "\n", "utf-8")
     (folder / "results.md").write_text(as_text(report), "utf-8")
     title = f"Benchmarks at {report.source.commit[:10]}: median (point) and all runs (line) of {report.plan['runs']}"

@@ -15,12 +15,12 @@ from typing import Final
 
 from loadtest.benchmarks import machine
 from loadtest.benchmarks.children import BenchmarkError
+from loadtest.benchmarks.program import SCRATCH, new_folder
 from loadtest.flames import components, stacks
 from loadtest.flames.drawing import drawn
 from loadtest.flames.paths import PATHS
 from loadtest.flames.sampling import NATIVE_A_SECOND, PYTHON_A_SECOND, by_kernel, by_python, check_tools
 
-SCRATCH: Final = Path("var")
 INNERMOST_MANY: Final = 10
 COMPONENTS: Final = [
     "core: signatures", "core: HTTP/2 and framing", "core: everything else",
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SCRATCH.mkdir(exist_ok=True)
         for name in chosen:
             found[name] = _look(name, options.seconds)
-        folder = _folder(options.results)
+        folder = new_folder(options.results, f"{datetime.now(UTC):%Y-%m-%d}-flames")
         for name, each in found.items():
             title = f"{_first(PATHS[name].__doc__)} Who holds the interpreter"
             (folder / f"{name}.svg").write_text(drawn(each.stacks, title), "utf-8")
@@ -142,17 +142,6 @@ def _table(what: str, rows: Sequence[str], counts: Mapping[str, Mapping[str, int
 
 def _first(words: str | None) -> str:
     return (words or "").partition("\n")[0]
-
-
-def _folder(results: Path) -> Path:
-    """A new one of this day. Raises OSError."""
-    name = f"{datetime.now(UTC):%Y-%m-%d}-flames"
-    folder, copy = results / name, 1
-    while folder.exists():
-        copy += 1
-        folder = results / f"{name}-{copy}"
-    folder.mkdir(parents=True)
-    return folder
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -18,6 +18,7 @@ from typing import Final
 from loadtest.benchmarks import machine, report
 from loadtest.benchmarks.children import BenchmarkError
 from loadtest.benchmarks.figures import Sheet
+from loadtest.benchmarks.program import add_places, results_of, say
 from loadtest.peers import home_made, kannel
 from loadtest.peers.candidates import HOME_MADE, KANNEL, KANNEL_SPOOL, NAMES, candidates
 from loadtest.peers.longwave_engine import make_store
@@ -26,9 +27,6 @@ from loadtest.peers.plan import Plan
 from loadtest.peers.sink_process import sink
 from loadtest.peers.table import side_by_side
 
-RESULTS: Final = Path("loadtest/results")
-# Ignored by version control, and on a real disk.
-SCRATCH: Final = Path("var")
 MACHINE: Final = "peers"
 
 
@@ -44,18 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="peers-", dir=options.folder) as scratch:
             done = _measure(plan, chosen, Path(scratch).resolve(), versions, command(plan, chosen, quick=options.quick))
     except BenchmarkError as error:
-        _say(f"peers: {error}")
+        say(f"peers: {error}")
         return 2
     except (OSError, ValueError, subprocess.SubprocessError, ExceptionGroup) as error:
-        _say(f"peers: {type(error).__name__}: {error}")
+        say(f"peers: {type(error).__name__}: {error}")
         return 1
     table = "\n".join(side_by_side(done.figures, chosen)) + "\n"
     sys.stdout.write(table)
-    results = options.results or (None if options.quick else RESULTS)
+    results = results_of(options)
     if results is not None:
         folder = report.write(done, results, MACHINE)
         (folder / "table.md").write_text(table, "utf-8")
-        _say(f"written: {folder.name}")
+        say(f"written: {folder.name}")
     return 0
 
 
@@ -70,7 +68,7 @@ def _measure(plan: Plan, chosen: Sequence[str], scratch: Path, versions: dict[st
         compared = [candidate for candidate in candidates(plan, taking, made) if candidate.name in chosen]
         for run in range(1, plan.runs + 1):
             for candidate in compared if run % 2 else reversed(compared):
-                _say(f"run {run} of {plan.runs}: {candidate.name}")
+                say(f"run {run} of {plan.runs}: {candidate.name}")
                 measure(candidate, plan, scratch, taking, sheet)
     return report.Report(
         began=began,
@@ -112,18 +110,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small counts, one run: shows that it works")
     parser.add_argument("--runs", type=int, help="how often everything is measured (default: 3)")
     parser.add_argument("--only", action="append", choices=NAMES, help="this system; may be given several times")
-    parser.add_argument(
-        "--results", type=Path, help=f"where results are written (default: {RESULTS}; --quick: nowhere)"
-    )
-    parser.add_argument(
-        "--folder", type=Path, default=SCRATCH, help="where all data lies meanwhile (default: %(default)s)"
-    )
+    add_places(parser)
     return parser.parse_args(arguments)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -5,16 +5,14 @@ binary log too. The pipeline's packages are in an environment of their own.
 """
 
 import subprocess
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from loadtest.benchmarks.children import BenchmarkError, Process, clean_environment, start
 from loadtest.benchmarks.submissions import recipient, text
-from loadtest.peers import http_load
-from loadtest.peers.loaded import Loaded
+from loadtest.peers.http_load import OverHttp
 from loadtest.peers.process_tree import kill_trees
 from loadtest.peers.system import HOST, wait_listening
 from loadtest.ports import free_ports
@@ -48,7 +46,7 @@ def versions() -> dict[str, str]:
     return dict(line.split() for line in done.stdout.splitlines())
 
 
-class HomeMade:
+class HomeMade(OverHttp):
     """All four parts over one folder."""
 
     def __init__(self, folder: Path, sink_url: str, *, in_flight: int) -> None:
@@ -132,16 +130,8 @@ class HomeMade:
             raise RuntimeError("the pipeline does not run")
         return [*(process.pid for process in self._processes), self._broker.pid]
 
-    def load(self, places: range) -> Coroutine[Any, Any, Loaded]:
-        """A POST for each message."""
-        requests = [(place, self._request(place)) for place in places]
-        return http_load.load(HOST, self._port, requests, in_flight=self._in_flight, accepted=is_accepted)
-
-    def uncertain(self) -> set[int]:
-        """None: it has no such state."""
-        return set()
-
-    def _request(self, place: int) -> bytes:
+    def request(self, place: int) -> bytes:
+        """See `OverHttp`."""
         body = orjson.dumps({"recipient": recipient(place), "text": text(place)})
         head = (
             f"POST /messages HTTP/1.1\r\nHost: {HOST}:{self._port}\r\nContent-Type: application/json\r\n"
@@ -149,7 +139,6 @@ class HomeMade:
         )
         return head.encode() + body
 
-
-def is_accepted(status: int, body: bytes) -> bool:
-    """Whether an answer says that the message was accepted."""
-    return status == ACCEPTED and body.startswith(b'{"id":')
+    def is_accepted(self, status: int, body: bytes) -> bool:
+        """Whether an answer says that the message was accepted."""
+        return status == ACCEPTED and body.startswith(b'{"id":')

@@ -7,12 +7,13 @@ not get.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final, cast
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, cast
 
 import httptools
 
 from loadtest.peers.loaded import Loaded
+from loadtest.peers.system import HOST
 
 # Number of a message, and its request as bytes.
 Request = tuple[int, bytes]
@@ -33,6 +34,30 @@ async def load(host: str, port: int, requests: Sequence[Request], *, in_flight: 
         caller.send_next()
     await asyncio.gather(*(caller.done for caller in callers))
     return loaded
+
+
+class OverHttp:
+    """A system that is handed each message by an HTTP request, and knows no messages of uncertain fate."""
+
+    _port: int
+    _in_flight: int
+
+    def request(self, place: int) -> bytes:
+        """That of one message."""
+        raise NotImplementedError
+
+    def is_accepted(self, status: int, body: bytes) -> bool:
+        """Whether an answer says that the message was accepted."""
+        raise NotImplementedError
+
+    def load(self, places: range) -> Coroutine[Any, Any, Loaded]:
+        """See `System`."""
+        requests = [(place, self.request(place)) for place in places]
+        return load(HOST, self._port, requests, in_flight=self._in_flight, accepted=self.is_accepted)
+
+    def uncertain(self) -> set[int]:
+        """See `System`."""
+        return set()
 
 
 class _Caller(asyncio.Protocol):

@@ -10,15 +10,14 @@ error and is 1.7 times slower.
 import re
 import shutil
 import subprocess
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
 from loadtest.benchmarks.children import BenchmarkError, Process, clean_environment, start
 from loadtest.benchmarks.submissions import recipient, text
-from loadtest.peers import http_load
-from loadtest.peers.loaded import Loaded
+from loadtest.peers.http_load import OverHttp
 from loadtest.peers.process_tree import kill_trees
 from loadtest.peers.system import HOST, SENDER, wait_listening
 from loadtest.ports import free_ports
@@ -57,7 +56,7 @@ def configuration(groups: list[Mapping[str, object]]) -> str:
     return "\n".join("".join(f"{name} = {value}\n" for name, value in group.items()) for group in groups)
 
 
-class Kannel:
+class Kannel(OverHttp):
     """One Kannel over a folder; with `is_stored` it spools what it accepted."""
 
     def __init__(self, folder: Path, sink_url: str, *, in_flight: int, is_stored: bool) -> None:
@@ -138,22 +137,13 @@ class Kannel:
         """Both: either may hold a message."""
         return self.roots
 
-    def load(self, places: range) -> Coroutine[Any, Any, Loaded]:
-        """A GET of sendsms for each message."""
-        requests = [(place, self._request(place)) for place in places]
-        return http_load.load(HOST, self._port, requests, in_flight=self._in_flight, accepted=is_accepted)
-
-    def uncertain(self) -> set[int]:
-        """None: it has no such state."""
-        return set()
-
-    def _request(self, place: int) -> bytes:
+    def request(self, place: int) -> bytes:
+        """See `OverHttp`."""
         query = urlencode(
             {"username": USER, "password": PASSWORD, "from": SENDER, "to": recipient(place), "text": text(place)}
         )
         return f"GET /cgi-bin/sendsms?{query} HTTP/1.1\r\nHost: {HOST}:{self._port}\r\n\r\n".encode()
 
-
-def is_accepted(status: int, body: bytes) -> bool:
-    """Whether an answer says that the message was accepted: `0: Accepted for delivery`."""
-    return status == ACCEPTED and body.startswith(b"0: ")
+    def is_accepted(self, status: int, body: bytes) -> bool:
+        """Whether an answer says that the message was accepted: `0: Accepted for delivery`."""
+        return status == ACCEPTED and body.startswith(b"0: ")

@@ -17,7 +17,8 @@ from loadtest.benchmarks.echo_server import METHOD
 from loadtest.benchmarks.figures import Figure, Sheet
 from loadtest.benchmarks.submissions import recipient, text
 from loadtest.peers import __main__ as program
-from loadtest.peers import candidates, home_made, http_load, kannel, unary_load
+from loadtest.peers import candidates, http_load, kannel, unary_load
+from loadtest.peers.home_made import HomeMade
 from loadtest.peers.kannel import Kannel
 from loadtest.peers.loaded import Loaded, fate_of
 from loadtest.peers.longwave_engine import make_store
@@ -60,7 +61,7 @@ def sendsms(tmp_path: Path, place: int) -> str:
     """The target of a request as the load generator makes it for Kannel."""
     (tmp_path / "kannel").mkdir()
     made = Kannel(tmp_path / "kannel", "http://127.0.0.1/kannel", in_flight=1, is_stored=False)
-    return made._request(place).split(b" ")[1].decode()
+    return made.request(place).split(b" ")[1].decode()
 
 
 def test_the_sink_knows_a_message_in_a_body_and_in_a_query(taking: SinkProcess, tmp_path: Path) -> None:
@@ -229,16 +230,16 @@ def test_the_version_of_kannel() -> None:
 @pytest.mark.parametrize(
     ("judge", "status", "body", "expected"),
     [
-        (kannel.is_accepted, 202, b"0: Accepted for delivery", True),
-        (kannel.is_accepted, 202, b"3: Queued for later delivery", False),
-        (kannel.is_accepted, 503, b"Temporal failure, try again later.", False),
-        (home_made.is_accepted, 202, b'{"id":7}', True),
-        (home_made.is_accepted, 500, b"Internal Server Error", False),
+        (Kannel.is_accepted, 202, b"0: Accepted for delivery", True),
+        (Kannel.is_accepted, 202, b"3: Queued for later delivery", False),
+        (Kannel.is_accepted, 503, b"Temporal failure, try again later.", False),
+        (HomeMade.is_accepted, 202, b'{"id":7}', True),
+        (HomeMade.is_accepted, 500, b"Internal Server Error", False),
     ],
 )
 def test_what_counts_as_accepted(judge: object, status: int, body: bytes, expected: bool) -> None:  # noqa: FBT001
     assert callable(judge)
-    assert judge(status, body) is expected
+    assert judge(None, status, body) is expected
 
 
 def test_a_part_that_does_not_start_is_told(tmp_path: Path) -> None:
