@@ -1,9 +1,11 @@
 """Users that call a server which returns what it gets, as fast as it does or at a rate: what Locust itself can do."""
 
+import random
 import sys
 import time
 from typing import Any, Final
 
+import gevent
 import grpc
 import grpc.experimental.gevent
 from locust import User, constant_throughput, events, task
@@ -23,6 +25,13 @@ def _more_options(parser: Any) -> None:
 
 class EchoUser(User):
     """One unary call after the other, or as many a second as are asked for."""
+
+    def run(self) -> None:
+        """Begin at a moment of its own, as users of the engine do."""
+        options = self.environment.parsed_options
+        if options.ceiling_rate:
+            gevent.sleep(random.random() * options.num_users / options.ceiling_rate)
+        super().run()
 
     def wait_time(self) -> float:
         """Until the next call."""

@@ -68,6 +68,11 @@ class LoadUser(User):
         self.draw = random.Random(self.place + next(_places))
         self.metadata = (("authorization", f"Bearer {self.sender.api_key}"),)
 
+    def run(self) -> None:
+        """Begin at a moment of its own: many users are made at a time, and would call in step for ever."""
+        gevent.sleep(self.draw.random() * self.messages_a_call / Shared.pace)
+        super().run()
+
     def wait_time(self) -> float:
         """Until the next call, so that the pace is kept however long calls take."""
         wait_s: float = constant_throughput(Shared.pace / self.messages_a_call)(self)

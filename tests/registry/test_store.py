@@ -63,7 +63,7 @@ def test_the_writer_is_durable_and_the_file_private(path: Path) -> None:
         "foreign_keys": 1,
         "trusted_schema": 0,
         "mmap_size": 0,
-        "wal_autocheckpoint": 4000,
+        "wal_autocheckpoint": 1000,
     }
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     connection.close()

@@ -19,7 +19,6 @@ import pytest
 
 from engine import _core, append, corridor, dispatch, record
 from engine.breaker import Breaker
-from engine.entry import Reply
 from engine.http_client import HttpPool, Phase
 from engine.registry.records import OnUnknown
 from engine.stores import embedded, sql, sqlite, wal
@@ -190,10 +189,12 @@ def refused_and_stored(patch: Patch, _scene: Scene) -> None:
     """The last message of a call is answered with a refusal, though it is stored and sent."""
 
     def answer_wrongly(_self: Any, admission: Any, group: Any) -> None:
-        for call, (verdict, encoded, *rest) in zip(group, admission.replies(), strict=True):
+        replies = []
+        for verdict, encoded, *rest in admission.replies():
             response = pb.SubmitMessagesResponse.FromString(encoded)
             response.results[-1].CopyFrom(pb.SubmitResult(verdict=verdict_pb2.VERDICT_INVALID_RECIPIENT))
-            call.future.set_result(Reply(verdict, response.SerializeToString(), *rest))
+            replies.append((verdict, response.SerializeToString(), *rest))
+        group.answer(replies)
 
     patch.setattr(append.Append, "_answer", answer_wrongly)
 
