@@ -5,7 +5,6 @@ leaves this machine. A core that was not built for release is refused.
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ from loadtest.benchmarks import (
 from loadtest.benchmarks.children import BenchmarkError
 from loadtest.benchmarks.figures import Sheet
 from loadtest.benchmarks.plan import Plan
-from loadtest.benchmarks.program import add_places, results_of, say
+from loadtest.benchmarks.program import add_places, exit_code_of, results_of, say
 
 Measure = Callable[[Plan, Path, Sheet], None]
 
@@ -65,29 +64,25 @@ BY_NAME_ALONE: Final = (GROWTH,)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write; returns the exit code: 0 measured, 1 something failed, 2 cannot be measured here."""
+    """Measure and write; returns the exit code as `program.exit_code_of` has it."""
     options = _options(arguments)
+    return exit_code_of("benchmarks", lambda: _bench(options))
+
+
+def _bench(options: argparse.Namespace) -> None:
     plan = _plan(options)
     chosen = options.only or usual(quick=options.quick)
     root = Path.cwd()
-    try:
-        _check(plan, root)
-        if NATIVE in chosen or EDGES in chosen:
-            accept_unary_native.check_tools()  # now, not after a quarter of an hour
-        options.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.folder) as scratch:
-            done = _measure(plan, chosen, root, Path(scratch), command(plan, chosen, quick=options.quick))
-    except BenchmarkError as error:
-        say(f"benchmarks: {error}")
-        return 2
-    except (OSError, ValueError, subprocess.TimeoutExpired, ExceptionGroup) as error:
-        say(f"benchmarks: {type(error).__name__}: {error}")
-        return 1
+    _check(plan, root)
+    if NATIVE in chosen or EDGES in chosen:
+        accept_unary_native.check_tools()  # now, not after a quarter of an hour
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.folder) as scratch:
+        done = _measure(plan, chosen, root, Path(scratch), command(plan, chosen, quick=options.quick))
     sys.stdout.write("\n".join(report.table(done.figures)) + "\n")
     results = results_of(options)
     if results is not None:
         say(f"written: {report.write(done, results, options.machine or machine_name(done)).name}")
-    return 0
 
 
 def usual(*, quick: bool) -> list[str]:

@@ -4,9 +4,13 @@ It measures nothing.
 """
 
 import argparse
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+from loadtest.benchmarks.children import BenchmarkError
 
 RESULTS: Final = Path("loadtest/results")
 # Ignored by version control; a folder in the system's temporary place may be memory, where an fsync proves nothing.
@@ -33,6 +37,19 @@ def say(text: str) -> None:
     """To whoever waits."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def exit_code_of(name: str, work: Callable[[], None]) -> int:
+    """Measure and write; returns the exit code: 0 measured, 1 something failed, 2 cannot be measured here."""
+    try:
+        work()
+    except BenchmarkError as error:
+        say(f"{name}: {error}")
+        return 2
+    except (OSError, ValueError, subprocess.SubprocessError, ExceptionGroup) as error:
+        say(f"{name}: {type(error).__name__}: {error}")
+        return 1
+    return 0
 
 
 def new_folder(results: Path, name: str) -> Path:

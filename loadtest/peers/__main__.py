@@ -6,7 +6,6 @@ started is ended, and all data goes with its folder. Results are written as thos
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import Final
 from loadtest.benchmarks import machine, report
 from loadtest.benchmarks.children import BenchmarkError
 from loadtest.benchmarks.figures import Sheet
-from loadtest.benchmarks.program import add_places, results_of, say
+from loadtest.benchmarks.program import add_places, exit_code_of, results_of, say
 from loadtest.peers import home_made, kannel
 from loadtest.peers.candidates import HOME_MADE, KANNEL, KANNEL_SPOOL, NAMES, candidates
 from loadtest.peers.longwave_engine import make_store
@@ -31,22 +30,19 @@ MACHINE: Final = "peers"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write; returns the exit code: 0 measured, 1 something failed, 2 cannot be measured here."""
+    """Compare and write; returns the exit code as `program.exit_code_of` has it."""
     options = _options(arguments)
+    return exit_code_of("peers", lambda: _compare(options))
+
+
+def _compare(options: argparse.Namespace) -> None:
     plan = Plan.quick() if options.quick else Plan()
     plan = replace(plan, runs=options.runs or plan.runs)
     chosen = options.only or list(NAMES)
-    try:
-        versions = _check(chosen)
-        options.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="peers-", dir=options.folder) as scratch:
-            done = _measure(plan, chosen, Path(scratch).resolve(), versions, command(plan, chosen, quick=options.quick))
-    except BenchmarkError as error:
-        say(f"peers: {error}")
-        return 2
-    except (OSError, ValueError, subprocess.SubprocessError, ExceptionGroup) as error:
-        say(f"peers: {type(error).__name__}: {error}")
-        return 1
+    versions = _check(chosen)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="peers-", dir=options.folder) as scratch:
+        done = _measure(plan, chosen, Path(scratch).resolve(), versions, command(plan, chosen, quick=options.quick))
     table = "\n".join(side_by_side(done.figures, chosen)) + "\n"
     sys.stdout.write(table)
     results = results_of(options)
@@ -54,7 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = report.write(done, results, MACHINE)
         (folder / "table.md").write_text(table, "utf-8")
         say(f"written: {folder.name}")
-    return 0
 
 
 def _measure(plan: Plan, chosen: Sequence[str], scratch: Path, versions: dict[str, str], again: str) -> report.Report:

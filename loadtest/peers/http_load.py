@@ -6,6 +6,7 @@ not get.
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, cast
@@ -36,19 +37,19 @@ async def load(host: str, port: int, requests: Sequence[Request], *, in_flight: 
     return loaded
 
 
-class OverHttp:
+class OverHttp(ABC):
     """A system that is handed each message by an HTTP request, and knows no messages of uncertain fate."""
 
     _port: int
     _in_flight: int
 
+    @abstractmethod
     def request(self, place: int) -> bytes:
         """That of one message."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_accepted(self, status: int, body: bytes) -> bool:
         """Whether an answer says that the message was accepted."""
-        raise NotImplementedError
 
     def load(self, places: range) -> Coroutine[Any, Any, Loaded]:
         """See `System`."""

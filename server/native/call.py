@@ -96,12 +96,12 @@ class NativeCall:
         data = await request.unpacked() if isinstance(request, Packed) else request
         return data if self._parse is None else self._parse(data)
 
-    async def write(self, message: Any) -> None:
+    async def write(self, answer: Any) -> None:
         """Send one more answer; returns when all of it is within the client's windows."""
         while self._full:
             await self._has_room()
         if not self._ended:
-            self._full = self._connection.send(self._stream, self._rendered(message))
+            self._full = self._connection.send(self._stream, self._rendered(answer))
             while self._full:
                 await self._has_room()
 
@@ -162,8 +162,8 @@ class NativeCall:
             asked = await self.read() if request is None else await self._parsed(request)
         answered = behaviour(asked, self)
         if inspect.isasyncgen(answered):
-            async for message in answered:
-                await self.write(message)
+            async for answer in answered:
+                await self.write(answer)
         else:
             response = await answered
             if not handler.response_streaming:
@@ -184,8 +184,8 @@ class NativeCall:
         while (request := await self.read()) is not grpc.aio.EOF:
             yield request
 
-    def _rendered(self, message: Any) -> bytes:
-        return bytes(message) if self._render is None else self._render(message)
+    def _rendered(self, answer: Any) -> bytes:
+        return bytes(answer) if self._render is None else self._render(answer)
 
     def _finish(self, response: Any) -> None:
         if not self._ended:

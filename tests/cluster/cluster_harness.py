@@ -29,6 +29,7 @@ from tests.corridor.crash_harness import HOST, SERVE, WAIT_S, CrashRun, Options,
 from tests.corridor.crash_relay import HEADERS, PAUSE_S, Relay
 
 LEASE_S: Final = 3.0
+LINES_SHOWN: Final = 40
 TIMES: Final = {
     "LEASE_S": str(LEASE_S),
     "HEARTBEAT_S": "0.5",
@@ -276,6 +277,12 @@ class ClusterRun(CrashRun):
         await asyncio.sleep(wait_s)
         return False
 
+    def show_logs(self) -> None:
+        """What the nodes said last, and what clients saw, for whoever reads why a test failed."""
+        for path in sorted([*self.folder.glob("node-*.log"), self.folder / "client.jsonl"]):
+            lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
+            print(f"{path.name}, the last of {len(lines)} lines:", *lines[-LINES_SHOWN:], sep="\n")  # noqa: T201
+
     async def work_until(self, accepted: int) -> None:
         """Hand in until so many are accepted."""
         await self.work(until_accepted=accepted)
@@ -300,6 +307,9 @@ async def cluster_run(folder: Path, options: Options, nodes: int = 3, **settings
     await run.open()
     try:
         yield run
+    except BaseException:  # also of one that took too long: its folder does not outlive the next runs
+        run.show_logs()
+        raise
     finally:
         run._engine = None
         await run.close()

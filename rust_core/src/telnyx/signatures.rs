@@ -1,4 +1,4 @@
-//! Signatures of webhooks: those that came together are judged by one equation, which costs a third of each by itself.
+//! Signatures of webhooks: those that came together are judged by one equation, which costs less than each by itself.
 //!
 //! Where the equation does not hold, each is judged alone, strictly: RFC 8032, and no point of small order. What it takes
 //! and strict judging does not can only be made by who knows the secret key.
