@@ -11,7 +11,7 @@ from typing import Final
 
 from loadtest.benchmarks.accept_unary_native import WARM_CALLS, check_tools, load, submission_frame
 from loadtest.benchmarks.children import BenchmarkError
-from loadtest.benchmarks.engine_process import engine
+from loadtest.benchmarks.engine_process import EDGES, engine
 from loadtest.benchmarks.figures import Sheet, per_second
 from loadtest.benchmarks.plan import Plan
 from loadtest.benchmarks.process_costs import cpu_s
@@ -22,7 +22,6 @@ METHOD: Final = (
     "no carrier, over LONGWAVE_EDGE=grpcio and =native in turn; a call's time from h2load's own log. Whether each call "
     "was stored is counted in the store."
 )
-EDGES: Final = ("grpcio", "native")
 
 
 def measure(plan: Plan, folder: Path, sheet: Sheet) -> None:

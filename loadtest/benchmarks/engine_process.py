@@ -34,6 +34,8 @@ from longwave.client import Client, Registry
 from longwave.v1 import registry_pb2 as r
 
 COMMAND: Final = "server"
+# What LONGWAVE_EDGE takes, its default first.
+EDGES: Final = ("grpcio", "native")
 BOOTSTRAP_S: Final = 60.0
 TENANT: Final = "tenants/bench"
 BRAND: Final = "brands/bench"

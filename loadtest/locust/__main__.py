@@ -22,7 +22,7 @@ from typing import Any, Final
 from loadtest.benchmarks import machine
 from loadtest.benchmarks.carrier_process import carrier
 from loadtest.benchmarks.children import BenchmarkError, child, clean_environment, module_command
-from loadtest.benchmarks.engine_process import engine
+from loadtest.benchmarks.engine_process import EDGES, engine
 from loadtest.locust import world
 
 SCRATCH: Final = Path("var")
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--world", type=Path, help="file of an engine that runs already, and of who sends to it")
     parser.add_argument("--ceiling", action="store_true", help="measure Locust alone")
     parser.add_argument("--results", type=Path, help="folder for CSV, HTML and README.md")
+    parser.add_argument("--edge", choices=EDGES, default=EDGES[0], help="gRPC edge of the engine that it starts")
     parser.add_argument(WEB_UI, action="store_true", help="with Locust's web interface, on http://127.0.0.1:8089")
     options, more = parser.parse_known_args(arguments)
     SCRATCH.mkdir(exist_ok=True)
@@ -64,14 +65,15 @@ def _run(folder: Path, options: argparse.Namespace, more: Sequence[str]) -> int:
         if file is None:
             file = folder / "world.json"
             sink = stack.enter_context(carrier(folder))
-            running = stack.enter_context(engine(folder, sink.settings()))
+            running = stack.enter_context(engine(folder, sink.settings() | {"LONGWAVE_EDGE": options.edge}))
             world.write(world.make(running.address, running.admin_key), file)
         reports = ["--csv", str(results / "locust"), "--csv-full-history", "--html", str(results / "report.html")]
         shown = ["--web-host", "127.0.0.1"] if options.web else ["--headless", "--only-summary"]
         asked = [*shown, *reports, "--world", str(file), "--summary", str(summary), *more]
         code = _locust(FILE, asked)
         if summary.exists():
-            _note(summary, results, more)
+            edge = ["--edge", options.edge] if file is None else []
+            _note(summary, results, [*edge, *more])
             if sink is not None:
                 code = max(code, _all_delivered(sink, summary))
     return code

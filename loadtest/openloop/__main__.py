@@ -20,7 +20,7 @@ from typing import Final
 from loadtest.benchmarks import machine, report
 from loadtest.benchmarks.__main__ import machine_name
 from loadtest.benchmarks.children import BenchmarkError
-from loadtest.benchmarks.engine_process import OPEN, engine, pin
+from loadtest.benchmarks.engine_process import EDGES, OPEN, engine, pin
 from loadtest.benchmarks.figures import Sheet
 from loadtest.openloop import knee, steps
 from loadtest.openloop.arrivals import FIXED, KINDS, POISSON, UNARY, Flow, Phase
@@ -196,7 +196,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--deadline-s", type=float, default=1.0, help="of a call, from when it was due (default: 1)")
     parser.add_argument("--processes", type=int, default=2, help="of the driver (default: 2)")
     parser.add_argument("--runs", type=int, default=1, help="each with an engine of its own (default: 1)")
-    parser.add_argument("--edge", choices=("grpcio", "native"), default="grpcio", help="of the engine that it starts")
+    parser.add_argument("--edge", choices=EDGES, default=EDGES[0], help="of the engine that it starts")
     parser.add_argument("--address", help="of an engine that runs, without TLS; wants --key-file, --campaign")
     parser.add_argument("--key-file", type=Path, help="a file with a tenant's API key")
     parser.add_argument("--campaign", help="that messages are handed in for")
