@@ -119,10 +119,12 @@ class _GrpcCalls:
         for method, calls in self.methods.items():
             for code, count in calls.codes.items():
                 requests.add_metric((method, code), count)
-            below, buckets = 0, []
+            below = 0
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
             for place, (bound, count) in enumerate(zip(self._bounds, calls.buckets, strict=True)):
                 below += count
-                buckets.append((bound, below, calls.examples.get(place)))
+                example = calls.examples.get(place)
+                buckets.append((bound, below) if example is None else (bound, below, example))
             seconds.add_metric((method,), buckets, calls.seconds)
         yield requests
         yield seconds

@@ -90,7 +90,7 @@ class OtlpSender:
         thread = self._thread
         if thread is not None:
             await asyncio.to_thread(thread.join, END_S)
-            self._exporter.shutdown()  # ends its waits between tries
+            self._exporter.shutdown()  # type: ignore[no-untyped-call] # ends its waits between tries
         self._count("dropped", len(self._taken(self._spans_max)))
 
     # On the thread.

@@ -90,8 +90,7 @@ class Process:
         now_us = Clock(settings.clock_offset_ms).now_us()
         secrets = open_secrets(settings.secrets_path, create=is_new(settings), now_us=now_us)
         clock = Clock(settings.clock_offset_ms)
-        opened = _open_traces(settings, clock, self._metrics)
-        traces, self._sender = opened or (None, None)
+        traces, self._sender = _open_traces(settings, clock, self._metrics)
         self.corridor = Corridor(settings, secrets, self._metrics, clock, traces)
         self._authenticator = Authenticator(secrets)
         self.corridor.on_registry(self._follow_registry)
@@ -236,9 +235,9 @@ class Process:
         await self.grpc.set_ready(ready=self.corridor.not_ready() is None)
 
 
-def _open_traces(settings: Settings, clock: Clock, metrics: Metrics) -> "tuple[Traces, OtlpSender] | None":
+def _open_traces(settings: Settings, clock: Clock, metrics: Metrics) -> "tuple[Traces, OtlpSender] | tuple[None, None]":
     if not settings.traces_endpoint:
-        return None
+        return None, None
     # Its packages are an extra, loaded only where it is set.
     from engine.traces_otlp import open_traces  # noqa: PLC0415
 

@@ -297,7 +297,7 @@ def test_a_line_names_the_span_of_the_call_that_its_task_serves(traced: io.Strin
     token = CURRENT.set(SpanContext(0xAB, 0xCD, sampled=True))
     try:
         structlog.stdlib.get_logger("t").info("e")
-        logging.getLogger("asyncmy").warning("e")
+        logging.getLogger("uvicorn.error").warning("e")
     finally:
         CURRENT.reset(token)
     structlog.stdlib.get_logger("t").info("e")

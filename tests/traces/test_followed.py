@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from engine.trace_context import root_of
 from engine.wire import message_id_of
@@ -83,17 +84,22 @@ def receipts(spans: list[Seen], message: int) -> list[Seen]:
 
 def metrics(engine: EngineProcess) -> str:
     headers = {"accept": "application/openmetrics-text; version=1.0.0"}
-    request = urllib.request.Request(f"http://{engine.http}/metrics", headers=headers)
+    request = urllib.request.Request(f"{engine.http}/metrics", headers=headers)
     with urllib.request.urlopen(request, timeout=WAIT_S) as answered:  # noqa: S310
         assert answered.headers["content-type"].startswith("application/openmetrics-text")
         text: str = answered.read().decode()
         return text
 
 
+def samples(engine: EngineProcess) -> list[Sample]:
+    families = text_string_to_metric_families(metrics(engine))  # type: ignore[no-untyped-call]
+    return [sample for family in families for sample in family.samples]
+
+
 def count(engine: EngineProcess, result: str) -> float:
-    families = text_string_to_metric_families(metrics(engine))
-    samples = (sample for family in families if family.name == "longwave_traces_spans" for sample in family.samples)
-    return sum(sample.value for sample in samples if sample.labels == {"result": result})
+    labels = {"result": result}
+    found = (each for each in samples(engine) if each.name == "longwave_traces_spans_total" and each.labels == labels)
+    return sum(each.value for each in found)
 
 
 def test_a_message_is_followed_from_its_call_to_its_receipt(
@@ -248,10 +254,9 @@ def test_examples_of_latency_name_traces(
     message = submit(engine, tenant_key, 0, *SAMPLED)
     collector.until(lambda spans: len(receipts(spans, message)) == 2 and told(spans, message, "POST", "record"))
     examples: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(metrics(engine)):
-        for sample in family.samples:
-            if sample.exemplar is not None:
-                examples.setdefault(family.name, set()).add(sample.exemplar.labels["trace_id"])
+    for sample in samples(engine):
+        if sample.exemplar is not None:
+            examples.setdefault(sample.name.removesuffix("_bucket"), set()).add(sample.exemplar.labels["trace_id"])
     assert TRACE in examples["longwave_grpc_request_duration_seconds"]
     for stage in ("append", "schedule", "dispatch", "record"):
         assert examples[f"longwave_{stage}_seconds"] == {root_of(message).trace_hex}
