@@ -84,7 +84,7 @@ def receipts(spans: list[Seen], message: int) -> list[Seen]:
 
 def metrics(engine: EngineProcess) -> str:
     headers = {"accept": "application/openmetrics-text; version=1.0.0"}
-    request = urllib.request.Request(f"{engine.http}/metrics", headers=headers)
+    request = urllib.request.Request(f"{engine.http}/metrics", headers=headers)  # noqa: S310 - loopback
     with urllib.request.urlopen(request, timeout=WAIT_S) as answered:  # noqa: S310
         assert answered.headers["content-type"].startswith("application/openmetrics-text")
         text: str = answered.read().decode()
@@ -156,9 +156,10 @@ def test_who_watches_is_told_within_the_messages_trace(
         key = (("authorization", f"Bearer {tenant_key}"),)
         watch: Any = stub.WatchEvents(pb.WatchEventsRequest(cursor="begin"), metadata=key, timeout=WAIT_S)
         next(answer for answer in watch if answer.events)
+        spans = collector.until(lambda spans: told(spans, message, "notify"))
         watch.cancel()
-    spans = collector.until(lambda spans: told(spans, message, "notify"))
-    assert of(spans, message)
+    told_of = next(span for span in of(spans, message) if span.name == "notify")
+    assert told_of.parent == root_of(message).span_hex
 
 
 def test_messages_of_a_batch_are_linked_and_calls_without_a_caller_begin_traces(
