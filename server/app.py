@@ -235,7 +235,7 @@ class Process:
         await self.grpc.set_ready(ready=self.corridor.not_ready() is None)
 
 
-def _open_traces(settings: Settings, clock: Clock, metrics: Metrics) -> "tuple[Traces, OtlpSender] | tuple[None, None]":
+def _open_traces(settings: Settings, clock: Clock, metrics: Metrics) -> "tuple[Traces | None, OtlpSender | None]":
     if not settings.traces_endpoint:
         return None, None
     # Its packages are an extra, loaded only where it is set.
