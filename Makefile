@@ -156,7 +156,7 @@ LOCK_DEV_GROUPS := --all-extras --group build --group generate --group test
 lock: $(STAMPS)/lint ## Write the lock files anew (UPGRADE=1 takes the newest version of everything).
 	@$(LOCK_COMPILE) $(LOCK_DEV_GROUPS) --group lint --output-file requirements/lint.lock
 	@$(LOCK_COMPILE) $(LOCK_DEV_GROUPS) --constraint requirements/lint.lock --output-file requirements/dev.lock
-	@$(LOCK_COMPILE) --extra mysql --extra redis --constraint requirements/lint.lock --output-file requirements/run.lock
+	@$(LOCK_COMPILE) --extra mysql --extra redis --extra traces --constraint requirements/lint.lock --output-file requirements/run.lock
 	@$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  $(if $(UPGRADE),--upgrade) requirements/peers.in --output-file requirements/peers.lock
 	@$(CARGO) update $(if $(UPGRADE),,--workspace) --manifest-path rust_core/Cargo.toml

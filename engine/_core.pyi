@@ -559,8 +559,12 @@ class EdgeRules:
         calls_max: int,
         given_up_a_second: int,
         submit_us_max: int,
+        traced: bool,
     ) -> Self:
-        """Paths of the method whose calls are handed out together, and of the others that take one request."""
+        """Paths of the method whose calls are handed out together, and of the others that take one request.
+
+        Where calls are `traced`, one that brings a `traceparent` is handed out by itself.
+        """
 
 @final
 class EdgeConnection:

@@ -9,6 +9,7 @@ whose caller is gone leaves before it is judged, never after.
 
 import asyncio
 from collections.abc import Callable
+from contextvars import copy_context
 from functools import partial
 from typing import Final
 
@@ -134,6 +135,7 @@ class Append:
         self._lines = Lines(WAITING_BYTES_MAX)
         self._pressure = Pressure(queue_target_s)
         self._timer: asyncio.Handle | None = None
+        self._nobodys = copy_context()  # a group is no one call's: what it logs is not to name one's trace
         self._going = False  # the timer is due in this turn of the loop
         self._expected = 1  # calls to store that were here at once lately: a group of so many has found all its company
         self._groups_in_flight = 0
@@ -278,13 +280,13 @@ class Append:
             wait_s = max(0.0, self._lines.since_s() + self._linger_s - loop.time())
         if wait_s > 0:
             if self._timer is None:
-                self._timer = loop.call_later(wait_s, self._flush)
+                self._timer = loop.call_later(wait_s, self._flush, context=self._nobodys)
             return
         if self._timer is not None:
             self._timer.cancel()
         # Whatever arrives in this turn of the loop comes along.
         self._going = True
-        self._timer = loop.call_soon(self._flush)
+        self._timer = loop.call_soon(self._flush, context=self._nobodys)
 
     def _take(self) -> _Group:
         now_s = asyncio.get_running_loop().time()
@@ -334,9 +336,10 @@ class Append:
                 )
             except BaseException:
                 group.fail(Refused(Verdict.INTERNAL, "the call could not be judged; nothing was stored"))
-                asyncio.get_running_loop().call_soon(self._flush)  # for those behind
+                asyncio.get_running_loop().call_soon(self._flush, context=self._nobodys)  # for those behind
                 raise  # a bug: the loop logs it
-            self._meter.stage("admit", admission.total, (self._clock.mono_us() - began_us) / 1e6)
+            judged_us = self._clock.mono_us()
+            self._meter.stage("admit", admission.total, (judged_us - began_us) / 1e6)
             if len(group.calls) > 1:
                 # Calls that are refused are no company: they cost no transaction, however many come.
                 self._expected = max(self._expected, min(len(group.calls), admission.accepted))
@@ -344,7 +347,8 @@ class Append:
                 self._groups_in_flight += 1
                 self._unpushed += admission.accepted
                 stored = self._store.append(admission, now_us)
-                stored.add_done_callback(partial(self._stored, admission, group, admission.accepted, began_us))
+                counted = admission.accepted
+                stored.add_done_callback(partial(self._stored, admission, group, counted, began_us, judged_us))
             else:
                 self._answer(admission, group)
         self._settle_idle()
@@ -356,6 +360,7 @@ class Append:
         group: _Group,
         counted: int,
         began_us: int,
+        judged_us: int,
         stored: asyncio.Future[None],
     ) -> None:
         self._groups_in_flight -= 1
@@ -369,11 +374,13 @@ class Append:
             if self._history.on:
                 self._history.note("accepted", ids=admission.ids())
             accepted = admission.accepted  # the scheduler takes them over
+            traces = self._meter.traces
+            trace = None if traces is None else traces.accepted(admission.ids(), began_us, judged_us)
             if not self._pushes_ordered and admission.ordered:
                 self._on_handed()
             elif self.pushes:
                 self._scheduler.push(admission, self._clock.now_us())
-            self._meter.stage("append", accepted, (self._clock.mono_us() - began_us) / 1e6)
+            self._meter.stage("append", accepted, (self._clock.mono_us() - began_us) / 1e6, trace)
             self._answer(admission, group)
             failpoints.passing("append.after_reply")
             self._on_stored()

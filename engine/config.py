@@ -408,6 +408,38 @@ class Settings(BaseSettings):
     drain_s: float = Field(20, gt=0, description="Seconds after SIGTERM for calls and attempts in flight to end.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 
+    # -- traces --------------------------------------------------------------------------------------------------------
+    traces_endpoint: str = Field(
+        "",
+        description="URL that takes spans by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; needs the extra "
+        "`traces`. Unset: nothing is traced, and nothing is spent on it.",
+    )
+    traces_ratio: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of messages that are traced, picked by their ids, so give it to all nodes alike; and of "
+        "calls whose callers do not decide.",
+    )
+    traces_parent_based: bool = Field(
+        default=True,
+        description="Whether a call that brings a `traceparent` is traced exactly when its caller traces. Off, where "
+        "callers are not to decide what is spent: then LONGWAVE_TRACES_RATIO does.",
+    )
+    traces_queue_spans_max: int = Field(
+        16_384,
+        ge=512,
+        le=1_000_000,
+        description="Spans that wait to be sent, some 1.5 KiB each; beyond it they are dropped and counted. 16,384 "
+        "last a second at 1,700 traced messages a second, each with some ten.",
+    )
+    traces_export_s: float = Field(
+        5,
+        gt=0,
+        le=60,
+        description="Seconds for sending one batch of spans, its repeats included; then it is given up and counted.",
+    )
+
     # -- seams for tests -----------------------------------------------------------------------------------------------
     failpoint: str = Field(
         "", description="name:kill[@n] or name:raise[@n] at the n-th passing of a failpoint (comma list); for tests."

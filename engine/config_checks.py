@@ -23,7 +23,7 @@ ROLES: Final = 4
 
 def contradictions(settings: "Settings") -> list[str]:
     """Every contradiction, empty when there is none."""
-    parts = (_store, _redis, _limits, _times, _addresses, _provider)
+    parts = (_store, _redis, _limits, _times, _addresses, _provider, _traces)
     return [problem for part in parts for problem in part(settings)]
 
 
@@ -282,6 +282,14 @@ def _provider(settings: "Settings") -> Iterator[str]:
     _, problem = _web_host("LONGWAVE_WEBHOOK_BASE_URL", settings.webhook_base_url, insecure=settings.insecure)
     if problem:
         yield problem
+
+
+def _traces(settings: "Settings") -> Iterator[str]:
+    if settings.traces_endpoint:
+        # In the clear, too: spans carry no text, number or key.
+        _, problem = _web_host("LONGWAVE_TRACES_ENDPOINT", settings.traces_endpoint, insecure=True)
+        if problem:
+            yield problem
 
 
 def _web_host(variable: str, url: str, *, insecure: bool) -> tuple[str, str]:

@@ -43,6 +43,7 @@ from engine.secrets import Secrets
 from engine.stores.opened import store_of
 from engine.stores.store import SHARDS, Callbacks, GroupStats, LedgerRow, Run
 from engine.sweep import Sweep
+from engine.traces import Traces
 
 if TYPE_CHECKING:
     from engine.redis_access import Access
@@ -71,13 +72,21 @@ class RegistryListener(Protocol):
 class Corridor:
     """One engine over one store."""
 
-    def __init__(self, settings: Settings, secrets: Secrets, metrics: Metrics, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        secrets: Secrets,
+        metrics: Metrics,
+        clock: Clock | None = None,
+        traces: Traces | None = None,
+    ) -> None:
         """Nothing is opened before `start`."""
         self.settings = settings
         self.metrics = metrics
         self.clock = clock or Clock(settings.clock_offset_ms)
         self._secrets = secrets
-        self._meter = Meter(metrics)
+        self.traces = traces
+        self._meter = Meter(metrics, traces)
         self._listeners: list[RegistryListener] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._not_ready: str | None = "starting"

@@ -188,7 +188,9 @@ class Dispatch:
         room = self._budget.room(self._breaker.room(max(0, slots), mono_us), mono_us)
         now_us = self._clock.now_us()
         dispatch, expired, stopped, next_us = self._scheduler.pop(now_us, mono_us, room)
-        self._meter.stage("schedule", len(dispatch), (self._clock.mono_us() - mono_us) / 1e6)
+        traces = self._meter.traces
+        trace = None if traces is None else traces.passed("schedule", dispatch.ids(), mono_us)
+        self._meter.stage("schedule", len(dispatch), (self._clock.mono_us() - mono_us) / 1e6, trace)
         self._on_popped()
         gates = [(identity, EXPIRED) for identity in expired] + [(identity, STOPPED) for identity in stopped]
         if gates:
@@ -290,7 +292,9 @@ class Dispatch:
                 self._generations.pop(request.id, None)
             self._record_later([_not_sent(request) for request in requests[left:]])
         self._meter.metrics.dispatch_in_flight.labels(self.link.name).set(self.in_flight)
-        self._meter.stage("dispatch", len(requests), (self._clock.mono_us() - began_us) / 1e6)
+        traces = self._meter.traces
+        trace = None if traces is None else traces.passed("dispatch", [request.id for request in requests], began_us)
+        self._meter.stage("dispatch", len(requests), (self._clock.mono_us() - began_us) / 1e6, trace)
 
     @staticmethod
     def _submit(pool: HttpPool, requests: list[_core.Request]) -> int:
@@ -316,7 +320,7 @@ class Dispatch:
                 failpoints.passing("render.message")
                 good += dispatch.requests(self._rights.registry, self.link.recipes, self.link.head, [identity])
             except Exception:  # noqa: BLE001 - logged and recorded
-                _log.exception("rendering a message failed", stage="dispatch", message=_core.short_id(identity))
+                _log.exception("rendering a message failed", stage="dispatch", message_id=_core.short_id(identity))
                 bad.append(identity)
         if bad:
             self._record.spawn(self._crashed(bad))
@@ -335,6 +339,8 @@ class Dispatch:
     # Outcomes.
 
     def _on_results(self, exchanges: list[Exchange]) -> None:
+        if self._meter.traces is not None and self._pool is not None:
+            self._meter.traces.exchanged(self._pool.origin, self.link.name, exchanges)
         mono_us = self._clock.mono_us()
         was_open = self._breaker.is_open
         by_generation: dict[int, list[bool]] = {}

@@ -8,6 +8,7 @@ from typing import Final
 
 from engine.errors import Verdict
 from engine.metrics import Metrics
+from engine.traces import Traces
 
 STATE_NAMES: Final = {
     1: "queued",
@@ -30,14 +31,16 @@ STATE_NAMES: Final = {
 class Meter:
     """Counts batches; used on the loop's thread only."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, traces: Traces | None = None) -> None:
         """Count into `metrics`."""
         self.metrics = metrics
+        self.traces = traces
+        """None unless traces are on."""
 
-    def stage(self, name: str, messages: int, seconds: float) -> None:
-        """One pass of a stage over a batch."""
+    def stage(self, name: str, messages: int, seconds: float, trace: str | None = None) -> None:
+        """One pass of a stage over a batch; `trace` names one of a message in it."""
         if messages:
-            self.metrics.stages[name].record(seconds, messages)
+            self.metrics.stages[name].record(seconds, messages, trace)
 
     def admitted(self, counts: Sequence[tuple[int, int, int]], campaign_id: Callable[[int], str | None]) -> None:
         """Verdicts by campaign key."""

@@ -10,6 +10,7 @@ Invariants:
 - So the number of series is bounded by the table below, whatever callers send.
 """
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from functools import lru_cache
@@ -26,6 +27,7 @@ from prometheus_client import (
 )
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 _M = TypeVar("_M", bound=MetricWrapperBase)
@@ -43,6 +45,9 @@ _GRPC_REQUESTS: Final = "longwave_grpc_requests_total"
 _GRPC_REQUESTS_TEXT: Final = "gRPC calls ended, by method and status code."
 _GRPC_SECONDS: Final = "longwave_grpc_request_duration_seconds"
 _GRPC_SECONDS_TEXT: Final = "Time of one gRPC call."
+
+# The label of examples: Grafana's way from a histogram to a trace.
+_TRACE_ID: Final = "trace_id"
 
 # Distinct values kept per label. Campaigns: 200 x 2 directions x 12 states = 4,800 series at the very most.
 LABEL_VALUES_MAX: Final = {
@@ -66,9 +71,12 @@ class StageMetrics:
         self._observe: Final = seconds.observe
         self._count: Final = messages.inc
 
-    def record(self, seconds: float, messages: int) -> None:
-        """Count one pass over a batch of `messages` that took `seconds`."""
-        self._observe(seconds)
+    def record(self, seconds: float, messages: int, trace: str | None = None) -> None:
+        """Count one pass over a batch of `messages` that took `seconds`; `trace` is its example."""
+        if trace is None:
+            self._observe(seconds)
+        else:
+            self._observe(seconds, {_TRACE_ID: trace})
         self._count(messages)
 
 
@@ -78,6 +86,8 @@ class MethodCalls:
     def __init__(self) -> None:
         self.codes: Final = {"OK": 0}
         self.buckets: Final = [0] * (len(_GRPC_BUCKETS_S) + 1)
+        self.examples: Final[dict[int, Exemplar]] = {}
+        """The last traced call of each bucket."""
         self.seconds = 0.0
 
     def record(self, code: str, seconds: float, calls: int = 1) -> None:
@@ -85,6 +95,11 @@ class MethodCalls:
         self.codes[code] = self.codes.get(code, 0) + calls
         self.buckets[bisect_left(_GRPC_BUCKETS_S, seconds)] += calls
         self.seconds += seconds * calls
+
+    def exemplify(self, seconds: float, trace: str) -> None:
+        """Keep one that was recorded, and traced, as an example."""
+        bucket = bisect_left(_GRPC_BUCKETS_S, seconds)
+        self.examples[bucket] = Exemplar({_TRACE_ID: trace}, seconds, time.time())
 
 
 class _GrpcCalls:
@@ -104,10 +119,12 @@ class _GrpcCalls:
         for method, calls in self.methods.items():
             for code, count in calls.codes.items():
                 requests.add_metric((method, code), count)
-            below, buckets = 0, []
-            for bound, count in zip(self._bounds, calls.buckets, strict=True):
+            below = 0
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+            for place, (bound, count) in enumerate(zip(self._bounds, calls.buckets, strict=True)):
                 below += count
-                buckets.append((bound, below))
+                example = calls.examples.get(place)
+                buckets.append((bound, below) if example is None else (bound, below, example))
             seconds.add_metric((method,), buckets, calls.seconds)
         yield requests
         yield seconds
@@ -311,6 +328,9 @@ class Metrics:
             "Rows of messages and bodies stored before their day had a partition, and moved into it: nobody had made "
             "days ahead for two weeks.",
         )
+        self._make_event_metrics()
+
+    def _make_event_metrics(self) -> None:
         self.event_log_position = self._gauge(
             "longwave_event_log_position", "Newest position of the event log, summed over shards."
         )
@@ -320,6 +340,13 @@ class Metrics:
         self.event_log_subscribers = self._gauge(
             "longwave_event_log_subscribers", "Open event subscriptions (WatchEvents)."
         )
+        self.traces_spans = self._counter(
+            "longwave_traces_spans_total",
+            "Spans of traces: sent, failed (the collector did not take them), dropped (too many waited), left_out (too "
+            "many messages of one batch were traced).",
+            "result",
+        )
+        self.traces_queue = self._gauge("longwave_traces_queue_spans", "Spans that wait to be sent.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return self._note(name, "counter", text, labels, Counter(name, text, labels, registry=self.registry))

@@ -77,6 +77,11 @@ class Inbound(Protocol):
         """Raw."""
         ...
 
+    @property
+    def received_us(self) -> int:
+        """When it came, on the wall clock."""
+        ...
+
 
 @dataclass(slots=True)
 class _Barrier:
@@ -186,7 +191,9 @@ class Record:
                     found += await self._settled(half, stage, self._hand_in(half, stage))
                 return found
             return await self._settle_poison(facts, stage, error)
-        self._meter.stage("record", len(facts), (self._clock.mono_us() - began_us) / 1e6)
+        traces = self._meter.traces
+        trace = None if traces is None else traces.passed("record", facts.ids(), began_us, fact=_kind_of(facts))
+        self._meter.stage("record", len(facts), (self._clock.mono_us() - began_us) / 1e6, trace)
         self.follow(written)
         return [written]
 
@@ -196,7 +203,7 @@ class Record:
             _log.error(
                 "outcome cannot be written; its attempt counts as unknown",
                 stage=stage,
-                message=_core.short_id(identity),
+                message_id=_core.short_id(identity),
                 error=type(error).__name__,
             )
             unknown = _core.Facts.recovered([identity])
@@ -208,7 +215,7 @@ class Record:
 
     def set_aside(self, identity: int, why: str) -> None:
         """The store refuses this message's row: it holds no slot and nobody up, and is looked at again later."""
-        _log.error("message set aside", stage="record", message=_core.short_id(identity), why=why)
+        _log.error("message set aside", stage="record", message_id=_core.short_id(identity), why=why)
         self._meter.metrics.messages_set_aside.inc()
         self._aside.pop(identity, None)
         if len(self._aside) >= ASIDE_MAX:
@@ -350,7 +357,13 @@ class Record:
                 await self._receive_by_shard(self._shared, webhooks, items, now_us)
             else:
                 await self._store_webhooks(webhooks, bodies, now_us)
-        self._meter.stage("record", len(items), (self._clock.mono_us() - began_us) / 1e6)
+        trace = None
+        if (traces := self._meter.traces) is not None:
+            named = webhooks.named(webhooks.good())
+            came = [(message, batch[position].received_us) for position, message in named]
+            traces.received(f"/webhooks/{self._provider_name}", came, OK)
+            trace = traces.passed("record", [message for message, _ in came], began_us, fact="receipt")
+        self._meter.stage("record", len(items), (self._clock.mono_us() - began_us) / 1e6, trace)
         return [_STATUS_OF[verdict] for verdict in verdicts]
 
     async def receive_handed(self, payloads: Sequence[bytes], at_us: int, positions: Sequence[int]) -> None:
@@ -364,7 +377,11 @@ class Record:
             _log.error("webhooks of another node are not believed here: keys differ", stage="record")
             await shared.done(positions)
             return
+        began_us = self._clock.mono_us()
         await self._store_webhooks(webhooks, [body for *_, body in items], self._clock.now_us(), positions)
+        if self._meter.traces is not None:
+            messages = [message for _, message in webhooks.named(webhooks.good())]
+            self._meter.traces.passed("record", messages, began_us, fact="receipt")
 
     async def _receive_by_shard(
         self,
@@ -578,3 +595,7 @@ class Record:
         self._budget.not_started(sum(attempts for outcome, attempts in counts if outcome == "unknown"))
         failpoints.passing("dispatch.after_bytes")
         await self.settle_surely(facts)
+
+
+def _kind_of(facts: _core.Facts) -> str:
+    return "outcome" if facts.outcome_counts() else "event"

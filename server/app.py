@@ -33,6 +33,7 @@ from engine.registry.records import Role
 from engine.registry.snapshot import RegistryRows
 from engine.secrets import open_secrets
 from engine.stores.opened import is_new, kind_of, refuse_if_served
+from engine.trace_context import Sampling
 from server import logs
 from server.auth import AUTHORIZATION, Authenticator
 from server.gate import finished
@@ -44,6 +45,8 @@ from server.webhooks import TELNYX_HEADERS, Inbound, WebhookServer
 
 if TYPE_CHECKING:
     from engine.record import Inbound as RecordInbound
+    from engine.traces import Traces
+    from engine.traces_otlp import OtlpSender
 
 _log = structlog.get_logger("longwave.app")
 
@@ -86,7 +89,9 @@ class Process:
         # A store without its secret file would shut everyone out; only a new store may have a new one.
         now_us = Clock(settings.clock_offset_ms).now_us()
         secrets = open_secrets(settings.secrets_path, create=is_new(settings), now_us=now_us)
-        self.corridor = Corridor(settings, secrets, self._metrics)
+        clock = Clock(settings.clock_offset_ms)
+        traces, self._sender = _open_traces(settings, clock, self._metrics)
+        self.corridor = Corridor(settings, secrets, self._metrics, clock, traces)
         self._authenticator = Authenticator(secrets)
         self.corridor.on_registry(self._follow_registry)
         registry = RegistryService(
@@ -110,6 +115,9 @@ class Process:
         settings, stopping = self._settings, self._stopping
         # In the order in which they are stopped: the last one pushed first.
         stopping.push_async_callback(self.ops.stop)
+        if self._sender is not None:
+            self._sender.start(settings.traces_queue_spans_max)
+            stopping.push_async_callback(self._sender.close)
         stopping.push_async_callback(self.corridor.stop, 0)
         stopping.push_async_callback(self.webhooks.drain, 0)
         stopping.push_async_callback(self.grpc.stop, 0)
@@ -148,6 +156,8 @@ class Process:
         await self.grpc.stop(min(CALLS_GRACE_S, drain_s * CALLS_GRACE_SHARE))
         await self.webhooks.drain(min(WEBHOOKS_GRACE_S, max(0.0, until_s - _now_s())))
         await self.corridor.stop(max(0.0, until_s - _now_s()))
+        if self._sender is not None:
+            await self._sender.close()
         await self.ops.stop()
 
     async def abandon(self) -> None:
@@ -225,6 +235,15 @@ class Process:
         await self.grpc.set_ready(ready=self.corridor.not_ready() is None)
 
 
+def _open_traces(settings: Settings, clock: Clock, metrics: Metrics) -> "tuple[Traces | None, OtlpSender | None]":
+    if not settings.traces_endpoint:
+        return None, None
+    # Its packages are an extra, loaded only where it is set.
+    from engine.traces_otlp import open_traces  # noqa: PLC0415
+
+    return open_traces(settings, clock, metrics, engine_version())
+
+
 def run(settings: Settings, *, announce: Callable[[str], None]) -> int:
     """As `serve`, in a loop of its own."""
     return uvloop.run(serve(settings, announce=announce))
@@ -235,7 +254,8 @@ async def serve(settings: Settings, *, announce: Callable[[str], None]) -> int:
 
     `announce` gets one line when ready, and one when draining. Raises what `Process.start` raises.
     """
-    logs.configure(settings.log_level, sys.stderr)
+    sampling = Sampling(settings.traces_ratio) if settings.traces_endpoint else None
+    logs.configure(settings.log_level, sys.stderr, sampling)
     with _signals() as asked:
         process = Process(settings)
         broken = process.corridor.broken

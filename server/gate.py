@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from engine.clock import Clock
     from engine.metrics import Metrics
+    from server.call_spans import CallSpans
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -170,14 +171,19 @@ class Gate(grpc.GenericRpcHandler):
         calls_max: int,
         request_bytes_max: int,
         unary_s_max: float = UNARY_S_MAX,
+        spans: CallSpans | None = None,
     ) -> None:
-        """Refuse everyone with NOT_READY until `open`: before recovery no key is known."""
+        """Refuse everyone with NOT_READY until `open`: before recovery no key is known.
+
+        `spans` only where calls are traced.
+        """
         self._authenticator = authenticator
         self._clock = clock
         self._metrics = metrics
         self._calls_max = calls_max
         self._request_bytes_max = request_bytes_max
         self._unary_s_max = unary_s_max
+        self.spans = spans
         self._bound = _Bound(unary_s_max)
         self._patience = Patience()
         self._unknown: Handler = grpc.stream_stream_rpc_method_handler(self._no_such_method)
@@ -224,10 +230,12 @@ class Gate(grpc.GenericRpcHandler):
         unary = not handler.request_streaming and not handler.response_streaming
         late = _deadline_passed if name.startswith(READS) else StoreUnavailable
         bound = self._bound
-        record = self._metrics.calls_of(method).record
+        counted = self._metrics.calls_of(method)
 
         async def guarded(request: Any, context: Context) -> Any:
             started_s = perf_counter()
+            span = None if self.spans is None else self.spans.enter(method, _METADATA.get())
+            answered = b""
             code = grpc.StatusCode.OK
             self.calls += 1
             self.served += 1
@@ -241,7 +249,7 @@ class Gate(grpc.GenericRpcHandler):
                 response = await (
                     _within(bound, behaviour(request, context), late) if unary else behaviour(request, context)
                 )
-                return response if render is None or response is None else render(response)
+                answered = response if render is None or response is None else render(response)
             except grpc.aio.AbortError:
                 code = _code_of(context)
                 raise
@@ -257,9 +265,14 @@ class Gate(grpc.GenericRpcHandler):
                 if refusal.wait_s > 0:
                     await self.hold(refusal.wait_s)
                 await context.abort(code, refusal.detail, refusal.trailers)
+            else:
+                return answered
             finally:
                 self.calls -= 1
-                record("OK" if code is grpc.StatusCode.OK else code.name, perf_counter() - started_s)
+                ended_as, took_s = "OK" if code is grpc.StatusCode.OK else code.name, perf_counter() - started_s
+                counted.record(ended_as, took_s)
+                if span is not None:
+                    span.end(ended_as, answered or b"", counted, took_s)
                 # An aborted call holds its error, that this frame, and this frame would hold the call: a hundred
                 # thousand objects in such rings stopped the loop for 150 ms when the collector came for them.
                 del request, context

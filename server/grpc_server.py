@@ -26,6 +26,7 @@ from engine.corridor import Corridor
 from longwave import contract
 from longwave.v1 import admin_pb2_grpc, compliance_pb2_grpc, registry_pb2_grpc
 from server.auth import Authenticator
+from server.call_spans import CallSpans
 from server.compliance import ComplianceService
 from server.gate import COMPLIANCE, MESSAGING, REGISTRY, SERVER, UNARY_S_MAX, Gate
 from server.grpcio_edge import GrpcioEdge
@@ -75,6 +76,7 @@ class GrpcServer:
             calls_max=settings.max_concurrent_calls,
             request_bytes_max=settings.request_bytes_max,
             unary_s_max=unary_s_max,
+            spans=None if corridor.traces is None else CallSpans(corridor.traces),
         )
         self.watches = Watches(corridor, write_s_max=write_s_max)
         self.streams = Streams(

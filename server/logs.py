@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, UTC times, without message text, secrets or phone numbers.
+"""Logs: one JSON object a line in the Elastic Common Schema, UTC times, without message text, secrets or phone numbers.
 
 It decides nothing about what is worth logging and opens no file: lines go to the stream it is given.
 
@@ -8,12 +8,16 @@ Invariants:
 - Values under a name that holds text or secrets are replaced, at any depth; phone numbers keep their last four digits.
 - An object of an unknown type is shown as its class: what its text would hold is not known.
 - One event is one line, whatever it contains: JSON escapes line ends.
+- Fields of the schema have its names and types; whatever else a line says is below `longwave`.
+- A line names the trace of the call that its task serves, else of the message it is about, where that is traced.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import sys
+import traceback
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -24,8 +28,15 @@ from uuid import UUID
 import orjson
 import structlog
 
+from engine.errors import Refused
+from engine.trace_context import CURRENT, Sampling, root_of
+from engine.wire import MESSAGES, message_id_of
+from server.info import engine_version
+
 if TYPE_CHECKING:
     from structlog.typing import EventDict, WrappedLogger
+
+    from engine.trace_context import SpanContext
 
 REDACTED: Final = "[redacted]"
 _SECRET_NAMES: Final = frozenset(
@@ -46,6 +57,21 @@ _HEX_LITERAL: Final = re.compile(r"x'[0-9A-Fa-f]{2,}'?")
 _DEPTH_MAX: Final = 6
 _ITEMS_MAX: Final = 100
 _CHARACTERS_MAX: Final = 8192
+
+ECS_VERSION: Final = "9.4.0"
+SERVICE: Final = "longwave"
+# Names of the schema by ours. The order is that of the schema for logs: time, level, message first.
+_ECS_NAMES: Final = {
+    "timestamp": "@timestamp",
+    "level": "log.level",
+    "event": "message",
+    "logger": "log.logger",
+    "exception": "error.stack_trace",
+    "error.type": "error.type",
+    "error.message": "error.message",
+    "trace.id": "trace.id",
+    "span.id": "span.id",
+}
 
 _PLAIN: Final = (bool, int, float, type(None))
 _SHOWN: Final = (UUID, date, datetime, timedelta, Decimal, PurePath)
@@ -72,8 +98,74 @@ def render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     return orjson.dumps(event, default=_class_name, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-def configure(level: str, stream: TextIO) -> None:
+class ToEcs:
+    """The structlog processor behind `redact`: gives an event the names of the schema."""
+
+    def __init__(self, version: str) -> None:
+        """Of this version of the service."""
+        self._same: Final = {
+            "ecs.version": ECS_VERSION,
+            "service.name": SERVICE,
+            "service.version": version,
+            "event.dataset": f"{SERVICE}.log",
+        }
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        """Rename what the schema has; the rest goes below `longwave`."""
+        if (error := event.pop("error", None)) is not None:
+            # Most say the class alone; a few, a sentence.
+            event.setdefault("error.type" if str(error).isidentifier() else "error.message", str(error))
+        line = {ecs: event.pop(name) for name, ecs in _ECS_NAMES.items() if name in event}
+        line["message"] = str(line.get("message", ""))
+        line |= self._same
+        if event:
+            line[SERVICE] = event
+        return line
+
+
+class AddTrace:
+    """The structlog processor that names a trace, in the context of whoever logs."""
+
+    def __init__(self, sampling: Sampling | None) -> None:
+        """Which messages are traced; None: none is, nor any call."""
+        self._sampling = sampling
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        """Add trace and span, if any."""
+        if self._sampling is None:
+            return event
+        span = CURRENT.get()
+        if span is None and "message_id" in event:
+            span = self._of_message(str(event["message_id"]))
+        if span is not None:
+            event["trace.id"], event["span.id"] = span.trace_hex, span.span_hex
+        return event
+
+    def _of_message(self, short: str) -> SpanContext | None:
+        try:
+            message = message_id_of(MESSAGES + short, "message")
+        except Refused:
+            return None
+        return root_of(message) if self._sampling is not None and self._sampling.has(message) else None
+
+
+def describe_error(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Say of an exception what it was, what it said and where it came from; the processor in front of `redact`."""
+    given = event.pop("exc_info", None)
+    error = given if isinstance(given, BaseException) else (given[1] if isinstance(given, tuple) else None)
+    if given is True:
+        error = sys.exc_info()[1]
+    if error is not None:
+        event["error.type"], event["error.message"] = type(error).__name__, str(error)
+        event["exception"] = "".join(traceback.format_exception(error))
+        event.pop("error", None)  # the same by its class alone
+    return event
+
+
+def configure(level: str, stream: TextIO, sampling: Sampling | None = None) -> None:
     """Send structlog and stdlib logging, of us and of libraries, to `stream` from `level` (a name such as `info`) up.
+
+    Where traces are on, `sampling` says which messages are traced.
 
     Raises ValueError for an unknown level. Meant to be called once, at start; a second call replaces the first.
     """
@@ -85,13 +177,14 @@ def configure(level: str, stream: TextIO) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        AddTrace(sampling),
     ]
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
             *shared,
             structlog.processors.StackInfoRenderer(),
-            structlog.processors.format_exc_info,
+            describe_error,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
@@ -101,8 +194,13 @@ def configure(level: str, stream: TextIO) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), structlog.processors.format_exc_info],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redact, render],
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), describe_error],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                redact,
+                ToEcs(engine_version()),
+                render,
+            ],
         )
     )
     root = logging.getLogger()

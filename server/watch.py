@@ -21,7 +21,7 @@ import structlog
 from engine.corridor import Corridor
 from engine.errors import NOT_READY_RETRY_US, Refused, Verdict
 from engine.registry.names import id_of
-from engine.wire import watch_response
+from engine.wire import MESSAGES, message_id_of, watch_response
 from longwave.v1 import messaging_pb2
 from server.gate import Context, RefusedWith, current_call
 
@@ -217,7 +217,11 @@ class _Watch:
             read_s = self._loop.time()
             rows, reached, more = await self._read()
             if rows:
+                traces = self._corridor.traces
+                began_us = 0 if traces is None else self._corridor.clock.mono_us()
                 await self._send(rows, reached)
+                if traces is not None:
+                    traces.passed("notify", messages_in(rows), began_us)
                 written_s = self._loop.time()
             self._position = reached
             if more:
@@ -286,6 +290,13 @@ class _Watch:
         finally:
             moved.cancel()
             await asyncio.gather(moved, return_exceptions=True)
+
+
+def messages_in(rows: Sequence[bytes]) -> list[int]:
+    """Ids of the messages that these events tell of."""
+    # A row is a part of an answer: the events of one commit, each as its field.
+    events = (event for row in rows for event in messaging_pb2.WatchEventsResponse.FromString(row).events)
+    return [message_id_of(event.message, "message") for event in events if event.message.startswith(MESSAGES)]
 
 
 def _campaigns(names: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ from loadtest.benchmarks import (
     machine,
     report,
     restart,
+    traced,
     urgent,
 )
 from loadtest.benchmarks.children import BenchmarkError
@@ -41,6 +42,7 @@ CORE: Final = "core"
 NATIVE: Final = "accept-unary-native"
 EDGES: Final = "accept-edges"
 GROWTH: Final = "growth-mysql"
+TRACED: Final = "traced"
 # In this order; the engine is new for each of them.
 MEASUREMENTS: Final[dict[str, tuple[str, Measure]]] = {
     "accept-batches": (accept_batches.METHOD, accept_batches.measure),
@@ -48,6 +50,7 @@ MEASUREMENTS: Final[dict[str, tuple[str, Measure]]] = {
     "accept-unary": (accept_unary.METHOD, accept_unary.measure),
     NATIVE: (accept_unary_native.METHOD, accept_unary_native.measure),
     EDGES: (accept_edges.METHOD, accept_edges.measure),
+    TRACED: (traced.METHOD, traced.measure),
     "accept-sdk": (accept_sdk.METHOD, accept_sdk.measure),
     "delivery": (delivery.METHOD, delivery.measure),
     "delivery-nodes": (delivery_nodes.METHOD, delivery_nodes.measure),
@@ -58,9 +61,9 @@ MEASUREMENTS: Final[dict[str, tuple[str, Measure]]] = {
     CORE: (core_speed.METHOD, core_speed.measure),
 }
 # Not part of a quick run: building the core's examples takes minutes, once, and h2load may not be there.
-SLOW_OR_WANTING: Final = (CORE, NATIVE, EDGES, GROWTH)
-# Measured when it is named: ten million messages take a quarter of an hour and 10 GB.
-BY_NAME_ALONE: Final = (GROWTH,)
+SLOW_OR_WANTING: Final = (CORE, NATIVE, EDGES, TRACED, GROWTH)
+# Measured when it is named: ten million messages take a quarter of an hour and 10 GB; traces are off by default.
+BY_NAME_ALONE: Final = (GROWTH, TRACED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,7 +77,7 @@ def _bench(options: argparse.Namespace) -> None:
     chosen = options.only or usual(quick=options.quick)
     root = Path.cwd()
     _check(plan, root)
-    if NATIVE in chosen or EDGES in chosen:
+    if {NATIVE, EDGES, TRACED} & set(chosen):
         accept_unary_native.check_tools()  # now, not after a quarter of an hour
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.folder) as scratch:

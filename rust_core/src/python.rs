@@ -2259,7 +2259,7 @@ struct EdgeRules {
 #[pymethods]
 impl EdgeRules {
     #[new]
-    #[pyo3(signature = (*, submit, unary, message_bytes_max, calls_max, given_up_a_second, submit_us_max))]
+    #[pyo3(signature = (*, submit, unary, message_bytes_max, calls_max, given_up_a_second, submit_us_max, traced))]
     fn new(
         submit: String,
         unary: Vec<String>,
@@ -2267,6 +2267,7 @@ impl EdgeRules {
         calls_max: u32,
         given_up_a_second: u64,
         submit_us_max: u64,
+        traced: bool,
     ) -> Self {
         Self {
             inner: Arc::new(edge::Rules {
@@ -2276,6 +2277,7 @@ impl EdgeRules {
                 calls_max,
                 given_up_a_second,
                 submit_us_max,
+                traced,
             }),
         }
     }

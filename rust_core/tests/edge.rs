@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use _core::edge::{Connection, Event, Rules};
+use _core::edge::{Connection, Event, Rules, Value};
 use proptest::prelude::*;
 
 const SUBMIT: &str = "/s/Submit";
@@ -17,7 +17,7 @@ const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const WINDOW: usize = 65_535;
 
-fn rules() -> Arc<Rules> {
+fn rules(traced: bool) -> Arc<Rules> {
     Arc::new(Rules {
         submit: SUBMIT.to_owned(),
         unary: HashSet::from([WATCH.to_owned()]),
@@ -25,11 +25,12 @@ fn rules() -> Arc<Rules> {
         calls_max: 128,
         given_up_a_second: 256,
         submit_us_max: 30_000_000,
+        traced,
     })
 }
 
 fn connection() -> Connection {
-    Connection::new(rules(), 256, 0)
+    Connection::new(rules(false), 256, 0)
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -155,6 +156,28 @@ fn calls_of_a_turn_with_the_same_credentials_come_out_together() {
     let output = edge.output();
     assert_eq!(data_bytes(&output, 3), 11);
     assert_eq!(edge.calls(), 3);
+}
+
+#[test]
+fn a_call_that_brings_a_trace_goes_its_own_way_where_calls_are_traced() {
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let said = [
+        opening(),
+        asked(1, SUBMIT, b"a"),
+        call(3, SUBMIT, &[("traceparent", parent)]),
+        frame(DATA, 1, 3, &message(b"b")),
+        asked(5, SUBMIT, b"c"),
+    ]
+    .concat();
+    assert_eq!(submits(&connection().receive(&said, 10)), [1, 3, 5]);
+
+    let events = Connection::new(rules(true), 256, 0).receive(&said, 10);
+    assert_eq!(submits(&events), [1, 5]);
+    let brought = ("traceparent".to_owned(), Value::Text(parent.to_owned()));
+    assert!(events.iter().any(|event| matches!(
+        event,
+        Event::Call { stream: 3, metadata, .. } if *metadata == [brought.clone()]
+    )));
 }
 
 #[test]

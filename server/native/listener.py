@@ -104,6 +104,7 @@ class NativeEdge:
             calls_max=self._settings.connection_calls_max,
             given_up_a_second=self._settings.connection_given_up_max,
             submit_us_max=self._unary_us_max,
+            traced=self._gate.spans is not None,
         )
         self._tls = tls_of(self._settings)
         listeners = _listeners(*split_address(self._settings.grpc_address))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from engine.corridor import Corridor
     from server.auth import Metadata
+    from server.call_spans import CallSpan
     from server.gate import Gate, Refusal
     from server.native.connection import NativeConnection
 
@@ -38,7 +39,8 @@ class Submits:
         self.gate = gate
         self.corridor = corridor
         self.path = path
-        self.record = corridor.metrics.calls_of(path).record
+        self.counted = corridor.metrics.calls_of(path)
+        self.record = self.counted.record
 
     def begin(
         self,
@@ -52,12 +54,20 @@ class Submits:
         principal = self.gate.let_in(len(streams), max(map(len, requests)), metadata)
         if principal is None:
             return False
-        together = Together(self, connection, principal.prefix, streams)
+        together = Together(self, connection, principal.prefix, streams, self._spans_of(streams))
         several = Several(principal.tenant or 0, streams, requests, deadlines_us, together)
         together.several = several
         connection.begun(together)
         self.corridor.submit_several(several)
         return True
+
+    def _spans_of(self, streams: list[int]) -> dict[int, CallSpan]:
+        """Of those that are traced; none of them brings its caller's (`EdgeRules`)."""
+        spans = self.gate.spans
+        if spans is None:
+            return {}
+        begun = ((stream, spans.begin(self.path, None)) for stream in streams)
+        return {stream: span for stream, span in begun if span is not None}
 
 
 class Together:
@@ -65,12 +75,20 @@ class Together:
 
     several: Several
 
-    def __init__(self, submits: Submits, connection: NativeConnection, prefix: str, streams: list[int]) -> None:
+    def __init__(
+        self,
+        submits: Submits,
+        connection: NativeConnection,
+        prefix: str,
+        streams: list[int],
+        spans: dict[int, CallSpan],
+    ) -> None:
         """Let in already; `prefix` names their key."""
         self._submits = submits
         self._connection = connection
         self._prefix = prefix
         self._open = set(streams)
+        self._spans = spans
         self._began_s = perf_counter()
 
     def has(self, stream: int) -> bool:
@@ -89,6 +107,10 @@ class Together:
             verdict, _, field, detail, retry_delay_us = replies[place]
             self._refuse(tags[place], Refused(Verdict(verdict), detail, field=field, retry_delay_us=retry_delay_us))
         self._open.difference_update(tags)
+        if self._spans:
+            for tag, reply in zip(tags, replies, strict=True):
+                if reply[1]:  # accepted: bytes are empty when refused
+                    self._end_span(tag, OK, reply[1])
         self._count(OK, len(tags) - len(refused))
 
     def failed(self, tags: Sequence[int], error: BaseException) -> None:
@@ -104,6 +126,7 @@ class Together:
         self.several.give_up(stream)
         self._submits.gate.left(1, given_up=True)
         self._submits.record(GONE, perf_counter() - self._began_s)
+        self._end_span(stream, GONE)
         self._forget_if_done()
 
     def all_gone(self) -> None:
@@ -142,11 +165,18 @@ class Together:
             if not ended:
                 self._submits.gate.left(1, given_up=True)
                 self._submits.record(GONE, perf_counter() - self._began_s)
+                self._end_span(stream, GONE)
 
     def _end(self, stream: int, refusal: Refusal) -> None:
         self._connection.end(stream, refusal.code, refusal.detail, refusal.trailers)
         self._submits.gate.left(1)
         self._submits.record(refusal.code.name, perf_counter() - self._began_s)
+        self._end_span(stream, refusal.code.name)
+
+    def _end_span(self, stream: int, code: str, response: bytes = b"") -> None:
+        span = self._spans.pop(stream, None)
+        if span is not None:
+            span.end(code, response, self._submits.counted, perf_counter() - self._began_s)
 
     def _forget_if_done(self) -> None:
         if not self._open:

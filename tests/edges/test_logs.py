@@ -16,13 +16,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
+from engine import _core
+from engine.trace_context import CURRENT, Sampling, SpanContext, root_of
 from server import logs
+from server.info import engine_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NUMBER = "+12025550123"
 CANARY = "canary-of-a-message-text"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 class Colour(Enum):
@@ -57,15 +61,19 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 def test_a_line_has_time_level_event_stage_and_logger(stream: io.StringIO) -> None:
     structlog.stdlib.get_logger("engine.record").info("record.written", stage="record", messages=3)
     line = lines(stream)[0]
-    moment = dt.datetime.fromisoformat(line.pop("timestamp"))
+    assert list(line)[:3] == ["@timestamp", "log.level", "message"]
+    moment = dt.datetime.fromisoformat(line.pop("@timestamp"))
     assert moment.utcoffset() == dt.timedelta(0)
     assert abs(dt.datetime.now(dt.UTC) - moment) < dt.timedelta(minutes=1)
     assert line == {
-        "event": "record.written",
-        "level": "info",
-        "logger": "engine.record",
-        "stage": "record",
-        "messages": 3,
+        "message": "record.written",
+        "log.level": "info",
+        "log.logger": "engine.record",
+        "ecs.version": logs.ECS_VERSION,
+        "service.name": "longwave",
+        "service.version": engine_version(),
+        "event.dataset": "longwave.log",
+        "longwave": {"stage": "record", "messages": 3},
     }
 
 
@@ -147,9 +155,7 @@ def test_objects_show_what_is_known_to_be_harmless(stream: io.StringIO) -> None:
     structlog.stdlib.get_logger("t").info(
         "e", a=b"secret", b=Unknown(), c=Colour.RED, d=made, e=Path("x/y"), f=None, g=1.5, h={1, 2}, i={"k": Unknown()}
     )
-    line = lines(stream)[0]
-    shown = {name: line[name] for name in "abcdefghi"}
-    assert shown == {
+    assert lines(stream)[0]["longwave"] == {
         "a": "<6 bytes>", "b": "<Unknown>", "c": "RED", "d": str(made), "e": "x/y", "f": None, "g": 1.5, "h": [1, 2],
         "i": {"k": "<Unknown>"},
     }  # fmt: skip
@@ -158,7 +164,7 @@ def test_objects_show_what_is_known_to_be_harmless(stream: io.StringIO) -> None:
 
 def test_a_forged_line_end_stays_inside_its_line(stream: io.StringIO) -> None:
     structlog.stdlib.get_logger("t").info('a\r\n{"event": "forged"}', value="b\n{}")
-    assert [line["event"] for line in lines(stream)] == ['a\r\n{"event": "forged"}']
+    assert [line["message"] for line in lines(stream)] == ['a\r\n{"event": "forged"}']
 
 
 def test_long_and_deep_values_are_bounded(stream: io.StringIO) -> None:
@@ -191,8 +197,8 @@ def test_warnings_and_context_reach_the_log(stream: io.StringIO) -> None:
         warnings.simplefilter("always")
         warnings.warn(f"about {NUMBER}", stacklevel=1)
     first, second = lines(stream)
-    assert (first["call_id"], first["body"]) == ("c1", "[redacted]")
-    assert second["logger"] == "py.warnings"
+    assert first["longwave"] == {"call_id": "c1", "body": "[redacted]"}
+    assert second["log.logger"] == "py.warnings"
     assert "5550123" not in stream.getvalue()
 
 
@@ -205,7 +211,7 @@ async def test_what_asyncio_reports_is_redacted_too(stream: io.StringIO) -> None
     done = loop.create_future()
     loop.call_soon(done.set_result, None)
     await done
-    assert lines(stream)[0]["logger"] == "asyncio"
+    assert lines(stream)[0]["log.logger"] == "asyncio"
     assert "5550123" not in stream.getvalue()
 
 
@@ -215,3 +221,100 @@ def test_a_header_that_is_not_utf_8_is_not_quoted(stream: io.StringIO) -> None:
     logging.getLogger("grpc._cython.cygrpc").error("something else")
     assert "lwk_1234" not in stream.getvalue()
     assert "something else" in stream.getvalue()
+
+
+# The schema.
+
+
+def schema() -> dict[str, str]:
+    """Fields of the Elastic Common Schema that lines may have, and their types."""
+    rows = (GOLDEN / "ecs_fields.tsv").read_text(encoding="utf-8").splitlines()
+    named = (row.split("\t") for row in rows if not row.startswith("#"))
+    return {name: kind for name, kind, _ in named}
+
+
+def problems(line: dict[str, Any]) -> list[str]:
+    """What of a line is not as the schema has it."""
+    fields = schema()
+    found = [f"no {name}" for name in ("@timestamp", "log.level", "message", "ecs.version") if name not in line]
+    for name, value in line.items():
+        if name == "longwave":
+            # A namespace of our own, which the schema leaves to whoever names it so.
+            found += [] if isinstance(value, dict) else [f"{name} is no object"]
+        elif name not in fields:
+            found.append(f"{name} is no field")
+        elif not isinstance(value, str):  # what lines have is keyword, text, date or match_only_text
+            found.append(f"{name} is no {fields[name]}")
+    return found
+
+
+def test_the_check_of_lines_finds_what_is_not_in_the_schema() -> None:
+    good = {"@timestamp": "2026-11-28T00:00:00Z", "log.level": "info", "message": "e", "ecs.version": "9.4.0"}
+    assert problems(good) == []
+    assert problems(good | {"level": "info"}) == ["level is no field"]
+    assert problems(good | {"error.type": 3}) == ["error.type is no keyword"]
+    assert problems({name: value for name, value in good.items() if name != "message"}) == ["no message"]
+
+
+def test_every_line_is_as_the_common_schema_has_it(stream: io.StringIO) -> None:
+    log = structlog.stdlib.get_logger("longwave.record")
+    log.info("e", stage="record", messages=3, findings=["a=b"])
+    log.error("e", error="ValueError", message_id="0am9afzbw0400")
+    log.critical("e", error="the lease was lost: this process stops")
+    logging.getLogger("uvicorn.error").error("refused %s", "x", extra={"peer": "y"})
+    try:
+        int("x")
+    except ValueError as error:
+        log.exception("e")
+        log.warning("e", exc_info=error)
+        logging.getLogger("asyncio").exception("failed")
+    warnings_line = logging.getLogger("py.warnings")
+    warnings_line.warning("w")
+    found = lines(stream)
+    assert [problem for line in found for problem in problems(line)] == []
+    assert len(found) == 8
+    assert found[1]["error.type"] == "ValueError"
+    assert found[2]["error.message"] == "the lease was lost: this process stops"
+    for line in found[4:7]:
+        assert line["error.type"] == "ValueError"
+        assert line["error.message"] == "invalid literal for int() with base 10: 'x'"
+        assert line["error.stack_trace"].startswith("Traceback")
+
+
+# Traces.
+
+MESSAGE = 0x0151_2345_6789_ABCD
+
+
+@pytest.fixture
+def traced(stream: io.StringIO) -> io.StringIO:
+    """The log of a process that traces every message."""
+    logs.configure("info", stream, Sampling(1))
+    return stream
+
+
+def test_a_line_names_the_span_of_the_call_that_its_task_serves(traced: io.StringIO) -> None:
+    token = CURRENT.set(SpanContext(0xAB, 0xCD, sampled=True))
+    try:
+        structlog.stdlib.get_logger("t").info("e")
+        logging.getLogger("uvicorn.error").warning("e")
+    finally:
+        CURRENT.reset(token)
+    structlog.stdlib.get_logger("t").info("e")
+    first, second, third = lines(traced)
+    for line in (first, second):
+        assert (line["trace.id"], line["span.id"]) == (f"{0xAB:032x}", f"{0xCD:016x}")
+        assert problems(line) == []
+    assert not {"trace.id", "span.id"} & third.keys()
+
+
+def test_a_line_about_a_traced_message_names_its_trace(traced: io.StringIO) -> None:
+    log = structlog.stdlib.get_logger("t")
+    log.error("message set aside", message_id=_core.short_id(MESSAGE))
+    log.error("message set aside", message_id="no id")
+    logs.configure("info", traced, Sampling(0))
+    structlog.stdlib.get_logger("t").error("message set aside", message_id=_core.short_id(MESSAGE))
+    named, *nameless = lines(traced)
+    assert named["trace.id"] == root_of(MESSAGE).trace_hex
+    assert len(nameless) == 2
+    assert not any("trace.id" in line for line in nameless)

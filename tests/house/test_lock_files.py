@@ -48,7 +48,7 @@ def declared(root: Path) -> dict[str, set[str]]:
     extras = application["project"]["optional-dependencies"]
     groups = application["dependency-groups"]
     run = {*application["project"]["dependencies"], *client["project"]["dependencies"]}
-    run |= {*extras["mysql"], *extras["redis"]}
+    run |= {*extras["mysql"], *extras["redis"], *extras["traces"]}
     dev = {*run, *extras["load"], *groups["build"], *groups["generate"], *groups["test"]}
     return {"run": run - {"longwave"}, "dev": dev - {"longwave"}, "lint": {*dev, *groups["lint"]} - {"longwave"}}
 

@@ -6,7 +6,7 @@ It accepts every submission whose text is not `refuse`, at once or, while `held`
 import asyncio
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine import _core
 from engine.append import BATCH, STREAM, UNARY
@@ -18,6 +18,9 @@ from engine.look_up import ListQuery
 from engine.metrics import Metrics
 from longwave.v1 import messaging_pb2 as pb
 from longwave.v1 import verdict_pb2
+
+if TYPE_CHECKING:
+    from engine.traces import Traces
 
 CREATED_US = 1_700_000_000_000_000
 SLOT = 0
@@ -48,6 +51,7 @@ class FakeCorridor:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics("0.0.0", "memory")
+        self.traces: Traces | None = None
         self.clock = Clock()
         self.store_name = "memory 1"
         self.closed: str | None = None

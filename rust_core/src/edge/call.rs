@@ -93,6 +93,13 @@ impl Call {
         }
     }
 
+    /// Whether it was not handed out yet and has such a header.
+    pub fn brings(&self, header: &str) -> bool {
+        self.headers
+            .as_ref()
+            .is_some_and(|headers| headers.contains_key(header))
+    }
+
     /// Whether it was handed out and its handler has not ended it.
     pub fn is_handled(&self) -> bool {
         self.headers.is_none() && matches!(self.stage, Stage::Going)

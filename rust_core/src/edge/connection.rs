@@ -69,6 +69,8 @@ pub struct Rules {
     pub given_up_a_second: u64,
     /// How long a call of `submit` may take, whatever its client says; microseconds.
     pub submit_us_max: u64,
+    /// Whether a call of `submit` that brings a trace goes its own way: its handler reads what the others' drop.
+    pub traced: bool,
 }
 
 /// What a turn brought.
@@ -647,7 +649,11 @@ impl Connection {
                 self.events.push(Event::Message(stream, message, encoding));
             } else if call.headers.is_none() {
                 return Some((INTERNAL, "a method of one request was sent two".to_owned()));
-            } else if call.kind == Kind::Submit && encoding.is_none() && call.deadline_us > now_us {
+            } else if call.kind == Kind::Submit
+                && encoding.is_none()
+                && call.deadline_us > now_us
+                && !(self.rules.traced && call.brings(TRACE))
+            {
                 let bound_us = now_us.saturating_add(self.rules.submit_us_max);
                 hand_submit(&mut self.events, stream, call, message, bound_us);
                 self.due_us = self.due_us.min(call.deadline_us);
@@ -740,6 +746,9 @@ impl Connection {
 
 /// GOAWAY with `ENHANCE_YOUR_CALM` and gRPC's word for it. No stream above the highest was taken up by mistake: all end.
 const TOO_MANY_PINGS: &[u8] = b"\0\0\x16\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\x0btoo_many_pings";
+
+/// Names the caller's trace (W3C Trace Context).
+const TRACE: &str = "traceparent";
 
 /// A field's bytes beside its name and value (RFC 9113, 10.5.1).
 const FIELD_BYTES: usize = 32;
