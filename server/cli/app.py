@@ -31,6 +31,7 @@ from server.cli import (
     segment,
     send,
     serve,
+    smoke,
     store,
     tenants,
     watch,
@@ -102,6 +103,10 @@ def root(
     ca_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Use TLS with the certificate authorities in this PEM file.")
     ] = None,
+    cert_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Show this PEM certificate, where the engine asks for one.")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM key of that certificate.")] = None,
     insecure: Annotated[
         bool,
         typer.Option(
@@ -118,7 +123,9 @@ def root(
 
     The commands for messages and the registry talk to a running engine with the API key in LONGWAVE_API_KEY.
     """
-    context.obj = Target(address=address, ca_file=ca_file, tls=tls, insecure=insecure)
+    context.obj = Target(
+        address=address, ca_file=ca_file, tls=tls, cert_file=cert_file, key_file=key_file, insecure=insecure
+    )
 
 
 _COMMANDS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
@@ -130,6 +137,7 @@ _COMMANDS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
         store.restore,
         config.config,
         doctor.doctor,
+        smoke.smoke,
     ),
     MESSAGES: (
         send.send,
