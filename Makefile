@@ -388,6 +388,7 @@ lint-proto: $(STAMPS)/lint
 
 lint-deploy: $(STAMPS)/lint lint-workflows lint-argocd lint-compose
 	@$(BIN)/hadolint $(DOCKERFILES)
+	@tests/image/planted.sh $(TOOLS)/bin $(BIN)
 
 # Shell in workflows is checked by the shellcheck of this environment; zizmor knows what makes a workflow unsafe.
 lint-workflows: $(STAMPS)/lint $(TOOLS)/bin/actionlint

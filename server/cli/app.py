@@ -28,6 +28,7 @@ from server.cli import (
     numbers,
     opt_outs,
     quotas,
+    secret_keys,
     segment,
     send,
     serve,
@@ -162,6 +163,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(carrier.simulate_carrier)
 app.add_typer(cache.group, name="cache", rich_help_panel=SERVER)
+app.add_typer(secret_keys.group, name="secret", rich_help_panel=SERVER)
 app.add_typer(opt_outs.group, name="opt-out", rich_help_panel=MESSAGES)
 for group_name, group in {
     "tenant": tenants.group,

@@ -123,7 +123,7 @@ def test_without_a_recipient_nothing_reaches_the_carrier(live: Live, run: Run) -
 
 
 def test_a_carrier_that_refuses_fails_it_with_the_reason(live: Live, run: Run) -> None:
-    live.set_carrier(async_failure_share=1)
+    live.set_carrier(async_failure_share=1, async_failures=[{"code": "40001"}])
     ran = run("smoke", "--campaign", "notices", "--to", RECIPIENT, "--json")
     assert ran.code == 1
     assert results(ran) == dict.fromkeys(CHAIN, "ok") | {"delivered": "fail"}

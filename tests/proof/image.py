@@ -33,10 +33,11 @@ DOCKERFILE: Final = ROOT / "deploy" / "docker" / "Dockerfile"
 SUITE: Final = "bookworm"
 # What the official images hold beyond a minimal Debian, as far as the stages use it.
 PACKAGES: Final = {
-    "python:3.11-bookworm": "ca-certificates,python3.11,python3.11-venv,gcc,libc6-dev,make,git",
-    "python:3.11-slim-bookworm": "ca-certificates,python3.11",
+    "python:3.11-bookworm": ("python3.11", "python3.11-venv", "gcc", "libc6-dev", "make", "git"),
+    "python:3.11-slim-bookworm": ("python3.11",),
 }
 RUST: Final = "rust:"
+ROOTS_ENV: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 # No program that builds or fetches belongs into production; dpkg and apt are the base image's own.
 NOT_IN_PRODUCTION: Final = ("cc", "gcc", "g++", "make", "cargo", "rustc", "git", "pip", "pip3", "curl", "wget")
 READY_S: Final = 60.0
@@ -89,7 +90,7 @@ class Builder:
                 made = Built(root, dict(base.env), base.workdir, base.user)
                 _copy(base.root, root)
             else:
-                made = Built(root, {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
+                made = Built(root, dict(ROOTS_ENV))
                 _copy(self._base(stage.base), root)
             say(f"stage {name}")
             for instruction in stage.instructions:
@@ -107,13 +108,25 @@ class Builder:
         if image.startswith(RUST):
             _rust_of_this_machine(partial)
         else:
-            run(["debootstrap", "--variant=minbase", f"--include={PACKAGES[image]}", SUITE, partial], stdout=sys.stderr)
+            _copy(self._debian(), partial)
+            packages = ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES[image]]
+            for command in (["apt-get", "update"], packages, ["apt-get", "clean"]):
+                chrooted(Built(partial, ROOTS_ENV | {"DEBIAN_FRONTEND": "noninteractive"}), command)
             for link in ("python", "python3", "python3.11"):
                 (partial / "usr/local/bin" / link).symlink_to("/usr/bin/python3.11")
+        partial.rename(root)
+        return root
+
+    def _debian(self) -> Path:
+        root = self._folder / "bases" / "debian"
+        if not root.exists():
+            partial = root.with_name(f"{root.name}.part")
+            run(["rm", "-rf", "--one-file-system", partial])
+            run(["debootstrap", "--variant=minbase", "--include=ca-certificates", SUITE, partial], stdout=sys.stderr)
             for name in LENT:
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 (partial / name).touch()
-        partial.rename(root)
+            partial.rename(root)
         return root
 
     def _carry_out(self, made: Built, name: str, instruction: Any) -> None:
