@@ -318,7 +318,7 @@ coverage: setup servers ## The Python tests with what they reach of the code, in
 	@$(PY) -m coverage report --data-file=var/coverage/data --skip-covered --format=total
 
 audit: $(STAMPS)/audit $(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION) ## Known vulnerabilities of what is locked, Python and Rust (needs the network, GitHub for Rust's).
-	@$(TOOLS)/audit/bin/pip-audit --progress-spinner off --disable-pip --require-hashes --requirement requirements/run.lock
+	@$(TOOLS)/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes --requirement requirements/run.lock
 	@$(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION) --locked --manifest-path rust_core/Cargo.toml --all-features check advisories
 
 image-proof: setup ## The Dockerfile carried out in clean roots, its engine started and asked there (root, debootstrap, network; minutes).
