@@ -14,6 +14,8 @@ RUST_MINIMUM := 1.88.0
 CARGO_DENY_VERSION := 0.20.2
 GRPCURL_VERSION := v1.9.4
 GHZ_VERSION := v0.121.0
+ACTIONLINT_VERSION := v1.7.12
+KUBECONFORM_VERSION := v0.7.0
 
 VENV := .venv
 STAMPS := $(VENV)/.stamps
@@ -64,7 +66,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 interop torture cluster \
 	fuzz bench bench-compare bench-instructions flames peers overload openloop load load-ceiling \
-	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
+	image-proof coverage audit argocd-schemas \
+	lint lint-python lint-rust lint-proto lint-deploy lint-workflows lint-argocd lint-compose lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -132,6 +135,15 @@ $(STAMPS)/peers: requirements/peers.lock $(STAMPS)/dev
 	  --require-hashes --only-binary :all: --requirement $<
 	@touch $@
 
+# What asks for known vulnerabilities, in an environment of its own: it needs the network, so no other target wants it.
+$(STAMPS)/audit: requirements/audit.lock $(STAMPS)/dev
+	@echo "audit: making $(TOOLS)/audit"
+	@rm -rf $(TOOLS)/audit
+	@$(PYTHON) -m venv $(TOOLS)/audit
+	@env -u VIRTUAL_ENV $(TOOLS)/audit/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+	  --require-hashes --only-binary :all: --requirement $<
+	@touch $@
+
 $(STAMPS)/lint: requirements/lint.lock $(STAMPS)/dev
 	@echo "lint: installing $<"
 	@$(PIP_INSTALL_LOCK) $<
@@ -159,6 +171,8 @@ lock: $(STAMPS)/lint ## Write the lock files anew (UPGRADE=1 takes the newest ve
 	@$(LOCK_COMPILE) --extra mysql --extra redis --extra traces --constraint requirements/lint.lock --output-file requirements/run.lock
 	@$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  $(if $(UPGRADE),--upgrade) requirements/peers.in --output-file requirements/peers.lock
+	@$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  $(if $(UPGRADE),--upgrade) requirements/audit.in --output-file requirements/audit.lock
 	@$(CARGO) update $(if $(UPGRADE),,--workspace) --manifest-path rust_core/Cargo.toml
 
 # ----------------------------------------------------------------------------------------------------------- build, run
@@ -266,10 +280,49 @@ $(CACHE)/grpcurl-$(GRPCURL_VERSION) $(CACHE)/ghz-$(GHZ_VERSION):
 	@GOBIN=$(CURDIR)/$(TOOLS)/interop/bin go install $(PACKAGE)
 	@mv $(TOOLS)/interop/bin/$(firstword $(subst -, ,$(@F))) $@
 
+# Built from source with Go's own checks, once: what holds deployment files against schemas and loaders.
+$(TOOLS)/bin/actionlint: $(CACHE)/actionlint-$(ACTIONLINT_VERSION)
+$(TOOLS)/bin/kubeconform: $(CACHE)/kubeconform-$(KUBECONFORM_VERSION)
+$(TOOLS)/bin/actionlint $(TOOLS)/bin/kubeconform:
+	@mkdir -p $(@D)
+	@cp $< $@
+
+$(CACHE)/actionlint-$(ACTIONLINT_VERSION): PACKAGE := github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT_VERSION)
+$(CACHE)/kubeconform-$(KUBECONFORM_VERSION): PACKAGE := github.com/yannh/kubeconform/cmd/kubeconform@$(KUBECONFORM_VERSION)
+$(CACHE)/actionlint-$(ACTIONLINT_VERSION) $(CACHE)/kubeconform-$(KUBECONFORM_VERSION):
+	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
+	@mkdir -p $(@D)
+	@echo "lint: building $(PACKAGE) into $(CACHE)"
+	@GOBIN=$(CURDIR)/$(TOOLS)/build GOTOOLCHAIN=local go install $(PACKAGE)
+	@mv $(TOOLS)/build/$(firstword $(subst -, ,$(@F))) $@
+
+# compose's own loader, without Docker.
+$(TOOLS)/bin/compose-check: $(addprefix tests/image/compose/,main.go go.mod go.sum)
+	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
+	@echo "lint: building compose's loader"
+	@mkdir -p $(@D)
+	@cd tests/image/compose && go vet ./... && GOTOOLCHAIN=local go build -o $(CURDIR)/$@ .
+
 # Nothing to do, and no network, when they are there.
 .PHONY: servers
 servers:
 	@tests/servers/install.sh
+
+coverage: setup servers ## The Python tests with what they reach of the code, in processes of their own, too: var/coverage.
+	@rm -rf var/coverage
+	@mkdir -p var/coverage
+	@GRPC_VERBOSITY=ERROR COVERAGE_FILE=$(CURDIR)/var/coverage/data $(PY) -m coverage run -m pytest --numprocesses $(PYTEST_WORKERS) \
+	  --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(PY) -m coverage combine --quiet --data-file=var/coverage/data
+	@$(PY) -m coverage xml --quiet --data-file=var/coverage/data -o var/coverage/coverage.xml
+	@$(PY) -m coverage report --data-file=var/coverage/data --skip-covered --format=total
+
+audit: $(STAMPS)/audit $(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION) ## Known vulnerabilities of what is locked, Python and Rust (needs the network, GitHub for Rust's).
+	@$(TOOLS)/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes --requirement requirements/run.lock
+	@$(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION) --locked --manifest-path rust_core/Cargo.toml --all-features check advisories
+
+image-proof: setup ## The Dockerfile carried out in clean roots, its engine started and asked there (root, debootstrap, network; minutes).
+	@exec $(PY) -m tests.proof.image --folder var/image-proof
 
 torture: setup ## Kills, power cuts and disk faults for HOURS=n, counted in loadtest/results/ (root: it mounts loop files).
 	@exec $(PY) -m tests.proof.torture --hours $(HOURS)
@@ -333,8 +386,29 @@ lint-proto: $(STAMPS)/lint
 	@$(BIN)/buf lint
 	@$(BIN)/buf format --diff --exit-code
 
-lint-deploy: $(STAMPS)/lint
+lint-deploy: $(STAMPS)/lint lint-workflows lint-argocd lint-compose
 	@$(BIN)/hadolint $(DOCKERFILES)
+	@tests/image/planted.sh $(TOOLS)/bin $(BIN)
+
+# Shell in workflows is checked by the shellcheck of this environment; zizmor knows what makes a workflow unsafe.
+lint-workflows: $(STAMPS)/lint $(TOOLS)/bin/actionlint
+	@$(TOOLS)/bin/actionlint -shellcheck $(BIN)/shellcheck -pyflakes ''
+	@$(BIN)/zizmor --offline --no-progress --quiet --persona pedantic .github/workflows
+
+ARGOCD := deploy/argocd
+KUBECONFORM = $(TOOLS)/bin/kubeconform -strict -output text \
+	-schema-location '$(ARGOCD)/schemas/{{ .ResourceKind }}{{ .KindSuffix }}.json' \
+	-schema-location 'deploy/schemas/{{ .ResourceKind }}{{ .KindSuffix }}.json'
+
+# Schemas of one pinned version lie beside the files: an unknown kind fails as an unknown field does.
+lint-argocd: $(TOOLS)/bin/kubeconform
+	@$(KUBECONFORM) $(wildcard $(ARGOCD)/*.yaml) deploy/smoke/job.yaml
+
+argocd-schemas: setup ## Write the schemas of Argo CD's objects anew, from its Go module (needs Go).
+	@$(PY) $(ARGOCD)/schemas/convert.py
+
+lint-compose: $(TOOLS)/bin/compose-check
+	@$(TOOLS)/bin/compose-check deploy/docker/compose.yaml
 
 lint-shell: $(STAMPS)/lint
 	@$(BIN)/shellcheck $(SHELL_SCRIPTS)

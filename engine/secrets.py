@@ -51,12 +51,12 @@ class Secrets:
     """The whole file, frozen. New work uses the first key of a purpose; what exists may depend on the second."""
 
     api_key: tuple[NamedKey, ...]
-    """Newest first, one or two."""
+    """The one in use first, then the one beside it: the last one, or the next."""
     callback: tuple[NamedKey, ...]
-    """Newest first, one or two."""
+    """The same."""
 
     def of(self, purpose: Purpose) -> tuple[NamedKey, ...]:
-        """The live keys of a purpose, newest first."""
+        """The live keys of a purpose, the one in use first."""
         return self.api_key if purpose is Purpose.API_KEY else self.callback
 
     def find(self, purpose: Purpose, name: str) -> bytes | None:
@@ -112,17 +112,39 @@ def rotate(path: Path, purpose: Purpose, *, in_use: frozenset[str], now_us: int)
     keys = (_new_key(live.of(purpose), now_us), *live.of(purpose))
     dropped = [key.name for key in keys[LIVE_MAX:] if key.name in in_use]
     if dropped:
-        message = (
-            f"key {dropped[0]} of {purpose.value} is still in use and would be the third: wait until what depends on "
-            "it has been used again or has expired, or revoke it, then rotate"
-        )
+        raise ConfigError([_still_in_use(dropped[0], purpose)])
+    return _replaced(path, live, purpose, keys[:LIVE_MAX])
+
+
+def add_key(path: Path, purpose: Purpose, *, drop: str, in_use: frozenset[str], now_us: int) -> Secrets:
+    """Make a second key of `purpose`, which is believed and not used yet; returns what is live now.
+
+    Of several nodes all have to know a key before one of them uses it. `drop` names the second one that goes for it,
+    empty where there is one key only; `in_use` as for `rotate`. Raises ConfigError.
+    """
+    live = read_secrets(path)
+    keys = live.of(purpose)
+    second = keys[1].name if len(keys) == LIVE_MAX else ""
+    if drop != second:
+        if not second:
+            message = f"{purpose.value} has one key, so none has to go: leave {drop} out"
+        else:
+            message = (
+                f"{purpose.value} has {keys[0].name}, which is used, and {second}: name {second} as the one to drop"
+            )
         raise ConfigError([message])
-    keys = keys[:LIVE_MAX]
-    rotated = Secrets(
-        keys if purpose is Purpose.API_KEY else live.api_key, keys if purpose is Purpose.CALLBACK else live.callback
-    )
-    write_secrets(path, rotated)
-    return rotated
+    if second in in_use:
+        raise ConfigError([_still_in_use(second, purpose)])
+    return _replaced(path, live, purpose, (keys[0], _new_key(keys, now_us)))
+
+
+def use_second(path: Path, purpose: Purpose) -> Secrets:
+    """Let new work use the second key of `purpose`; the first stays believed. Raises ConfigError when there is none."""
+    live = read_secrets(path)
+    keys = live.of(purpose)
+    if len(keys) < LIVE_MAX:
+        raise ConfigError([f"{purpose.value} has one key: add a second one first"])
+    return _replaced(path, live, purpose, (keys[1], keys[0]))
 
 
 def write_secrets(path: Path, live: Secrets) -> None:
@@ -152,9 +174,24 @@ def write_secrets(path: Path, live: Secrets) -> None:
         os.close(folder)
 
 
+def _still_in_use(name: str, purpose: Purpose) -> str:
+    return (
+        f"key {name} of {purpose.value} is still in use and would be the third: wait until what depends on "
+        "it has been used again or has expired, or revoke it, then rotate"
+    )
+
+
+def _replaced(path: Path, live: Secrets, purpose: Purpose, keys: tuple[NamedKey, ...]) -> Secrets:
+    made = Secrets(
+        keys if purpose is Purpose.API_KEY else live.api_key, keys if purpose is Purpose.CALLBACK else live.callback
+    )
+    write_secrets(path, made)
+    return made
+
+
 def _new_key(live: tuple[NamedKey, ...], now_us: int) -> NamedKey:
     # The newest name plus one: older names were given out before and are never again.
-    number = int(live[0].name.removeprefix("k")) + 1 if live else 1
+    number = max((int(key.name.removeprefix("k")) for key in live), default=0) + 1
     return NamedKey(f"k{number}", secrets.token_bytes(KEY_BYTES), now_us)
 
 

@@ -28,9 +28,11 @@ from server.cli import (
     numbers,
     opt_outs,
     quotas,
+    secret_keys,
     segment,
     send,
     serve,
+    smoke,
     store,
     tenants,
     watch,
@@ -102,6 +104,10 @@ def root(
     ca_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Use TLS with the certificate authorities in this PEM file.")
     ] = None,
+    cert_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Show this PEM certificate, where the engine asks for one.")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM key of that certificate.")] = None,
     insecure: Annotated[
         bool,
         typer.Option(
@@ -118,7 +124,9 @@ def root(
 
     The commands for messages and the registry talk to a running engine with the API key in LONGWAVE_API_KEY.
     """
-    context.obj = Target(address=address, ca_file=ca_file, tls=tls, insecure=insecure)
+    context.obj = Target(
+        address=address, ca_file=ca_file, tls=tls, cert_file=cert_file, key_file=key_file, insecure=insecure
+    )
 
 
 _COMMANDS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
@@ -130,6 +138,7 @@ _COMMANDS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
         store.restore,
         config.config,
         doctor.doctor,
+        smoke.smoke,
     ),
     MESSAGES: (
         send.send,
@@ -154,6 +163,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(carrier.simulate_carrier)
 app.add_typer(cache.group, name="cache", rich_help_panel=SERVER)
+app.add_typer(secret_keys.group, name="secret", rich_help_panel=SERVER)
 app.add_typer(opt_outs.group, name="opt-out", rich_help_panel=MESSAGES)
 for group_name, group in {
     "tenant": tenants.group,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from longwave.channels import DEFAULT_ADDRESS
 from longwave.client import AsyncClient, BatchLimits, Client, Deadlines, RetryPolicy, Tls
 from server.cli.failure import usage
 
@@ -35,8 +36,17 @@ class Target:
     """PEM roots; implies TLS."""
     tls: bool = False
     """TLS with the system's roots."""
+    cert_file: Path | None = None
+    """PEM certificate that this client shows; needs the key, implies TLS."""
+    key_file: Path | None = None
+    """PEM key of that certificate."""
     insecure: bool = False
     """Plain text beyond this machine."""
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the engine is reached by TLS."""
+        return self.tls or self.ca_file is not None or self.cert_file is not None
 
 
 def target_of(context: typer.Context) -> Target:
@@ -46,11 +56,11 @@ def target_of(context: typer.Context) -> Target:
 
 
 @contextmanager
-def client(context: typer.Context) -> "Iterator[Client]":
-    """A synchronous client for one command."""
+def client(context: typer.Context, *, api_key: str | None = None) -> "Iterator[Client]":
+    """A synchronous client for one command, with the environment's key unless another is given."""
     target = target_of(context)
     with Client(
-        _address(target), api_key=_api_key(), tls=_tls(target), insecure=target.insecure, retry=PATIENCE
+        _address(target), api_key=api_key or _api_key(), tls=_tls(target), insecure=target.insecure, retry=PATIENCE
     ) as connected:
         yield connected
 
@@ -69,6 +79,11 @@ def async_client(
         retry=retry,
         deadlines=deadlines,
     )
+
+
+def address_of(target: Target) -> str:
+    """host:port of the engine, as options, environment and the SDK's default say."""
+    return _address(target) or DEFAULT_ADDRESS
 
 
 def _address(target: Target) -> str | None:
@@ -92,9 +107,21 @@ def _api_key() -> str:
 
 
 def _tls(target: Target) -> Tls | None:
-    if target.ca_file is not None:
-        try:
-            return Tls(root_certificates=target.ca_file.read_bytes())
-        except OSError as error:
-            raise usage(f"--ca-file {target.ca_file}: {error.strerror}") from None
-    return Tls() if target.tls else None
+    if not target.has_tls:
+        return None
+    if (target.cert_file is None) != (target.key_file is None):
+        raise usage("--cert-file and --key-file go together")
+    return Tls(
+        root_certificates=_file("--ca-file", target.ca_file),
+        certificate_chain=_file("--cert-file", target.cert_file),
+        private_key=_file("--key-file", target.key_file),
+    )
+
+
+def _file(option: str, path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise usage(f"{option} {path}: {error.strerror}") from None

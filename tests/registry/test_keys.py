@@ -9,7 +9,7 @@ import pytest
 from engine.errors import ConfigError
 from engine.registry.keys import ALPHABET, keyed_hash, matches, mint, parse
 from engine.registry.records import Role
-from engine.secrets import Purpose, Secrets, open_secrets, read_secrets, rotate
+from engine.secrets import Purpose, Secrets, add_key, open_secrets, read_secrets, rotate, use_second
 
 NOW_US = 1_700_000_000_000_000
 
@@ -131,6 +131,38 @@ def test_rotation_refuses_to_drop_a_key_in_use(path: Path) -> None:
     before = rotate(path, Purpose.CALLBACK, in_use=frozenset(), now_us=NOW_US)
     with pytest.raises(ConfigError, match="key k1 of callback is still in use"):
         rotate(path, Purpose.CALLBACK, in_use=frozenset({"k1"}), now_us=NOW_US)
+    assert read_secrets(path) == before
+
+
+def test_a_key_is_believed_before_it_is_used_and_a_name_is_never_given_twice(path: Path) -> None:
+    first = open_secrets(path, create=True, now_us=NOW_US)
+    added = add_key(path, Purpose.API_KEY, drop="", in_use=frozenset({"k1"}), now_us=NOW_US + 1)
+    assert [key.name for key in added.api_key] == ["k1", "k2"]
+    assert added.callback == first.callback
+    used = use_second(path, Purpose.API_KEY)
+    assert used.api_key == (added.api_key[1], added.api_key[0])
+    assert read_secrets(path) == used
+    # One that was added and never used goes as well; its name does not come back.
+    again = add_key(path, Purpose.API_KEY, drop="k1", in_use=frozenset({"k2"}), now_us=NOW_US + 2)
+    assert [key.name for key in again.api_key] == ["k2", "k3"]
+    last = add_key(path, Purpose.API_KEY, drop="k3", in_use=frozenset({"k2"}), now_us=NOW_US + 3)
+    assert [key.name for key in last.api_key] == ["k2", "k4"]
+    rotated = rotate(path, Purpose.API_KEY, in_use=frozenset(), now_us=NOW_US + 4)
+    assert [key.name for key in rotated.api_key] == ["k5", "k2"]
+
+
+def test_what_is_used_or_depended_on_is_not_dropped_for_a_new_key(path: Path) -> None:
+    open_secrets(path, create=True, now_us=NOW_US)
+    with pytest.raises(ConfigError, match="add a second one first"):
+        use_second(path, Purpose.CALLBACK)
+    with pytest.raises(ConfigError, match="leave k1 out"):
+        add_key(path, Purpose.CALLBACK, drop="k1", in_use=frozenset(), now_us=NOW_US)
+    before = add_key(path, Purpose.CALLBACK, drop="", in_use=frozenset(), now_us=NOW_US)
+    for drop in ("", "k1"):
+        with pytest.raises(ConfigError, match="name k2 as the one to drop"):
+            add_key(path, Purpose.CALLBACK, drop=drop, in_use=frozenset(), now_us=NOW_US)
+    with pytest.raises(ConfigError, match="key k2 of callback is still in use"):
+        add_key(path, Purpose.CALLBACK, drop="k2", in_use=frozenset({"k2"}), now_us=NOW_US)
     assert read_secrets(path) == before
 
 
