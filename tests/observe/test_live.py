@@ -60,6 +60,8 @@ def load(running: EngineProcess, until: threading.Event) -> None:
     """Messages, look-ups and mistakes, until told to end."""
     wrong = submission(OPEN, "wrong", 0)
     wrong.recipient = "+4912345"
+    reused = submission(OPEN, "first", 0)
+    reused.text = "Something else under the same request id."
     stranger = submission("no-such-campaign", "stranger", 0)
     with Client(running.address, api_key=running.api_key) as client:
         first = client.submit(submission(OPEN, "first", 0))
@@ -72,7 +74,8 @@ def load(running: EngineProcess, until: threading.Event) -> None:
             call(client, lambda client: client.submit(stranger))
             call(client, lambda client: client.get("messages/00000000000000000000000000"))
             call(client, lambda client: client.get(first.message))
-            call(client, lambda client: list(client.list(pb.ListMessagesRequest(page_size=5))))
+            call(client, lambda client: next(client.list(pb.ListMessagesRequest(page_size=5)), None))
+            call(client, lambda client: client.submit(reused))
 
 
 def handset(carrier_url: str, webhook_address: str) -> None:
@@ -197,10 +200,13 @@ def test_series_are_bounded(running: Running) -> None:
 
 def test_the_buckets_resolve_what_was_measured(running: Running) -> None:
     """Of calls and attempts neither the first nor the last bucket holds most: a quantile is no guess."""
-    for name in ("longwave_grpc_request_duration_seconds", "longwave_attempt_seconds"):
+    for name, labels in (
+        ("longwave_grpc_request_duration_seconds", 'method=~".*/SubmitMessages"'),
+        ("longwave_attempt_seconds", 'provider="telnyx"'),
+    ):
         counts = {
             sample["metric"]["le"]: float(sample["value"][1])
-            for sample in running.server.query(f"sum by (le) ({name}_bucket)")
+            for sample in running.server.query(f"sum by (le) ({name}_bucket{{{labels}}})")
         }
         total = counts["+Inf"]
         below = [counts[edge] / total for edge in sorted(counts, key=float) if float(edge) * 1000 <= HISTOGRAMS_MS[1]]

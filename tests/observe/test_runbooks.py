@@ -19,6 +19,8 @@ RUNBOOKS = tuple(sorted(FOLDER.glob("*.md")))
 HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 FENCE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 INLINE = re.compile(r"`((?:longwave|kubectl) [^`]+)`")
+# typer brings its own click; this is its UsageError.
+USAGE_ERROR = typer.BadParameter.__mro__[1]
 # What an operator of a cluster has at hand, beside longwave.
 PROGRAMS = {"longwave", "kubectl", "curl", "mysql", "redis-cli", "df"}
 
@@ -48,15 +50,10 @@ def complaint(words: list[str]) -> str | None:
         if not rest or rest[0] not in command.commands:
             return f"no such command: {' '.join(words)}"
         command, rest = command.commands[rest[0]], rest[1:]
-    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    unknown = [word for word in rest if word.startswith("-") and word.partition("=")[0] not in options]
-    if unknown:
-        return f"no such option: {unknown[0]} of {' '.join(words)}"
-    choices = {name: parameter for parameter in command.params for name in parameter.opts}
-    for option, value in zip(rest, rest[1:], strict=False):
-        values = getattr(getattr(choices.get(option), "type", None), "choices", None)
-        if values is not None and value not in {getattr(choice, "value", choice) for choice in values}:
-            return f"{option} does not take {value}"
+    try:
+        command.make_context(command.name, list(rest))
+    except USAGE_ERROR as error:
+        return f"{' '.join(words)}: {error.format_message()}"
     return None
 
 
