@@ -241,7 +241,9 @@ class Metrics:
             made[stage] = StageMetrics(seconds, messages)
         self.stages = made
         self.admit_verdicts = self._counter(
-            "longwave_admit_verdicts_total", "Verdicts given at the door, by name; of calls refused unread about so many.", "verdict"
+            "longwave_admit_verdicts_total",
+            "Verdicts given at the door, by name; of calls refused unread about so many.",
+            "verdict",
         )
         self.admit_floor = self._gauge(
             "longwave_admit_floor_levels",

@@ -21,6 +21,8 @@ VARIABLES: Final = {"namespace": ".*", "instance": ".*"}
 
 # Of what others export: names as their documentation has them. Nothing here can be scraped on one machine.
 EXPORTED_ELSEWHERE: Final = {
+    # cert-manager
+    "certmanager_certificate_expiration_timestamp_seconds",
     # cAdvisor, in the kubelet
     "container_cpu_usage_seconds_total",
     "container_memory_usage_bytes",

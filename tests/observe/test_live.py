@@ -190,9 +190,7 @@ def test_the_page_of_metrics_passes_the_real_check(running: Running, tmp_path: P
 
 def test_series_are_bounded(running: Running) -> None:
     """One engine with two campaigns and every fault exposes far fewer than the thousands that labels allow."""
-    samples = [
-        sample for family in text_string_to_metric_families(running.metrics_text) for sample in family.samples
-    ]
+    samples = [sample for family in text_string_to_metric_families(running.metrics_text) for sample in family.samples]
     assert len(samples) < 1000
     texts = json.dumps([sample.labels for sample in samples])
     assert "+1" not in texts
@@ -216,6 +214,8 @@ def test_the_buckets_resolve_what_was_measured(running: Running) -> None:
 
 def test_limits_of_the_process_are_told(running: Running) -> None:
     value = running.server.query
-    assert 0 < float(value("process_resident_memory_bytes{job='longwave'} / longwave_memory_limit_bytes")[0]["value"][1])
+    assert 0 < float(
+        value("process_resident_memory_bytes{job='longwave'} / longwave_memory_limit_bytes")[0]["value"][1]
+    )
     assert float(value("longwave_memory_limit_bytes")[0]["value"][1]) > 64 * 1024 * 1024
     assert float(value("longwave_processor_limit_cores")[0]["value"][1]) > 0

@@ -30,6 +30,15 @@ def test_the_configuration_and_the_rules_are_taken() -> None:
     assert done.stdout.count("rules found") == len(promql.RULES)
 
 
+def test_the_custom_resource_holds_the_rules() -> None:
+    resource = yaml.safe_load((promql.PROMETHEUS / "prometheusrule.yaml").read_text(encoding="utf-8"))
+    assert (resource["apiVersion"], resource["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    held = [rule for group in resource["spec"]["groups"] for rule in group["rules"]]
+    assert held == promql.rules(), "run make dashboards"
+    names = [group["name"] for group in resource["spec"]["groups"]]
+    assert len(set(names)) == len(names)
+
+
 def test_a_rule_that_is_none_is_refused(tmp_path: Path) -> None:
     wrong = promql.RULES[0].read_text(encoding="utf-8").replace("sum by", "summ by").replace("expr: up", "expr: up{")
     (tmp_path / "wrong.yml").write_text(wrong, encoding="utf-8")
