@@ -37,7 +37,7 @@ STAGES: Final = ("admit", "append", "schedule", "dispatch", "record", "notify")
 _HTTP_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 # One pass of a stage over a batch: from a scheduler pop (tens of µs) to a dispatch that runs into its 15 s.
 _STAGE_BUCKETS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 15)
-# Look-ups take 0.2 to 1 ms, accepts 1 to 500; 0.2 s is the objective and 2 s the alert: what is alerted on is a bound, not a guess between.
+# Look-ups take 0.2 to 1 ms, accepts 1 to 500. 0.2 s is the objective and 2 s the alert: bounds, no guess between two.
 _GRPC_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 # A carrier answers in 20 to 500 ms; 3 s is the time to connect, 15 s the end of any attempt (LONGWAVE_SEND_S).
 _ATTEMPT_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 15)
@@ -214,8 +214,8 @@ class Metrics:
         )
         self.tenant_messages = self._counter(
             "longwave_tenant_messages_total",
-            "Outbound messages by tenant (the first 200 by name) and the state they reached, or `refused` at the door once "
-            "their campaign was found.",
+            "Outbound messages by tenant (the first 200 by name) and the state they reached, or `refused` at the door "
+            "once their campaign was found.",
             "tenant",
             "status",
         )

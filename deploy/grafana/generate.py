@@ -2,8 +2,8 @@
 
 It asks no Grafana and judges no query; tests/observe does. Run it as `make dashboards`.
 
-Invariants: two runs give the same bytes; every panel has an id of its own, a unit and the page's data source; panels of a
-line never overlap.
+Invariants: two runs give the same bytes; every panel has an id of its own, a unit and the page's data source; panels
+never overlap.
 """
 
 # ruff: noqa: INP001 - a script beside the pages it writes, imported by nobody

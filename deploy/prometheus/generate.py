@@ -1,4 +1,4 @@
-"""Writes deploy/prometheus/prometheusrule.yaml: the rules as a custom resource, for clusters with the Prometheus operator.
+"""Writes deploy/prometheus/prometheusrule.yaml: the rules as a custom resource, for the Prometheus operator.
 
 It judges no rule; promtool does, on the files it is made of. Run it as `make dashboards`.
 """
@@ -10,7 +10,7 @@ from typing import Final
 
 HERE: Final = Path(__file__).resolve().parent
 RESOURCE: Final = HERE / "prometheusrule.yaml"
-HEAD: Final = """# Written by deploy/prometheus/generate.py from deploy/prometheus/rules: change those, then run make dashboards.
+HEAD: Final = """# Written by deploy/prometheus/generate.py: change deploy/prometheus/rules, then run make dashboards.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:

@@ -12,7 +12,7 @@ from tests.corridor.conftest import StartEngine
 from tests.corridor.engine_fixture import SENDER, Engine, submission
 from tests.corridor.scripted_provider import Answer, ScriptedProvider
 
-BROKEN = Answer(503, b"{}")
+BROKEN = Answer(503, "{}")
 TELNYX = {"provider": "telnyx"}
 
 
@@ -28,6 +28,7 @@ async def test_an_open_breaker_is_told_until_it_closes(start_engine: StartEngine
     await engine.submit(*(submission(index) for index in range(10)))
     await engine.until(lambda: holds(told(engine, "longwave_breaker_open", **TELNYX) == 1))
     provider.post = lambda _: None
+    await engine.submit(submission(10))  # the probe
     await engine.until(lambda: holds(told(engine, "longwave_breaker_open", **TELNYX) == 0))
 
 

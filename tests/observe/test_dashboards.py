@@ -100,7 +100,7 @@ def test_a_page_is_well_formed(name: str) -> None:
     ids = [panel["id"] for panel in panels]
     assert len(set(ids)) == len(ids)
     assert len({panel["title"] for panel in panels}) == len(panels)
-    assert [variable["name"] for variable in dashboard["templating"]["list"]][0] == "datasource"
+    assert next(variable["name"] for variable in dashboard["templating"]["list"]) == "datasource"
     for panel in panels:
         place = panel["gridPos"]
         assert place["x"] >= 0

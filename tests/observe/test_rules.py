@@ -66,9 +66,11 @@ def test_a_threshold_that_moved_fails_the_tests(tmp_path: Path) -> None:
     rules = (promql.PROMETHEUS / "rules" / "alerts.yml").read_text(encoding="utf-8")
     moved = rules.replace("longwave_memory_limit_bytes > 0.8", "longwave_memory_limit_bytes > 0.99")
     assert moved != rules
+    tests = yaml.safe_load((promql.PROMETHEUS / "tests" / "alerts_test.yml").read_text(encoding="utf-8"))
+    tests["tests"] = [test for test in tests["tests"] if test["name"].startswith("HighMemoryUsage")]
     for folder, name, text in (
         ("rules", "alerts.yml", moved),
-        ("tests", "alerts_test.yml", (promql.PROMETHEUS / "tests" / "alerts_test.yml").read_text(encoding="utf-8")),
+        ("tests", "alerts_test.yml", yaml.safe_dump(tests)),
     ):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_text(text, encoding="utf-8")
