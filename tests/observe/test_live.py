@@ -214,8 +214,8 @@ def test_the_buckets_resolve_what_was_measured(running: Running) -> None:
 
 def test_limits_of_the_process_are_told(running: Running) -> None:
     value = running.server.query
-    assert float(
-        value("process_resident_memory_bytes{job='longwave'} / longwave_memory_limit_bytes")[0]["value"][1]
-    ) > 0
+    assert (
+        float(value("process_resident_memory_bytes{job='longwave'} / longwave_memory_limit_bytes")[0]["value"][1]) > 0
+    )
     assert float(value("longwave_memory_limit_bytes")[0]["value"][1]) > 64 * 1024 * 1024
     assert float(value("longwave_processor_limit_cores")[0]["value"][1]) > 0
