@@ -64,7 +64,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 # Tests start hundreds of processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 interop torture cluster \
+.PHONY: help setup docs dashboards promises generate verify-generated build run test test-rust test-python test-mysql9 interop torture cluster \
 	fuzz bench bench-compare bench-instructions flames peers overload openloop load load-ceiling \
 	image-proof coverage audit argocd-schemas \
 	lint lint-python lint-rust lint-proto lint-deploy lint-workflows lint-argocd lint-compose lint-shell fmt lock clean FORCE
@@ -189,6 +189,10 @@ run: setup ## An engine with the embedded store, a simulated carrier beside it, 
 
 docs: setup ## Write the generated pages of docs/ (metrics, settings, verdicts, states).
 	@$(PY) docs/generate.py
+
+dashboards: setup ## Write Grafana's dashboards and the PrometheusRule from their sources in deploy/.
+	@$(PY) deploy/grafana/generate.py
+	@$(PY) deploy/prometheus/generate.py
 
 promises: setup servers ## Write what the newest revision of the MySQL store promises (beside it, committed).
 	@$(PY) -m tests.servers.promises
@@ -373,6 +377,8 @@ lint-python: setup $(STAMPS)/lint
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy $(PYTHON_FOLDERS) docs/generate.py
+	@$(BIN)/mypy deploy/grafana/generate.py
+	@$(BIN)/mypy deploy/prometheus/generate.py
 	@$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml engine._core
 
 lint-rust: setup $(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION)

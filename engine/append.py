@@ -178,6 +178,7 @@ class Append:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
         if self._closed_because is not None:
+            self._meter.shed(Verdict.NOT_READY, _messages(kind, request))
             future.set_exception(NotReady(f"{self._closed_because}; nothing was stored"))
         elif (refused := self._shed(kind, tenant, request, deadline_us)) is not None:
             self._meter.shed(Verdict(refused.verdict), _messages(kind, request))
@@ -197,6 +198,7 @@ class Append:
         Their asker hears of each tag once, perhaps before this returns, but of those that are given up.
         """
         if self._closed_because is not None:
+            self._meter.shed(Verdict.NOT_READY, several.messages)
             several.asker.failed(several.tags, NotReady(f"{self._closed_because}; nothing was stored"))
             return
         if not self._takes_all(several):
@@ -335,6 +337,7 @@ class Append:
                     self._scheduler.ahead,
                 )
             except BaseException:
+                self._meter.shed(Verdict.INTERNAL, group.messages)
                 group.fail(Refused(Verdict.INTERNAL, "the call could not be judged; nothing was stored"))
                 asyncio.get_running_loop().call_soon(self._flush, context=self._nobodys)  # for those behind
                 raise  # a bug: the loop logs it
@@ -388,6 +391,7 @@ class Append:
             admission.refuse_all(int(error.verdict), error.detail, error.retry_delay_us)
             self._answer(admission, group)
         else:
+            self._meter.shed(Verdict.STORE_UNAVAILABLE, group.messages)
             group.fail(error)
         self._settle_idle()
         self._arm(asyncio.get_running_loop())

@@ -97,6 +97,7 @@ class Corridor:
         self._tell: Callable[[], None] | None = None
         self.finals = Finals(settings.cache_bytes)
         metrics.cache_bytes.set_function(lambda: self.finals.bytes)
+        metrics.held_messages_max.set(settings.held_messages_max)
         self.broken: asyncio.Future[StoreBroken] = asyncio.get_event_loop().create_future()
         self.started_us = self.clock.mono_us()
         self.provider_name = settings.provider
@@ -147,6 +148,7 @@ class Corridor:
             self._join_redis(redis)
         self.append.open()
         self._not_ready = None
+        self.metrics.store_up.set(1)
         self.metrics.store_durable.set(1)
 
     def _redis_access(self) -> "Access":
@@ -508,6 +510,7 @@ class Corridor:
         for apply in self._applies:
             apply()
         self._registry_rows = rows
+        self._meter.set_tenants(dict(rows.tenant_ids), ((key, tenant) for key, tenant, *_ in rows.campaigns))
         now_us = self.clock.now_us()
         self.day_caps.set_days(rows)
         self.settler.set_resets(day_of(DEFAULT_TIME_ZONE, now_us)[1], day_of("UTC", now_us)[1])
@@ -561,7 +564,12 @@ class Corridor:
     async def _check_durability(self) -> None:
         if self.store.full:
             await self.store.make_room()
-        findings = await self.store.check()
+        try:
+            findings = await self.store.check()
+        except Exception:
+            self.metrics.store_up.set(0)
+            raise
+        self.metrics.store_up.set(1)
         bad = [finding for finding in findings if not finding.ok]
         self.metrics.store_durable.set(int(not bad))
         below = "the store is below its durability level"

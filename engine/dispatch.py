@@ -113,6 +113,8 @@ class Dispatch:
         self._last_intent_us = 0
         self._generations: dict[int, int] = {}  # of attempts on the wire: the breaker's, when they began
         meter.metrics.dispatch_slots.labels(link.name).set(in_flight_max)
+        meter.metrics.breaker_open.labels(link.name).set(0)
+        self._observe_seconds = meter.metrics.attempt_seconds.labels(link.name).observe
 
     def connect(self, make_pool: Callable[[Callable[[list[Exchange]], None]], HttpPool]) -> None:
         """Make the pool; it reports to this dispatcher."""
@@ -347,9 +349,11 @@ class Dispatch:
         for exchange in exchanges:
             generation = self._generations.pop(exchange.request.id, -1)  # type: ignore[attr-defined] # only Requests are submitted
             by_generation.setdefault(generation, []).append(_is_failure(exchange))
+            self._observe_seconds(exchange.elapsed_us / 1e6)
         for generation, failed in by_generation.items():
             self._breaker.ended(generation, len(failed), sum(failed), mono_us)
         if self._breaker.is_open != was_open:
+            self._meter.metrics.breaker_open.labels(self.link.name).set(int(self._breaker.is_open))
             _log.warning("breaker", stage="dispatch", provider=self.link.name, open=self._breaker.is_open)
         self._record_later(exchanges)
 

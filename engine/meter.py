@@ -3,7 +3,7 @@
 It keeps no figures itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from engine.errors import Verdict
@@ -36,6 +36,11 @@ class Meter:
         self.metrics = metrics
         self.traces = traces
         """None unless traces are on."""
+        self._tenants: dict[int, str] = {}  # campaign key -> the tenant's id
+
+    def set_tenants(self, tenants: Mapping[int, str], campaigns: Iterable[tuple[int, int]]) -> None:
+        """Whose campaigns are whose: ids of tenants by key, (campaign, tenant) by key."""
+        self._tenants = {campaign: tenants[tenant] for campaign, tenant in campaigns}
 
     def stage(self, name: str, messages: int, seconds: float, trace: str | None = None) -> None:
         """One pass of a stage over a batch; `trace` names one of a message in it."""
@@ -48,6 +53,9 @@ class Meter:
             self.metrics.count_verdict(Verdict(verdict).name, messages)
             if verdict == Verdict.ACCEPTED:
                 self.metrics.count_processed("outbound", "accepted", campaign_id(campaign) or "none", messages)
+            if tenant := self._tenants.get(campaign):
+                status = "accepted" if verdict == Verdict.ACCEPTED else "refused"
+                self.metrics.count_tenant(tenant, status, messages)
 
     def shed(self, verdict: Verdict, messages: int) -> None:
         """A call of about so many messages that was refused unjudged."""
@@ -59,6 +67,8 @@ class Meter:
         """States entered by campaign key, and receipts that contradicted."""
         for campaign, state, messages in counts:
             self.metrics.count_processed("outbound", STATE_NAMES[state], campaign_id(campaign) or "none", messages)
+            if tenant := self._tenants.get(campaign):
+                self.metrics.count_tenant(tenant, STATE_NAMES[state], messages)
         if conflicts:
             self.metrics.count_processed("outbound", "conflict", "none", conflicts)
 

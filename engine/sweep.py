@@ -169,8 +169,7 @@ class Sweep:
             corridor.metrics.schedule_waiting.labels(reason).set(messages)
         if not corridor.duty.first:
             # One node tells of the whole store, each of what waits beside its memory.
-            self.backlog = {}
-            corridor.metrics.message_queue.set(0)
+            self._told({})
             await self._count_stored()
             return
         corridor.metrics.event_log_position.set(await corridor.store.newest_event())
@@ -193,9 +192,15 @@ class Sweep:
             took_s = loop.time() - began_s
             if took_s > BACKLOG_EVERY_S / COUNTING_PART:
                 self._count_again_s = began_s + COUNTING_PART * took_s
-        self.backlog = {STATE_NAMES[state]: messages for state, messages in rows}
-        self._corridor.metrics.message_queue.set(sum(self.backlog.values()))
+        self._told({STATE_NAMES[state]: messages for state, messages in rows})
         await self._count_stored()
+
+    def _told(self, backlog: dict[str, int]) -> None:
+        # States that nothing is in any more are told as 0, or their last number would stay.
+        for state in self.backlog.keys() | backlog.keys():
+            self._corridor.metrics.backlog.labels(state).set(backlog.get(state, 0))
+        self.backlog = backlog
+        self._corridor.metrics.message_queue.set(sum(backlog.values()))
 
     async def _count_stored(self) -> None:
         """What memory lacks is told from the moment it was counted: from an old count it would be nothing, or all."""

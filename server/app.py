@@ -39,6 +39,7 @@ from server.auth import AUTHORIZATION, Authenticator
 from server.gate import finished
 from server.grpc_server import GrpcServer
 from server.info import engine_version
+from server.machine import memory_limit_bytes, processor_limit_cores
 from server.ops import OpsServer, make_app
 from server.registry import RegistryService
 from server.webhooks import TELNYX_HEADERS, Inbound, WebhookServer
@@ -86,6 +87,8 @@ class Process:
         """Assemble; nothing is bound or opened before `start`. Raises ConfigError for the secret file."""
         self._settings = settings
         self._metrics = Metrics(engine_version(), kind_of(settings))
+        self._metrics.memory_limit.set(memory_limit_bytes())
+        self._metrics.processor_limit.set(processor_limit_cores())
         # A store without its secret file would shut everyone out; only a new store may have a new one.
         now_us = Clock(settings.clock_offset_ms).now_us()
         secrets = open_secrets(settings.secrets_path, create=is_new(settings), now_us=now_us)

@@ -78,7 +78,7 @@ def mysql_store(
 
     def changed(days: Days) -> None:
         if metrics is not None:
-            metrics.store_days_dropped.inc(days.dropped)
+            metrics.store_partitions_dropped.inc(days.dropped)
             metrics.store_late_rows.inc(days.late_rows)
 
     more = {} if progress is None else {"progress": progress}

@@ -196,7 +196,7 @@ async def test_days_that_went_and_rows_that_came_too_early_are_told(engine: Engi
         return engine.corridor.metrics.registry.get_sample_value(f"longwave_store_{name}_total")
 
     await engine.set_campaign(CampaignState.PAUSED)
-    assert (told("days_dropped"), told("late_rows")) == (0, 0)
+    assert (told("partitions_dropped"), told("late_rows")) == (0, 0)
     [old] = await engine.submit(submission(0))
     await engine.corridor.cancel_message(engine.tenant_key, old)
     engine.clock.jump(120 * DAY)  # nobody made the days of these months
@@ -207,7 +207,7 @@ async def test_days_that_went_and_rows_that_came_too_early_are_told(engine: Engi
     assert told("late_rows") == 4
     await engine.corridor.sweep.prune()
     assert await gone(engine, old) == [True]
-    days = told("days_dropped")
+    days = told("partitions_dropped")
     assert days
     await engine.corridor.sweep.prune()
-    assert told("days_dropped") == days
+    assert told("partitions_dropped") == days
