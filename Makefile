@@ -159,6 +159,8 @@ lock: $(STAMPS)/lint ## Write the lock files anew (UPGRADE=1 takes the newest ve
 	@$(LOCK_COMPILE) --extra mysql --extra redis --constraint requirements/lint.lock --output-file requirements/run.lock
 	@$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  $(if $(UPGRADE),--upgrade) requirements/peers.in --output-file requirements/peers.lock
+	@$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  $(if $(UPGRADE),--upgrade) requirements/checkov.in --output-file requirements/checkov.lock
 	@$(CARGO) update $(if $(UPGRADE),,--workspace) --manifest-path rust_core/Cargo.toml
 
 # ----------------------------------------------------------------------------------------------------------- build, run
