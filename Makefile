@@ -14,6 +14,12 @@ RUST_MINIMUM := 1.88.0
 CARGO_DENY_VERSION := 0.20.2
 GRPCURL_VERSION := v1.9.4
 GHZ_VERSION := v0.121.0
+# Of what renders and checks deploy/helm and deploy/kustomize.
+HELM_VERSION := v4.3.1
+KUSTOMIZE_VERSION := v5.8.1
+KUBECONFORM_VERSION := v0.7.0
+KUBE_SCORE_VERSION := v1.20.0
+CHART_TOOLS := helm kustomize kubeconform kube-score
 
 VENV := .venv
 STAMPS := $(VENV)/.stamps
@@ -53,6 +59,7 @@ SECONDS ?= 60
 PROTOS = $(sort $(wildcard proto/longwave/v1/*.proto))
 RUST_SOURCES = $(shell find rust_core -path rust_core/target -prune -o -name '*.rs' -print)
 PYTHON_FOLDERS = $(wildcard engine server loadtest proto/longwave tests)
+CHART_SCRIPTS = deploy/helm/generate.py deploy/kustomize/render.py deploy/schemas/convert.py
 SHELL_SCRIPTS = $(shell git ls-files --cached --others --exclude-standard '*.sh' .ci)
 DOCKERFILES = $(wildcard deploy/docker/Dockerfile*)
 
@@ -62,9 +69,9 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 # Tests start hundreds of processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 interop torture cluster \
+.PHONY: help setup docs chart-docs chart-schemas promises generate verify-generated build run test test-rust test-python test-mysql9 interop torture cluster \
 	fuzz bench bench-compare bench-instructions flames peers overload openloop load load-ceiling \
-	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
+	lint lint-python lint-rust lint-proto lint-deploy lint-chart lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -132,6 +139,15 @@ $(STAMPS)/peers: requirements/peers.lock $(STAMPS)/dev
 	  --require-hashes --only-binary :all: --requirement $<
 	@touch $@
 
+# Checks what the chart renders; it wants hundreds of packages, of which the lint environment shares few.
+$(STAMPS)/checkov: requirements/checkov.lock $(STAMPS)/dev
+	@echo "lint: making $(TOOLS)/checkov"
+	@rm -rf $(TOOLS)/checkov
+	@$(PYTHON) -m venv $(TOOLS)/checkov
+	@env -u VIRTUAL_ENV $(TOOLS)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+	  --require-hashes --only-binary :all: --requirement $<
+	@touch $@
+
 $(STAMPS)/lint: requirements/lint.lock $(STAMPS)/dev
 	@echo "lint: installing $<"
 	@$(PIP_INSTALL_LOCK) $<
@@ -177,6 +193,13 @@ run: setup ## An engine with the embedded store, a simulated carrier beside it, 
 
 docs: setup ## Write the generated pages of docs/ (metrics, settings, verdicts, states).
 	@$(PY) docs/generate.py
+
+chart-docs: setup $(TOOLS)/bin/helm ## Write what is made from the chart: its README and schema of settings, the Kustomize tree's share.
+	@PYTHONPATH="$(CURDIR)" $(PY) deploy/helm/generate.py
+	@$(PY) deploy/kustomize/render.py $(TOOLS)/bin/helm
+
+chart-schemas: setup ## Write deploy/schemas anew from the projects' own modules (needs Go and its proxy).
+	@$(PY) deploy/schemas/convert.py
 
 promises: setup servers ## Write what the newest revision of the MySQL store promises (beside it, committed).
 	@$(PY) -m tests.servers.promises
@@ -322,6 +345,7 @@ lint-python: setup $(STAMPS)/lint
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy $(PYTHON_FOLDERS) docs/generate.py
+	@for script in $(CHART_SCRIPTS); do $(BIN)/mypy "$$script"; done
 	@$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml engine._core
 
 lint-rust: setup $(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION)
@@ -335,8 +359,33 @@ lint-proto: $(STAMPS)/lint
 	@$(BIN)/buf lint
 	@$(BIN)/buf format --diff --exit-code
 
-lint-deploy: $(STAMPS)/lint
+lint-deploy: lint-chart $(STAMPS)/lint
 	@$(BIN)/hadolint $(DOCKERFILES)
+
+# Renders every environment and variant, and runs all that judges it; the tests plant errors, too.
+lint-chart: setup $(STAMPS)/checkov $(addprefix $(TOOLS)/bin/,$(CHART_TOOLS))
+	@$(PY) -m pytest --deploy --quiet --no-header --numprocesses 2 --dist loadfile $(or $(PYTEST_ARGS),tests/deploy)
+
+# Built from source (a minute or two each, once); Go checks what it fetches against its own log of checksums.
+$(TOOLS)/bin/helm: $(CACHE)/helm-$(HELM_VERSION)
+$(TOOLS)/bin/kustomize: $(CACHE)/kustomize-$(KUSTOMIZE_VERSION)
+$(TOOLS)/bin/kubeconform: $(CACHE)/kubeconform-$(KUBECONFORM_VERSION)
+$(TOOLS)/bin/kube-score: $(CACHE)/kube-score-$(KUBE_SCORE_VERSION)
+$(addprefix $(TOOLS)/bin/,$(CHART_TOOLS)):
+	@mkdir -p $(@D)
+	@cp $< $@
+
+$(CACHE)/helm-$(HELM_VERSION): PACKAGE := helm.sh/helm/v4/cmd/helm@$(HELM_VERSION)
+$(CACHE)/kustomize-$(KUSTOMIZE_VERSION): PACKAGE := sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
+$(CACHE)/kubeconform-$(KUBECONFORM_VERSION): PACKAGE := github.com/yannh/kubeconform/cmd/kubeconform@$(KUBECONFORM_VERSION)
+$(CACHE)/kube-score-$(KUBE_SCORE_VERSION): PACKAGE := github.com/zegl/kube-score/cmd/kube-score@$(KUBE_SCORE_VERSION)
+$(CACHE)/helm-$(HELM_VERSION) $(CACHE)/kustomize-$(KUSTOMIZE_VERSION) \
+$(CACHE)/kubeconform-$(KUBECONFORM_VERSION) $(CACHE)/kube-score-$(KUBE_SCORE_VERSION):
+	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
+	@mkdir -p $(@D)
+	@echo "lint: building $(PACKAGE) into $(CACHE)"
+	@folder="$$(mktemp -d)"; trap 'rm -rf "$$folder"' EXIT; \
+	  GOTOOLCHAIN=local GOBIN="$$folder" go install $(PACKAGE); mv "$$folder"/* $@
 
 lint-shell: $(STAMPS)/lint
 	@$(BIN)/shellcheck $(SHELL_SCRIPTS)

@@ -34,8 +34,12 @@ KEY: Final = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+):(?: (?P<value>.*))?$")
 # Values whose own keys are the operator's, or Kubernetes'.
 OPAQUE: Final = frozenset(
     {
-        "settings", "resources", "autoscaling.behavior", "verticalPodAutoscaler.minAllowed",
-        "verticalPodAutoscaler.maxAllowed", "monitoring.serviceMonitor.labels",
+        "settings",
+        "resources",
+        "autoscaling.behavior",
+        "verticalPodAutoscaler.minAllowed",
+        "verticalPodAutoscaler.maxAllowed",
+        "monitoring.serviceMonitor.labels",
     }
 )
 
@@ -113,7 +117,13 @@ def rows(text: str) -> list[str]:
         if not description:
             message = f"values.yaml: {key} has no comment"
             raise ValueError(message)
-        shown = "below" if group else "in the file" if isinstance(value, (dict, list)) and value else f"`{json.dumps(value)}`"
+        shown = (
+            "below"
+            if group
+            else "in the file"
+            if isinstance(value, (dict, list)) and value
+            else f"`{json.dumps(value)}`"
+        )
         made.append(f"| `{key}` | {shown} | {description} |")
     return made
 

@@ -43,7 +43,13 @@ CUSTOM: Final = (
         "ServiceMonitor",
         "v1",
     ),
-    ("github.com/kedacore/keda/v2", "v2.21.0", "config/crd/bases/keda.sh_scaledobjects.yaml", "ScaledObject", "v1alpha1"),
+    (
+        "github.com/kedacore/keda/v2",
+        "v2.21.0",
+        "config/crd/bases/keda.sh_scaledobjects.yaml",
+        "ScaledObject",
+        "v1alpha1",
+    ),
     (
         "github.com/external-secrets/external-secrets",
         "v1.3.2",
@@ -80,7 +86,19 @@ LOOSE: Final = {
     "io.k8s.apimachinery.pkg.api.resource.Quantity": {"type": ["string", "number"]},
 }
 KEPT: Final = frozenset(
-    {"$ref", "type", "enum", "required", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "pattern"}
+    {
+        "$ref",
+        "type",
+        "enum",
+        "required",
+        "minimum",
+        "maximum",
+        "minLength",
+        "maxLength",
+        "minItems",
+        "maxItems",
+        "pattern",
+    }
 )
 
 
@@ -148,7 +166,11 @@ def of_kind(name: str, definitions: Mapping[str, Any]) -> tuple[str, str, str, d
 def of_custom(text: str, kind: str, version: str) -> tuple[str, str, str, dict[str, Any]]:
     """The same of a custom resource."""
     for document in yaml.safe_load_all(text):
-        if document and document.get("kind") == "CustomResourceDefinition" and document["spec"]["names"]["kind"] == kind:
+        if (
+            document
+            and document.get("kind") == "CustomResourceDefinition"
+            and document["spec"]["names"]["kind"] == kind
+        ):
             spec = document["spec"]
             served = next(entry for entry in spec["versions"] if entry["name"] == version and entry["served"])
             schema = strict(served["schema"]["openAPIV3Schema"])
@@ -199,7 +221,9 @@ def main() -> None:
         parts = (kind.lower(), group.partition(".")[0], version)
         content = finished(group, version, kind, schema, definitions, source)
         path = FOLDER / ("-".join(part for part in parts if part) + ".json")
-        path.write_text(json.dumps(content, indent=None, separators=(",", ":"), sort_keys=True) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(content, indent=None, separators=(",", ":"), sort_keys=True) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":
