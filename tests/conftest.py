@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Clients in other languages, and the chart, are runs of their own: what builds their tools is not required here."""
+    """Clients in other languages, and the chart, are runs of their own: what builds their tools is not needed here."""
     name = collection_path.name
     return True if name in {"interop", "deploy"} and not config.getoption(f"--{name}") else None
 

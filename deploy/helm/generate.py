@@ -1,4 +1,4 @@
-"""Writes what of the chart is made from something else: its README.md from values.yaml, the schema's names from settings.
+"""Writes what of the chart is made from other things: README.md from values.yaml, names in the schema from settings.
 
 `--check` writes nothing and fails when a file is stale. It renders no template.
 
@@ -51,20 +51,36 @@ Longwave on Kubernetes: a Deployment for each role over one MySQL store, with wh
 same objects come from the tree of Kustomize (`deploy/kustomize`); `make lint-chart` compares the two.
 
 ```sh
-helm upgrade --install longwave deploy/helm/longwave --namespace production --create-namespace \\
+helm upgrade longwave ./deploy/helm/longwave --install --namespace production --create-namespace \\
   --values deploy/helm/longwave/values-production.yaml
 ```
 
-It needs Kubernetes 1.30 or newer and, as values ask for them: cert-manager (`grpc.security: certificate`, `ingress`), External Secrets or
-Sealed Secrets (`secrets.kind`), the Prometheus Operator (`monitoring`), prometheus-adapter or KEDA (`autoscaling`), Istio with native sidecars
-(`istio`), ingress-nginx (`ingress`), the Vertical Pod Autoscaler.
+It needs Kubernetes 1.30 or newer and, as values ask for them: cert-manager (`grpc.security: certificate`, `ingress`),
+External Secrets or Sealed Secrets (`secrets.kind`), the Prometheus Operator (`monitoring`), prometheus-adapter or KEDA
+(`autoscaling`), Istio with native sidecars (`istio`), ingress-nginx (`ingress`), the Vertical Pod Autoscaler.
 
-**The Secret.** `secrets.name` has four keys: `store-password`, `redis-password`, `telnyx-api-key`, and `secret-file`, the file that
-`longwave bootstrap` writes when it makes the store; each role mounts what it needs, and only `dispatch` gets the carrier's key.
+**The Secret** that `secrets.name` names has four keys: `store-password`, `redis-password`, `telnyx-api-key`, and
+`secret-file`, the file that `longwave bootstrap` writes when it makes the store. Each pod gets what it needs: only
+`dispatch` has the carrier's key, and the migration has the store's password alone.
 
-**Who ends TLS.** With `certificate` or `secret` the engine itself; a mesh carries it as bytes, and port 50051 may be called from outside of
-the mesh when there is a balancer. With `mesh` the sidecar does, and Istio reads the calls. Pods of `dispatch` and `receipts` listen
-for gRPC on loopback alone.
+**Who ends TLS.** With `certificate` or `secret` the engine itself; a mesh carries it as bytes, and where there is a
+balancer, port 50051 of `ingest` may be called from outside of the mesh. With `mesh` the sidecar ends it, and Istio
+reads the calls. Pods of `dispatch` and `receipts` listen for gRPC on loopback alone.
+
+**Beyond development** everything is encrypted and checked, to the database, Redis and the carrier, too: the schema
+refuses anything less, because `LONGWAVE_INSECURE`, which a mesh needs, would let the engine pass over it.
+
+**Upgrades.** A Job runs `longwave migrate` before pods of the new version start. Under `kubectl apply` without Argo CD
+delete the Job `longwave-migrate` of the version before first: a Job's pod cannot be changed.
+
+## How it is checked
+
+`make lint-chart` renders every environment and every variant of a value and runs helm lint, kubeconform against the
+schemas in `deploy/schemas` (Kubernetes' and those of every custom resource; an unknown kind fails), kube-score and
+checkov. What those two find all the same is waived line by line with its reason in `tests/deploy/waivers.py`. The
+engine's own reader accepts the environment of every pod, and who may speak to whom is decided for all pairs by the
+rules of NetworkPolicies. **Nothing of it ran on a cluster**: no API server, kubelet, Istio or KEDA was to be had, so
+admission, rollouts and the mesh itself are unproved.
 
 ## Values
 
@@ -102,7 +118,7 @@ def at(values: Any, key: str) -> Any:
 
 
 def rows(text: str) -> list[str]:
-    """The table's rows: values that an operator sets, settings one by one. Raises ValueError for one without comment."""
+    """The table's rows: values that an operator sets, settings one by one. Raises ValueError for one uncommented."""
     values = yaml.safe_load(text)
     made = []
     for key, description in described(text):

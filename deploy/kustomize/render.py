@@ -1,11 +1,11 @@
 """Writes the objects of the Kustomize tree that are the chart's, so that each has one home: the templates.
 
-Each folder of base and components that holds rendered.yaml gets its share; kustomization.yaml, patches and overlays are
-written by hand, and `tests/deploy/test_equal.py` compares what comes out with what Helm renders. Call it with helm's path:
-`make chart-docs` does. `--check` writes nothing and fails when a file is stale.
+Each folder of base and components that holds rendered.yaml gets its share; kustomization.yaml, patches and overlays
+are written by hand, and `tests/deploy/test_equal.py` compares what comes out with what Helm renders. Call it with
+helm's path: `make chart-docs` does. `--check` writes nothing and fails when a file is stale.
 
-What is left out: the namespace, which overlays set; Helm's hooks; the checksum of settings and the ConfigMaps, whose part
-Kustomize's generator plays with a hash in the name.
+What is left out: the namespace, which overlays set; Helm's hooks; the checksum of settings and the ConfigMaps, whose
+part Kustomize's generator plays with a hash in the name.
 """
 
 import argparse

@@ -27,6 +27,11 @@ def deployments(rendering: str) -> list[Object]:
     return found
 
 
+def labels_of(entry: Object) -> dict[str, str]:
+    labels: dict[str, str] = entry["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
 @pytest.mark.parametrize("rendering", RENDERINGS)
 def test_rollouts_never_take_a_pod_before_another_is_there(rendering: str) -> None:
     for entry in deployments(rendering):
@@ -179,11 +184,7 @@ def test_the_balancer_has_the_guides_annotations() -> None:
 def test_services_lead_to_pods_that_have_the_port(rendering: str) -> None:
     for service in of_kind(rendered(rendering), "Service"):
         chosen = service["spec"]["selector"].items()
-        led = [
-            entry
-            for entry in deployments(rendering)
-            if chosen <= entry["spec"]["template"]["metadata"]["labels"].items()
-        ]
+        led = [entry for entry in deployments(rendering) if chosen <= labels_of(entry).items()]
         assert led, service["metadata"]["name"]
         for entry in led:
             names = {port["name"] for port in container(entry)["ports"]}
@@ -219,7 +220,7 @@ def ends(environment: str) -> dict[str, End]:
     for entry in workloads(rendered(environment)):
         name = entry["metadata"]["name"].removeprefix("longwave-")
         ports = {port["name"]: port["containerPort"] for port in container(entry).get("ports", [])}
-        found[name] = End(entry["spec"]["template"]["metadata"]["labels"], environment, ports=ports)
+        found[name] = End(labels_of(entry), environment, ports=ports)
     return found | {
         "caller": End({}, "shop", {"longwave.example.com/caller": "true"}),
         "stranger": End({}, "shop-of-another"),
@@ -325,7 +326,7 @@ def test_metrics_are_read_every_thirty_seconds_from_every_role(rendering: str) -
         if monitor["selector"]["matchLabels"].items() <= entry["metadata"]["labels"].items()
     )
     chosen = service["spec"]["selector"].items()
-    labels = [entry["spec"]["template"]["metadata"]["labels"].items() for entry in deployments(rendering)]
+    labels = [labels_of(entry).items() for entry in deployments(rendering)]
     assert all(chosen <= mine for mine in labels)
 
 

@@ -1,7 +1,7 @@
 """Kubernetes' own schemas and those of the custom resources accept everything that is rendered, and nothing else.
 
-The schemas are committed (deploy/schemas, with their sources and versions), so nothing is fetched and an unknown kind is
-an error, never passed over.
+The schemas are committed (deploy/schemas, with their sources and versions), so nothing is fetched and an unknown kind
+is an error, never passed over.
 """
 
 import copy
