@@ -153,6 +153,9 @@ def test_keda_scales_by_the_same_figures() -> None:
             trigger["metadata"].get("value") or trigger["metadata"]["threshold"] for trigger in scaled["triggers"]
         ]
         assert values == ["70", "80", "10"][: len(horizontal["metrics"])]
+        for trigger in triggers[2:]:
+            assert trigger["ignoreNullValues"] == "false", "a Prometheus that is away would take pods down"
+            assert f'namespace="production",pod=~"longwave-{role}-.*"' in trigger["query"]
 
 
 def test_a_vertical_autoscaler_has_the_guides_bounds() -> None:
