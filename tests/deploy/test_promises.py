@@ -149,9 +149,8 @@ def test_keda_scales_by_the_same_figures() -> None:
         scaled = one(rendered("keda"), "ScaledObject", f"longwave-{role}")["spec"]
         assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (3, 20)
         assert scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == horizontal["behavior"]
-        values = [
-            trigger["metadata"].get("value") or trigger["metadata"]["threshold"] for trigger in scaled["triggers"]
-        ]
+        triggers = [trigger["metadata"] for trigger in scaled["triggers"]]
+        values = [trigger.get("value") or trigger["threshold"] for trigger in triggers]
         assert values == ["70", "80", "10"][: len(horizontal["metrics"])]
         for trigger in triggers[2:]:
             assert trigger["ignoreNullValues"] == "false", "a Prometheus that is away would take pods down"
