@@ -12,10 +12,6 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PYTHON ?= python3.11
 RUST_MINIMUM := 1.88.0
 CARGO_DENY_VERSION := 0.20.2
-GRPCURL_VERSION := v1.9.4
-GHZ_VERSION := v0.121.0
-ACTIONLINT_VERSION := v1.7.12
-KUBECONFORM_VERSION := v0.7.0
 
 VENV := .venv
 STAMPS := $(VENV)/.stamps
@@ -55,6 +51,8 @@ SECONDS ?= 60
 PROTOS = $(sort $(wildcard proto/longwave/v1/*.proto))
 RUST_SOURCES = $(shell find rust_core -path rust_core/target -prune -o -name '*.rs' -print)
 PYTHON_FOLDERS = $(wildcard engine server loadtest proto/longwave tests)
+DEPLOY_SCRIPTS = deploy/helm/generate.py deploy/kustomize/render.py deploy/schemas/convert.py \
+	deploy/grafana/generate.py deploy/prometheus/generate.py
 SHELL_SCRIPTS = $(shell git ls-files --cached --others --exclude-standard '*.sh' .ci)
 DOCKERFILES = $(wildcard deploy/docker/Dockerfile*)
 
@@ -64,10 +62,10 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 # Tests start hundreds of processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup docs dashboards promises generate verify-generated build run test test-rust test-python test-mysql9 interop torture cluster \
+.PHONY: help setup docs dashboards chart-docs chart-schemas promises generate verify-generated build run test test-rust test-python test-mysql9 interop torture cluster \
 	fuzz bench bench-compare bench-instructions flames peers overload openloop load load-ceiling \
 	image-proof coverage audit argocd-schemas \
-	lint lint-python lint-rust lint-proto lint-deploy lint-workflows lint-argocd lint-compose lint-shell fmt lock clean FORCE
+	lint lint-python lint-rust lint-proto lint-deploy lint-chart lint-workflows lint-argocd lint-compose lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -144,6 +142,15 @@ $(STAMPS)/audit: requirements/audit.lock $(STAMPS)/dev
 	  --require-hashes --only-binary :all: --requirement $<
 	@touch $@
 
+# Checks what the chart renders; it wants hundreds of packages, of which the lint environment shares few.
+$(STAMPS)/checkov: requirements/checkov.lock $(STAMPS)/dev
+	@echo "lint: making $(TOOLS)/checkov"
+	@rm -rf $(TOOLS)/checkov
+	@$(PYTHON) -m venv $(TOOLS)/checkov
+	@env -u VIRTUAL_ENV $(TOOLS)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+	  --require-hashes --only-binary :all: --requirement $<
+	@touch $@
+
 $(STAMPS)/lint: requirements/lint.lock $(STAMPS)/dev
 	@echo "lint: installing $<"
 	@$(PIP_INSTALL_LOCK) $<
@@ -173,6 +180,8 @@ lock: $(STAMPS)/lint ## Write the lock files anew (UPGRADE=1 takes the newest ve
 	  $(if $(UPGRADE),--upgrade) requirements/peers.in --output-file requirements/peers.lock
 	@$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  $(if $(UPGRADE),--upgrade) requirements/audit.in --output-file requirements/audit.lock
+	@$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  $(if $(UPGRADE),--upgrade) requirements/checkov.in --output-file requirements/checkov.lock
 	@$(CARGO) update $(if $(UPGRADE),,--workspace) --manifest-path rust_core/Cargo.toml
 
 # ----------------------------------------------------------------------------------------------------------- build, run
@@ -193,6 +202,13 @@ docs: setup ## Write the generated pages of docs/ (metrics, settings, verdicts, 
 dashboards: setup ## Write Grafana's dashboards and the PrometheusRule from their sources in deploy/.
 	@$(PY) deploy/grafana/generate.py
 	@$(PY) deploy/prometheus/generate.py
+
+chart-docs: setup $(TOOLS)/bin/helm ## Write what is made from the chart: its README and schema of settings, the Kustomize tree's share.
+	@PYTHONPATH="$(CURDIR)" $(PY) deploy/helm/generate.py
+	@$(PY) deploy/kustomize/render.py $(TOOLS)/bin/helm
+
+chart-schemas: setup ## Write deploy/schemas anew from the projects' own modules (needs Go and its proxy).
+	@$(PY) deploy/schemas/convert.py
 
 promises: setup servers ## Write what the newest revision of the MySQL store promises (beside it, committed).
 	@$(PY) -m tests.servers.promises
@@ -268,37 +284,27 @@ $(TOOLS)/interop/java/.made: $(addprefix $(INTEROP)/java/,Client.java pom.xml)
 	@javac -Xlint:all -Werror -cp '$(@D)/lib/*' -d $(@D)/classes $<
 	@touch $@
 
-# Built from source (a minute each, once); Go checks what it fetches against its own log of checksums.
-$(TOOLS)/bin/grpcurl: $(CACHE)/grpcurl-$(GRPCURL_VERSION)
-$(TOOLS)/bin/ghz: $(CACHE)/ghz-$(GHZ_VERSION)
-$(TOOLS)/bin/grpcurl $(TOOLS)/bin/ghz:
-	@mkdir -p $(@D)
-	@cp $< $@
+# Built from source (a minute or two each, once); Go checks what it fetches against its own log of checksums.
+define GO_TOOL
+$(TOOLS)/bin/$(1): $(CACHE)/$(1)-$(3)
+	@mkdir -p $$(@D)
+	@cp $$< $$@
 
-$(CACHE)/grpcurl-$(GRPCURL_VERSION): PACKAGE := github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
-$(CACHE)/ghz-$(GHZ_VERSION): PACKAGE := github.com/bojand/ghz/cmd/ghz@$(GHZ_VERSION)
-$(CACHE)/grpcurl-$(GRPCURL_VERSION) $(CACHE)/ghz-$(GHZ_VERSION):
+$(CACHE)/$(1)-$(3):
 	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
-	@mkdir -p $(@D)
-	@echo "interop: building $(PACKAGE) into $(CACHE)"
-	@GOBIN=$(CURDIR)/$(TOOLS)/interop/bin go install $(PACKAGE)
-	@mv $(TOOLS)/interop/bin/$(firstword $(subst -, ,$(@F))) $@
+	@mkdir -p $$(@D)
+	@echo "building $(1) $(3) into $(CACHE)"
+	@folder="$$$$(mktemp -d)"; trap 'rm -rf "$$$$folder"' EXIT; \
+	  GOTOOLCHAIN=local GOBIN="$$$$folder" go install $(2)@$(3); mv "$$$$folder"/* $$@
+endef
 
-# Built from source with Go's own checks, once: what holds deployment files against schemas and loaders.
-$(TOOLS)/bin/actionlint: $(CACHE)/actionlint-$(ACTIONLINT_VERSION)
-$(TOOLS)/bin/kubeconform: $(CACHE)/kubeconform-$(KUBECONFORM_VERSION)
-$(TOOLS)/bin/actionlint $(TOOLS)/bin/kubeconform:
-	@mkdir -p $(@D)
-	@cp $< $@
-
-$(CACHE)/actionlint-$(ACTIONLINT_VERSION): PACKAGE := github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT_VERSION)
-$(CACHE)/kubeconform-$(KUBECONFORM_VERSION): PACKAGE := github.com/yannh/kubeconform/cmd/kubeconform@$(KUBECONFORM_VERSION)
-$(CACHE)/actionlint-$(ACTIONLINT_VERSION) $(CACHE)/kubeconform-$(KUBECONFORM_VERSION):
-	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
-	@mkdir -p $(@D)
-	@echo "lint: building $(PACKAGE) into $(CACHE)"
-	@GOBIN=$(CURDIR)/$(TOOLS)/build GOTOOLCHAIN=local go install $(PACKAGE)
-	@mv $(TOOLS)/build/$(firstword $(subst -, ,$(@F))) $@
+$(eval $(call GO_TOOL,grpcurl,github.com/fullstorydev/grpcurl/cmd/grpcurl,v1.9.4))
+$(eval $(call GO_TOOL,ghz,github.com/bojand/ghz/cmd/ghz,v0.121.0))
+$(eval $(call GO_TOOL,actionlint,github.com/rhysd/actionlint/cmd/actionlint,v1.7.12))
+$(eval $(call GO_TOOL,helm,helm.sh/helm/v4/cmd/helm,v4.3.1))
+$(eval $(call GO_TOOL,kustomize,sigs.k8s.io/kustomize/kustomize/v5,v5.8.1))
+$(eval $(call GO_TOOL,kubeconform,github.com/yannh/kubeconform/cmd/kubeconform,v0.7.0))
+$(eval $(call GO_TOOL,kube-score,github.com/zegl/kube-score/cmd/kube-score,v1.20.0))
 
 # compose's own loader, without Docker.
 $(TOOLS)/bin/compose-check: $(addprefix tests/image/compose/,main.go go.mod go.sum)
@@ -377,8 +383,7 @@ lint-python: setup $(STAMPS)/lint
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy $(PYTHON_FOLDERS) docs/generate.py
-	@$(BIN)/mypy deploy/grafana/generate.py
-	@$(BIN)/mypy deploy/prometheus/generate.py
+	@for script in $(DEPLOY_SCRIPTS); do $(BIN)/mypy "$$script"; done
 	@$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml engine._core
 
 lint-rust: setup $(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION)
@@ -392,7 +397,7 @@ lint-proto: $(STAMPS)/lint
 	@$(BIN)/buf lint
 	@$(BIN)/buf format --diff --exit-code
 
-lint-deploy: $(STAMPS)/lint lint-workflows lint-argocd lint-compose
+lint-deploy: $(STAMPS)/lint lint-chart lint-workflows lint-argocd lint-compose
 	@$(BIN)/hadolint $(DOCKERFILES)
 	@tests/image/planted.sh $(TOOLS)/bin $(BIN)
 
@@ -415,6 +420,10 @@ argocd-schemas: setup ## Write the schemas of Argo CD's objects anew, from its G
 
 lint-compose: $(TOOLS)/bin/compose-check
 	@$(TOOLS)/bin/compose-check deploy/docker/compose.yaml
+
+# Renders every environment and variant, and runs all that judges it; the tests plant errors, too.
+lint-chart: setup $(STAMPS)/checkov $(addprefix $(TOOLS)/bin/,helm kustomize kubeconform kube-score)
+	@$(PY) -m pytest --deploy --quiet --no-header --numprocesses 2 --dist loadfile $(or $(PYTEST_ARGS),tests/deploy)
 
 lint-shell: $(STAMPS)/lint
 	@$(BIN)/shellcheck $(SHELL_SCRIPTS)

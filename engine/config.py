@@ -206,7 +206,8 @@ class Settings(BaseSettings):
     )
     secret_file: Path | None = Field(
         None,
-        description="File (mode 0600) with the keys of API-key hashes and callback MACs, two live each; unset: "
+        description="File (mode 0600, or root's with mode 0440, as Kubernetes mounts secrets) with the keys of API-key "
+        "hashes and callback MACs, two live each; unset: "
         "FILE.secrets beside an embedded store, made when missing. A MySQL store needs it named.",
     )
 

@@ -3,8 +3,9 @@
 It hashes nothing itself and knows nothing of the store; who still depends on a key is told to `rotate`.
 
 Layout (JSON): {"format": 1, "api_key": [KEY, ...], "callback": [KEY, ...]} with KEY = {"name": "k1", "secret": "64 hex
-digits", "create_us": 0}. Invariants: the file is never group- or world-readable; it is replaced as a whole, fsynced
-before its name appears; a name is never given to a second secret; no error or repr shows a secret.
+digits", "create_us": 0}. Invariants: the file is never group- or world-readable, but for the group of one that root
+owns and we do not, which is how a container's platform mounts it; it is replaced as a whole, fsynced before its name
+appears; a name is never given to a second secret; no error or repr shows a secret.
 """
 
 import json
@@ -23,6 +24,8 @@ KEY_BYTES: Final = 32
 LIVE_MAX: Final = 2
 FILE_BYTES_MAX: Final = 64 * 1024
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+# Who owns what a platform mounts into a container; we read it through its group, and cannot change its mode.
+PLATFORM_UID: Final = 0
 
 
 class Purpose(StrEnum):
@@ -72,8 +75,10 @@ def read_secrets(path: Path) -> Secrets:
         raise ConfigError([f"LONGWAVE_SECRET_FILE {path}: {error.strerror}"]) from None
     with os.fdopen(descriptor, "rb") as file:
         # The mode of what was opened, not of what the name meant a moment before.
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if mode & OTHERS:
+        status = os.fstat(file.fileno())
+        mode = stat.S_IMODE(status.st_mode)
+        mounted = status.st_uid == PLATFORM_UID != os.geteuid()
+        if mode & (OTHERS & ~stat.S_IRGRP if mounted else OTHERS):
             raise ConfigError([f"LONGWAVE_SECRET_FILE {path} has mode {mode:04o}: run chmod 600 on it"])
         content = file.read(FILE_BYTES_MAX + 1)
     try:

@@ -31,6 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Which server the store is tested on, and which clients call it."""
     parser.addoption("--mysql", choices=["9"], help="a MySQL of this version instead of MariaDB: make test-mysql9")
     parser.addoption("--interop", action="store_true", help="clients in other languages, too: make interop builds them")
+    parser.addoption(
+        "--deploy", action="store_true", help="chart and overlays, too: make lint-chart builds their tools"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,8 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Clients in other languages are a run of their own: what builds them is none of the tests' requirements."""
-    return True if collection_path.name == "interop" and not config.getoption("--interop") else None
+    """Clients in other languages, and the chart, are runs of their own: what builds their tools is not needed here."""
+    name = collection_path.name
+    return True if name in {"interop", "deploy"} and not config.getoption(f"--{name}") else None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -178,7 +178,7 @@ def _secret_file(settings: Settings, *, needed: bool) -> Finding:
     except ConfigError as error:
         return Finding(Level.FAIL, "secret file", error.problems[0])
     keys = f"{len(live.api_key)} for API keys, {len(live.callback)} for callbacks"
-    return Finding(Level.OK, "secret file", f"{path}, mode 0600, {keys}")
+    return Finding(Level.OK, "secret file", f"{path}, reached by nobody else, {keys}")
 
 
 def _age(path: Path) -> Iterator[Finding]:

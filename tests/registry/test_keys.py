@@ -87,6 +87,24 @@ def test_a_file_that_others_reach_is_refused(path: Path, mode: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("mode", "reached"), [(0o440, False), (0o640, False), (0o460, True), (0o444, True), (0o441, True)]
+)
+def test_a_file_that_a_platform_mounts_is_read_through_its_group(
+    path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, *, reached: bool
+) -> None:
+    """Kubernetes mounts a secret as root's, readable for the group of the pod, and for nobody else."""
+    made = open_secrets(path, create=True, now_us=NOW_US)
+    path.chmod(mode)
+    monkeypatch.setattr("engine.secrets.PLATFORM_UID", path.stat().st_uid)
+    monkeypatch.setattr("os.geteuid", lambda: path.stat().st_uid + 1)
+    if reached:
+        with pytest.raises(ConfigError, match=f"mode {mode:04o}: run chmod 600"):
+            read_secrets(path)
+    else:
+        assert read_secrets(path) == made
+
+
+@pytest.mark.parametrize(
     "content",
     [
         "",
