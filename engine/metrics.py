@@ -196,6 +196,11 @@ class Metrics:
         self.message_queue = self._gauge(
             "message_queue_length", "Messages accepted and not yet final: the whole backlog, in memory or not."
         )
+        self.custom_queue = self._gauge(
+            "custom_queue_length",
+            "Messages more processes could take over now: waiting for their group commit, or allowed by every limit and "
+            "without a slot. Never what is paused, scheduled or held back by a limit or by the provider.",
+        )
         self.active_connections = self._gauge("active_connections", "Open database connections.")
         self.http_requests = self._counter(
             "http_requests_total", "HTTP requests answered.", "method", "route", "status_code"
