@@ -198,8 +198,8 @@ class Metrics:
         )
         self.custom_queue = self._gauge(
             "custom_queue_length",
-            "Messages more processes could take over now: waiting for their group commit, or allowed by every limit and "
-            "without a slot. Never what is paused, scheduled or held back by a limit or by the provider.",
+            "Messages that more processes could take over now: waiting for their group commit, or allowed by every "
+            "limit and without a slot. Never what is paused, for later, or held back by a limit or the provider.",
         )
         self.active_connections = self._gauge("active_connections", "Open database connections.")
         self.http_requests = self._counter(

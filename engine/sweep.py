@@ -165,7 +165,7 @@ class Sweep:
         return identity, generation, int(exchange.phase), exchange.status, exchange.body
 
     async def count_queue(self) -> None:
-        """Count what more processes could take over, for the autoscaler; by itself, as a store that hangs stops it not."""
+        """Count what more processes could take over; a round of its own, so a store that hangs does not stop it."""
         corridor = self._corridor
         corridor.metrics.custom_queue.set(corridor.append.waiting_messages + corridor.dispatch.startable())
 

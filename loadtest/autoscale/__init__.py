@@ -1,1 +1,1 @@
-"""Autoscaling: records a real engine's metrics under load, and plays them to the HPA's own algorithm over model pods."""
+"""Autoscaling: records a real engine's metrics under load, and plays them to the HPA's algorithm over model pods."""

@@ -1,8 +1,8 @@
 """Records and replays: `python -m loadtest.autoscale record|replay --results FOLDER`, from a checkout's root.
 
-`record` runs an engine under a spike, a day in minutes, and a backlog that a limit holds back, and keeps what Prometheus
-would see as CSV (some 11 minutes; one of them with `--only`). `replay` plays it to an autoscaler (`--hpa`, any file with one
-of autoscaling/v2) over model pods, and writes what came of it with plots.
+`record` runs an engine under a spike, a day in minutes, and a backlog that a limit holds back, and keeps what
+Prometheus would see as CSV (some 11 minutes; one of them with `--only`). `replay` plays it to an autoscaler (`--hpa`,
+any file with one of autoscaling/v2) over model pods, and writes what came of it with plots.
 """
 
 import argparse

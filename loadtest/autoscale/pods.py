@@ -3,9 +3,10 @@
 What a pod can do is measured of one engine (`ability_of`). What is not modelled: that a shard that moves rests for
 moments, and that a node has fewer processors than its pods may use. Time is an argument, in seconds.
 
-Invariants: no message is lost or made; a shard is owned by one ready pod; a pod that goes leaves its shards to the others.
+Invariants: no message is lost or made; a shard is owned by one ready pod, and a pod that goes leaves its own to others.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -46,7 +47,7 @@ class Terms:
 
 def ability_of(rows: Sequence[Row]) -> Ability:
     """What a recorded run says of one engine; it must have had a backlog, and times without one."""
-    pairs = list(zip(rows, rows[1:], strict=False))
+    pairs = list(itertools.pairwise(rows))
     busy = [(a, b) for a, b in pairs if min(a.queue_length, b.queue_length) > BUSY_QUEUE]
     calm = [row for row in rows if row.queue_length < BUSY_QUEUE]
     if not busy or not calm:

@@ -23,6 +23,9 @@ SAMPLE_S: Final = 5.0
 # As long as a rate is the same; the engine counts its queue as often.
 STEP_S: Final = 5.0
 CALL_MESSAGES: Final = 10
+# What is to wait is handed in at once, in large calls.
+PACED_CALL_MESSAGES: Final = 500
+HANDED_IN_S: Final = 10.0
 # 200 ms are those of a request across the country to a provider that thinks; 64 slots pass some 320 messages a second.
 CARRIER: Final = {"latency_min_ms": 100.0, "latency_mean_ms": 200.0, "latency_max_ms": 400.0}
 SLOTS: Final = 64
@@ -86,12 +89,12 @@ def record_paced(folder: Path, messages: int, seconds: float) -> list[Row]:
     """Hand in what one limit holds back for hours, and scrape while it waits."""
 
     def offer(whom: Whom, tell: Callable[[float], None]) -> None:
-        with team(whom, [Flow("paced", BATCH, "BULK", 1.0, 500)], 1) as ready:
-            rate = messages / 10
+        with team(whom, [Flow("paced", BATCH, "BULK", 1.0, PACED_CALL_MESSAGES)], 1) as ready:
+            rate = messages / HANDED_IN_S
             tell(rate)
-            ready.run(Phase("paced", rate, 10))
+            ready.run(Phase("paced", rate, HANDED_IN_S))
         tell(0.0)
-        time.sleep(seconds - 10)
+        time.sleep(seconds - HANDED_IN_S)
 
     return _scraped(folder, LIMITED, offer)
 
@@ -133,7 +136,7 @@ def write(rows: Sequence[Row], file: Path) -> None:
     with file.open("w", encoding="ascii", newline="") as opened:
         writer = csv.DictWriter(opened, [column.name for column in fields(Row)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: f"{value:g}" if abs(value) < 1e5 else f"{value:.2f}" for name, value in asdict(row).items()} for row in rows)
+        writer.writerows({name: f"{value:.10g}" for name, value in asdict(row).items()} for row in rows)
 
 
 def read(file: Path) -> list[Row]:

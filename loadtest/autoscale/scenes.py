@@ -34,9 +34,9 @@ class Scene:
 
 
 SCENES: Final[Mapping[str, Scene]] = {
-    # A minute of ten times the rate becomes six, a day of five minutes twelve hours.
+    # A minute of ten times the rate becomes six, a day of five minutes four hours.
     SPIKE: Scene(SPIKE, times=3.0, slower=6.0, more_s=CALM_S),
-    DAY: Scene(DAY, times=6.0, slower=144.0, more_s=0.0),
+    DAY: Scene(DAY, times=6.0, slower=48.0, more_s=0.0),
 }
 
 

@@ -1,37 +1,37 @@
 """Plays recorded arrivals to an autoscaler over model pods, and says what came of it.
 
-It measures no engine. A recorded run is one engine's and minutes long: `Replay` says how many times its rate arrives, and
-how much slower it passes.
+It measures no engine. A recorded run is one engine's and minutes long: a replay says how many times its rate arrives,
+and how much slower it passes.
 """
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from loadtest.autoscale.hpa import SYNC_S, Autoscaler
 from loadtest.autoscale.pods import Ability, Pods, Terms
 from loadtest.autoscale.record import Row
 from loadtest.autoscale.spec import Spec
 
-# A queue that one pod passes within a second or so is none.
-DRAINED_S = 1.0
+# A queue that the pods pass within a second is none.
+DRAINED_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
 class Replay:
-    """How recorded rows become arrivals."""
+    """How recorded rows become arrivals: so many messages, and so many seconds, for each recorded one."""
 
-    rows: Sequence[Row]
-    times: float
-    """Messages for each recorded one."""
-    slower: float
-    """Seconds for each recorded one."""
+    def __init__(self, rows: Sequence[Row], times: float, slower: float) -> None:
+        """Of rows in order."""
+        pairs = list(itertools.pairwise(rows))
+        self._until_s = [row.at_s * slower for _, row in pairs]
+        rates = [(row.accepted - before.accepted) / (row.at_s - before.at_s) for before, row in pairs]
+        self._rates = [times * rate for rate in [*rates, rows[-1].offered_per_s]]
 
     def rate(self, at_s: float) -> float:
-        """Messages a second; after the end, those of the last row."""
-        for before, row in zip(self.rows, self.rows[1:], strict=False):
-            if row.at_s * self.slower > at_s:
-                return self.times * (row.accepted - before.accepted) / (row.at_s - before.at_s)
-        return self.times * self.rows[-1].offered_per_s
+        """Messages a second; after the end, those that were offered last."""
+        return self._rates[bisect_right(self._until_s, at_s)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,10 @@ class Came:
     @property
     def turns(self) -> int:
         """How often replicas that rose fell, or the other way round."""
-        steps = [after - before for before, after in zip(self.replicas, self.replicas[1:], strict=False) if after != before]
-        return sum((one > 0) != (other > 0) for one, other in zip(steps, steps[1:], strict=False))
+        steps = [
+            after - before for before, after in zip(self.replicas, self.replicas[1:], strict=False) if after != before
+        ]
+        return sum((one > 0) != (other > 0) for one, other in itertools.pairwise(steps))
 
     def first_rise_s(self, after_s: float) -> float | None:
         """When there were more replicas than at a time; None: never."""

@@ -1,7 +1,7 @@
 """Reads a HorizontalPodAutoscaler (autoscaling/v2) and fills in what the API server would.
 
-It decides nothing. Metrics of the kinds Resource and Pods are read; another kind, or a field that Kubernetes 1.34 ignores
-unless a feature is switched on (`tolerance`), is refused rather than left out.
+It decides nothing. Metrics of the kinds Resource and Pods are read; another kind, or a field that Kubernetes 1.34
+ignores unless a feature is switched on (`tolerance`), is refused rather than left out.
 
 Values are in thousandths, as the controller counts them.
 """
@@ -102,7 +102,9 @@ def read(text: str, name: str | None = None) -> Spec:
         if document.get("kind") == "HorizontalPodAutoscaler" and name in {None, document["metadata"]["name"]}
     ]
     if len(found) != 1:
-        raise ValueError(f"{len(found)} HorizontalPodAutoscalers {name or ''} here: give the name of one".replace("  ", " "))
+        raise ValueError(
+            f"{len(found)} HorizontalPodAutoscalers {name or ''} here: give the name of one".replace("  ", " ")
+        )
     [document] = found
     if document.get("apiVersion") != "autoscaling/v2":
         raise ValueError(f"apiVersion {document.get('apiVersion')}: autoscaling/v2 is read")

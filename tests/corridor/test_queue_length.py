@@ -1,4 +1,4 @@
-"""`custom_queue_length`, by which processes are added: what they could take over now, and nothing that only time helps."""
+"""`custom_queue_length`, by which pods are added: what they could take over now, and nothing that only time helps."""
 
 import asyncio
 from collections.abc import Callable
