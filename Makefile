@@ -47,6 +47,9 @@ FIRST_HOUR ?= 0
 HOURS_OF_DAY ?= 24
 RATE ?= 100
 SECONDS ?= 60
+# Of `make autoscale`.
+HPA ?= tests/autoscale/golden/hpas/guide.yaml
+RESULTS ?= loadtest/results/2026-11-28-autoscale
 
 PROTOS = $(sort $(wildcard proto/longwave/v1/*.proto))
 RUST_SOURCES = $(shell find rust_core -path rust_core/target -prune -o -name '*.rs' -print)
@@ -63,7 +66,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup docs dashboards chart-docs chart-schemas promises generate verify-generated build run test test-rust test-python test-mysql9 interop torture cluster \
-	fuzz bench bench-compare bench-instructions flames peers overload openloop load load-ceiling \
+	fuzz bench bench-compare bench-instructions flames peers overload openloop load load-ceiling autoscale autoscale-golden \
 	image-proof coverage audit argocd-schemas \
 	lint lint-python lint-rust lint-proto lint-deploy lint-chart lint-workflows lint-argocd lint-compose lint-shell fmt lock clean FORCE
 
@@ -371,6 +374,14 @@ openloop: setup ## Calls at fixed times by two processes: RATE=n SECONDS=n, ARGS
 load: setup ## Load by Locust: SHAPE=day|steady|soak|spike|ramp, with a verdict; reports in var/load (docs/operations/LOAD.md).
 	@$(PY) -m loadtest.locust --results var/load --shape $(SHAPE) --factor $(FACTOR) --first-hour $(FIRST_HOUR) \
 	  --hours $(HOURS_OF_DAY) --rate $(RATE) --seconds $(SECONDS) $(ARGS)
+
+autoscale: setup ## Replay a recorded spike and day to an autoscaler: HPA=file, RESULTS=folder; ARGS="--name NAME" of several in it.
+	@$(PY) -m loadtest.autoscale replay --results $(RESULTS) --hpa $(HPA) $(ARGS)
+
+# No other target needs Go for this: what it writes is committed, and compared by tests/autoscale.
+autoscale-golden: ## Decisions of Kubernetes' own HPA controller, and queries of prometheus-adapter's own code (needs Go).
+	@tests/autoscale/golden/generate.sh
+	@tests/autoscale/golden/adapter.sh
 
 load-ceiling: setup ## What Locust itself reaches, against a server that only echoes; at a rate: ARGS="--ceiling-rate 1000".
 	@$(PY) -m loadtest.locust --ceiling $(ARGS)

@@ -467,6 +467,8 @@ class Scheduler:
         """These are committed."""
     def learn(self, rows: Sequence[tuple[int, int]]) -> None:
         """(recipient, carrier)."""
+    def startable(self, now_us: int, mono_us: int) -> int:
+        """Messages that every limit lets pass now, and that only lack a slot."""
     def waiting(self) -> list[tuple[str, int]]:
         """(what they wait for, messages)."""
     def waiting_by_class(self) -> list[tuple[str, int]]:

@@ -165,6 +165,11 @@ class Append:
         return self._lines.calls + self._groups_in_flight
 
     @property
+    def waiting_messages(self) -> int:
+        """Messages of calls that are in no group yet."""
+        return self._lines.messages
+
+    @property
     def floor(self) -> int:
         """Levels of urgency that are shed now, of `entry.FLOOR_MAX`."""
         self._pressure.look(asyncio.get_running_loop().time())

@@ -138,6 +138,17 @@ class Dispatch:
         """Attempts written down and without recorded outcome."""
         return self._scheduler.outstanding
 
+    def startable(self) -> int:
+        """Messages that every limit and the provider let leave now, and that wait for a slot or for their turn.
+
+        A provider that refuses, or a link that is not set up, is no work for others: as many count as may be tried.
+        """
+        if self._pool is None:
+            return 0
+        mono_us = self._clock.mono_us()
+        messages = self._scheduler.startable(self._clock.now_us(), mono_us)
+        return self._budget.room(self._breaker.room(messages, mono_us), mono_us)
+
     async def stop(self, grace_s: float) -> None:
         """Start nothing new, give what is on the wire `grace_s` to be answered, record all of it."""
         self._stopping = True

@@ -236,6 +236,11 @@ class Metrics:
             "tenant",
             "status",
         )
+        self.custom_queue = self._gauge(
+            "custom_queue_length",
+            "Messages that more processes could take over now: waiting for their group commit, or allowed by every "
+            "limit and without a slot. Never what is paused, for later, or held back by a limit or the provider.",
+        )
         self.active_connections = self._gauge("active_connections", "Open database connections.")
         self.http_requests = self._counter(
             "http_requests_total", "HTTP requests answered.", "method", "route", "status_code"

@@ -29,6 +29,8 @@ REFILL_EVERY_S: Final = 1.0
 EARLY_US: Final = 120_000_000
 EXPIRED: Final = 1
 BACKLOG_EVERY_S: Final = 5.0
+# Three times between two scrapes: what an autoscaler reads is no older than a third of what it reads every 15 s.
+QUEUE_EVERY_S: Final = 5.0
 # Of the time at most this part is spent with counting what waits.
 COUNTING_PART: Final = 20
 DAYS_EVERY_S: Final = 1.0
@@ -68,6 +70,7 @@ class Sweep:
         if shared is not None:
             yield every(REFILL_EVERY_S, partial(self.join_early, shared))
         yield from (self._look_up() for _ in range(LOOKUPS_AT_ONCE))
+        yield every(QUEUE_EVERY_S, self.count_queue)
         yield every(BACKLOG_EVERY_S, self.count_backlog)
         yield every(DAYS_EVERY_S, self._roll_days)
         yield every(PRUNE_EVERY_S, self.prune)
@@ -160,6 +163,11 @@ class Sweep:
         except NoFreeSlotError:
             return None  # its timer brings it back
         return identity, generation, int(exchange.phase), exchange.status, exchange.body
+
+    async def count_queue(self) -> None:
+        """Count what more processes could take over; a round of its own, so a store that hangs does not stop it."""
+        corridor = self._corridor
+        corridor.metrics.custom_queue.set(corridor.append.waiting_messages + corridor.dispatch.startable())
 
     async def count_backlog(self) -> None:
         """Count what is not final, for metrics and statistics."""

@@ -1988,6 +1988,10 @@ impl Scheduler {
         }
     }
 
+    fn startable(&self, py: Python<'_>, now_us: Micros, mono_us: Micros) -> usize {
+        py.detach(|| lock(&self.inner).schedule.startable(now_us, mono_us))
+    }
+
     fn waiting(&self) -> Vec<(&'static str, usize)> {
         let counts = lock(&self.inner).schedule.counts();
         vec![

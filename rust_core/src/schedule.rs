@@ -10,7 +10,7 @@
 //!
 //! `turns.rs` decides whose turn it is, `meters.rs` what refuses, `take.rs` walks from turn to message, `order.rs` keeps
 //! ordering keys, `feedback.rs` takes in what providers and the registry say, `charges.rs` keeps the day ledgers' books,
-//! `handover.rs` lets a shard come and go.
+//! `handover.rs` lets a shard come and go, `startable.rs` counts what only lacks a slot.
 
 mod carriers;
 mod charges;
@@ -23,6 +23,7 @@ mod meters;
 mod order;
 mod recipients;
 mod slab;
+mod startable;
 mod table;
 mod take;
 mod turns;

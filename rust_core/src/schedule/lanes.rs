@@ -94,6 +94,19 @@ impl Lane {
         }
     }
 
+    /// Its slots by id.
+    pub(super) fn slots<'a>(&'a self, slab: &'a Slab) -> impl Iterator<Item = u32> + 'a {
+        let line = |slot: u32| (slot != NIL).then_some(slot);
+        let following = move |&slot: &u32| line(slab.at(slot).lane_next);
+        let mut line = std::iter::successors(line(self.head), following).peekable();
+        let mut late = self.late.iter().peekable();
+        std::iter::from_fn(move || match (line.peek(), late.peek()) {
+            (Some(&slot), Some(&(&id, _))) if slab.at(slot).id < id => line.next(),
+            (_, Some(_)) => late.next().map(|(_, &slot)| slot),
+            _ => line.next(),
+        })
+    }
+
     pub(super) fn append(&mut self, slab: &mut Slab, slot: u32) {
         self.len += 1;
         let id = slab.at(slot).id;
@@ -175,6 +188,12 @@ impl Lanes {
         let mut live: Vec<u32> = self.index.values().copied().collect();
         live.sort_unstable();
         live
+    }
+
+    /// All that hold messages in line.
+    pub(super) fn filled(&self) -> impl Iterator<Item = (u32, &Lane)> {
+        let numbered = (0..).zip(&self.all);
+        numbered.filter(|(_, lane)| lane.len > 0)
     }
 
     pub(super) fn insert(

@@ -225,6 +225,15 @@ impl Meters {
         &mut self.all[meter as usize]
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// What this need takes of a meter.
+    pub(super) fn cost(&self, at: u32, need: Need) -> u64 {
+        self.at(at).cost(need)
+    }
+
     pub(super) fn provider(&self) -> &[u32] {
         &self.provider
     }
@@ -333,6 +342,7 @@ impl Meters {
     }
 
     /// Would this meter let the need pass now, claims aside?
+    #[inline]
     pub(super) fn check(
         &self,
         at: u32,
@@ -340,30 +350,41 @@ impl Meters {
         now_us: Micros,
         mono_us: Micros,
     ) -> Result<(), Wait> {
+        self.check_cost(at, self.cost(at, need), need, now_us, mono_us)
+    }
+
+    /// As `check`, of what would take so much of this meter.
+    #[inline]
+    pub(super) fn check_cost(
+        &self,
+        at: u32,
+        cost: u64,
+        need: Need,
+        now_us: Micros,
+        mono_us: Micros,
+    ) -> Result<(), Wait> {
         let meter = self.at(at);
         match &meter.limit {
-            Limit::Rate(bucket) => {
-                bucket
-                    .check(meter.cost(need), mono_us)
-                    .map_err(|refusal| match refusal {
-                        Refusal::Until(at_us) => Wait::Rate(at_us),
-                        Refusal::Never => Wait::Never,
-                    })
-            }
-            Limit::Leased(budget) => {
-                budget
-                    .check(meter.cost(need), mono_us)
-                    .map_err(|refusal| match refusal {
-                        Refusal::Until(at_us) => Wait::Budget(at_us),
-                        Refusal::Never => Wait::Never,
-                    })
-            }
-            Limit::Day(ledger) => ledger.check(meter.cost(need), need.class, now_us).map_err(
-                |refusal| match refusal {
-                    Refusal::Until(at_us) => Wait::Day(at_us),
+            Limit::Rate(bucket) => bucket
+                .check(cost, mono_us)
+                .map_err(|refusal| match refusal {
+                    Refusal::Until(at_us) => Wait::Rate(at_us),
                     Refusal::Never => Wait::Never,
-                },
-            ),
+                }),
+            Limit::Leased(budget) => budget
+                .check(cost, mono_us)
+                .map_err(|refusal| match refusal {
+                    Refusal::Until(at_us) => Wait::Budget(at_us),
+                    Refusal::Never => Wait::Never,
+                }),
+            Limit::Day(ledger) => {
+                ledger
+                    .check(cost, need.class, now_us)
+                    .map_err(|refusal| match refusal {
+                        Refusal::Until(at_us) => Wait::Day(at_us),
+                        Refusal::Never => Wait::Never,
+                    })
+            }
             Limit::Hold(until) => {
                 let all = until[Carrier::Unknown as usize];
                 let own = if need.carrier == Carrier::Unknown {
