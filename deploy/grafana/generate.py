@@ -6,8 +6,6 @@ Invariants: two runs give the same bytes; every panel has an id of its own, a un
 never overlap.
 """
 
-# ruff: noqa: INP001 - a script beside the pages it writes, imported by nobody
-
 import json
 import tomllib
 from collections.abc import Iterator, Mapping

@@ -3,8 +3,6 @@
 It judges no rule; promtool does, on the files it is made of. Run it as `make dashboards`.
 """
 
-# ruff: noqa: INP001 - a script beside the file it writes, imported by nobody
-
 from pathlib import Path
 from typing import Final
 

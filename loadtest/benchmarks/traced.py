@@ -7,9 +7,10 @@ is the engine's own processor time.
 from pathlib import Path
 from typing import Final
 
-from loadtest.benchmarks.accept_edges import EDGES, accept_over
+from loadtest.benchmarks.accept_edges import accept_over
 from loadtest.benchmarks.accept_unary_native import check_tools, submission_frame
 from loadtest.benchmarks.children import HOST, child, clean_environment, module_command
+from loadtest.benchmarks.engine_process import EDGES
 from loadtest.benchmarks.figures import Sheet
 from loadtest.benchmarks.plan import Plan
 

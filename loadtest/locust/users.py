@@ -270,7 +270,7 @@ class StreamUser(LoadUser):
 class WatchUser(LoadUser):
     """Follows its tenant's events; an event's time is how long after it happened it was read.
 
-    Locust is told of the latest of each fifty, and of a second: told of each it would spend more on events than on calls.
+    Locust is told of the latest of each fifty, and of a second: told of each it would spend more on them than on calls.
     """
 
     fixed_count = 2
