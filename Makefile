@@ -363,7 +363,7 @@ lint-deploy: lint-chart $(STAMPS)/lint
 	@$(BIN)/hadolint $(DOCKERFILES)
 
 # Renders every environment and variant, and runs all that judges it; the tests plant errors, too.
-lint-chart: setup $(STAMPS)/checkov $(addprefix $(TOOLS)/bin/,$(CHART_TOOLS))
+lint-chart: setup $(STAMPS)/checkov $(addprefix $(TOOLS)/bin/,$(CHART_TOOLS) admission)
 	@$(PY) -m pytest --deploy --quiet --no-header --numprocesses 2 --dist loadfile $(or $(PYTEST_ARGS),tests/deploy)
 
 # Built from source (a minute or two each, once); Go checks what it fetches against its own log of checksums.
@@ -386,6 +386,14 @@ $(CACHE)/kubeconform-$(KUBECONFORM_VERSION) $(CACHE)/kube-score-$(KUBE_SCORE_VER
 	@echo "lint: building $(PACKAGE) into $(CACHE)"
 	@folder="$$(mktemp -d)"; trap 'rm -rf "$$folder"' EXIT; \
 	  GOTOOLCHAIN=local GOBIN="$$folder" go install $(PACKAGE); mv "$$folder"/* $@
+
+# Kubernetes' own judgement, as a program: minutes at first, seconds once Go has its packages.
+ADMISSION := tests/deploy/admission
+$(TOOLS)/bin/admission: $(addprefix $(ADMISSION)/,main.go go.mod go.sum)
+	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
+	@echo "lint: building Kubernetes' judgement of objects"
+	@mkdir -p $(@D)
+	@cd $(ADMISSION) && GOTOOLCHAIN=local go vet . && GOTOOLCHAIN=local go build -o $(CURDIR)/$@ .
 
 lint-shell: $(STAMPS)/lint
 	@$(BIN)/shellcheck $(SHELL_SCRIPTS)
