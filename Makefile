@@ -433,8 +433,16 @@ lint-compose: $(TOOLS)/bin/compose-check
 	@$(TOOLS)/bin/compose-check deploy/docker/compose.yaml
 
 # Renders every environment and variant, and runs all that judges it; the tests plant errors, too.
-lint-chart: setup $(STAMPS)/checkov $(addprefix $(TOOLS)/bin/,helm kustomize kubeconform kube-score)
+lint-chart: setup $(STAMPS)/checkov $(addprefix $(TOOLS)/bin/,helm kustomize kubeconform kube-score admission)
 	@$(PY) -m pytest --deploy --quiet --no-header --numprocesses 2 --dist loadfile $(or $(PYTEST_ARGS),tests/deploy)
+
+# Kubernetes' own judgement, as a program: minutes at first, seconds once Go has its packages.
+ADMISSION := tests/deploy/admission
+$(TOOLS)/bin/admission: $(addprefix $(ADMISSION)/,main.go go.mod go.sum)
+	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
+	@echo "lint: building Kubernetes' judgement of objects"
+	@mkdir -p $(@D)
+	@cd $(ADMISSION) && GOTOOLCHAIN=local go vet . && GOTOOLCHAIN=local go build -o $(CURDIR)/$@ .
 
 lint-shell: $(STAMPS)/lint
 	@$(BIN)/shellcheck $(SHELL_SCRIPTS)

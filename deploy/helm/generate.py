@@ -77,10 +77,12 @@ delete the Job `longwave-migrate` of the version before first: a Job's pod canno
 
 `make lint-chart` renders every environment and every variant of a value and runs helm lint, kubeconform against the
 schemas in `deploy/schemas` (Kubernetes' and those of every custom resource; an unknown kind fails), kube-score and
-checkov. What those two find all the same is waived line by line with its reason in `tests/deploy/waivers.py`. The
-engine's own reader accepts the environment of every pod, and who may speak to whom is decided for all pairs by the
-rules of NetworkPolicies. **Nothing of it ran on a cluster**: no API server, kubelet, Istio or KEDA was to be had, so
-admission, rollouts and the mesh itself are unproved.
+checkov. What those two find all the same is waived line by line with its reason in `tests/deploy/waivers.py`. The API
+server's own code of Kubernetes 1.36 (defaults, validation, warnings, pod security "restricted") judges each object of
+its own kinds (`tests/deploy/admission`). The engine's own reader accepts the environment of every pod, who may speak to
+whom is decided for all pairs by the rules of NetworkPolicies, and `tests/cluster/test_rendered_pods.py` starts, probes
+and ends each role as a process over MariaDB. **Nothing of it ran on a cluster**: no kubelet, Istio, KEDA or
+ingress-nginx was to be had, so rollouts, enforcement of policies and the mesh itself are unproved.
 
 ## Values
 
