@@ -53,7 +53,7 @@ def complaint(words: list[str]) -> str | None:
     try:
         command.make_context(command.name, list(rest))
     except USAGE_ERROR as error:
-        return f"{' '.join(words)}: {error.format_message()}"
+        return f"{' '.join(words)}: {error}"
     return None
 
 
