@@ -6,7 +6,7 @@ It judges no advice.
 import re
 import shlex
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import typer
@@ -20,7 +20,7 @@ HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 FENCE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 INLINE = re.compile(r"`((?:longwave|kubectl) [^`]+)`")
 # typer brings its own click; this is its UsageError.
-USAGE_ERROR = typer.BadParameter.__mro__[1]
+USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[1])
 # What an operator of a cluster has at hand, beside longwave.
 PROGRAMS = {"longwave", "kubectl", "curl", "mysql", "redis-cli", "df"}
 
@@ -53,7 +53,7 @@ def complaint(words: list[str]) -> str | None:
     try:
         command.make_context(command.name, list(rest))
     except USAGE_ERROR as error:
-        return f"{' '.join(words)}: {error.format_message()}"
+        return f"{' '.join(words)}: {error}"
     return None
 
 
