@@ -278,7 +278,7 @@ class Container:
             "--no-new-privs",
             "--bounding-set=-all",
         ]
-        inside = ["chroot", str(self.made.root), "/usr/bin/env", "-C", self.made.workdir]
+        inside = ["/usr/sbin/chroot", str(self.made.root), "/usr/bin/env", "-C", self.made.workdir]
         # chroot needs root, so privileges go behind it: util-linux is essential in Debian, setpriv with it.
         return [*inside, *taken, *command]
 
@@ -293,6 +293,8 @@ def prove(made: Built, scratch: Path) -> dict[str, Any]:
     for name, content in {"tls.key": key, "tls.crt": certificate, "ca.crt": authority.pem}.items():
         (tls / name).write_bytes(content)
         (tls / name).chmod(0o644)
+    # A container's platform writes it.
+    (made.root / "etc/hosts").write_text("127.0.0.1 localhost\n", encoding="ascii")
     box = Container(made, scratch)
     carrier = box.start(
         [*made.entrypoint, "simulate-carrier", "--port", "8090", "--api-key", CARRIER_KEY], {}, "carrier"
