@@ -97,7 +97,7 @@ fn without_limits_the_whole_backlog_counts_and_what_a_pop_takes_counts_no_more()
 #[test]
 fn a_paced_backlog_counts_what_its_limit_has_now_and_nothing_once_that_left() {
     let paced = vec![quota(1, Scope::Campaign, 10, 7)];
-    let mut scheduler = scheduler(paced, (1..=100_000).map(|id| held(id, 10)).collect());
+    let mut scheduler = scheduler(paced, (1..=1_000_000).map(|id| held(id, 10)).collect());
     assert_eq!(startable(&scheduler, 0), 0);
     assert_eq!(startable(&scheduler, LATER_US), 7);
     let ready = scheduler.pop(START_US + LATER_US, LATER_US, 1_000).ready;

@@ -92,6 +92,54 @@ impl Meter {
             _ => need.segments,
         }
     }
+
+    /// Holds cost nothing, and are not asked what.
+    #[inline]
+    fn check(
+        &self,
+        cost: impl FnOnce() -> u64,
+        need: Need,
+        now_us: Micros,
+        mono_us: Micros,
+    ) -> Result<(), Wait> {
+        match &self.limit {
+            Limit::Rate(bucket) => bucket
+                .check(cost(), mono_us)
+                .map_err(|refusal| match refusal {
+                    Refusal::Until(at_us) => Wait::Rate(at_us),
+                    Refusal::Never => Wait::Never,
+                }),
+            Limit::Leased(budget) => {
+                budget
+                    .check(cost(), mono_us)
+                    .map_err(|refusal| match refusal {
+                        Refusal::Until(at_us) => Wait::Budget(at_us),
+                        Refusal::Never => Wait::Never,
+                    })
+            }
+            Limit::Day(ledger) => {
+                ledger
+                    .check(cost(), need.class, now_us)
+                    .map_err(|refusal| match refusal {
+                        Refusal::Until(at_us) => Wait::Day(at_us),
+                        Refusal::Never => Wait::Never,
+                    })
+            }
+            Limit::Hold(until) => {
+                let all = until[Carrier::Unknown as usize];
+                let own = if need.carrier == Carrier::Unknown {
+                    until.iter().copied().max().unwrap_or(all)
+                } else {
+                    until[need.carrier as usize].max(all)
+                };
+                if mono_us < own {
+                    Err(Wait::Hold(own))
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
 }
 
 /// A charge on a day's ledger.
@@ -342,7 +390,6 @@ impl Meters {
     }
 
     /// Would this meter let the need pass now, claims aside?
-    #[inline]
     pub(super) fn check(
         &self,
         at: u32,
@@ -350,11 +397,11 @@ impl Meters {
         now_us: Micros,
         mono_us: Micros,
     ) -> Result<(), Wait> {
-        self.check_cost(at, self.cost(at, need), need, now_us, mono_us)
+        let meter = self.at(at);
+        meter.check(|| meter.cost(need), need, now_us, mono_us)
     }
 
     /// As `check`, of what would take so much of this meter.
-    #[inline]
     pub(super) fn check_cost(
         &self,
         at: u32,
@@ -363,42 +410,7 @@ impl Meters {
         now_us: Micros,
         mono_us: Micros,
     ) -> Result<(), Wait> {
-        let meter = self.at(at);
-        match &meter.limit {
-            Limit::Rate(bucket) => bucket
-                .check(cost, mono_us)
-                .map_err(|refusal| match refusal {
-                    Refusal::Until(at_us) => Wait::Rate(at_us),
-                    Refusal::Never => Wait::Never,
-                }),
-            Limit::Leased(budget) => budget
-                .check(cost, mono_us)
-                .map_err(|refusal| match refusal {
-                    Refusal::Until(at_us) => Wait::Budget(at_us),
-                    Refusal::Never => Wait::Never,
-                }),
-            Limit::Day(ledger) => {
-                ledger
-                    .check(cost, need.class, now_us)
-                    .map_err(|refusal| match refusal {
-                        Refusal::Until(at_us) => Wait::Day(at_us),
-                        Refusal::Never => Wait::Never,
-                    })
-            }
-            Limit::Hold(until) => {
-                let all = until[Carrier::Unknown as usize];
-                let own = if need.carrier == Carrier::Unknown {
-                    until.iter().copied().max().unwrap_or(all)
-                } else {
-                    until[need.carrier as usize].max(all)
-                };
-                if mono_us < own {
-                    Err(Wait::Hold(own))
-                } else {
-                    Ok(())
-                }
-            }
-        }
+        self.at(at).check(|| cost, need, now_us, mono_us)
     }
 
     /// Takes what `check` allowed in the same moment; a ledger's share of it is to be settled later.
