@@ -1,8 +1,8 @@
 """A real Prometheus scrapes a real engine under load: every query of the dashboards returns data of that run.
 
-Panels that need a cluster are left to promtool and recorded series (`test_dashboards.py`), those that need MySQL or Redis
-to `test_live_servers.py`. The carrier
-throttles, fails, stays silent and sends texts of handsets, so that every panel has something to show.
+Panels that need a cluster are left to promtool and recorded series (`test_dashboards.py`), those that need MySQL or
+Redis to `test_live_servers.py`. The carrier throttles, fails, stays silent and sends texts of handsets, so that every
+panel has something to show.
 """
 
 import contextlib
