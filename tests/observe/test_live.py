@@ -49,7 +49,8 @@ class Running(NamedTuple):
 
     server: PrometheusServer
     metrics_text: str
-    process: EngineProcess
+    kill: Callable[[], None]
+    """Ends load and engine."""
 
 
 def call(client: Client, act: Callable[[Client], object]) -> None:
@@ -111,7 +112,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             time.sleep(LOAD_S_MIN / 2)
             while empty(server) and time.monotonic() < ends_s:
                 time.sleep(1)
-            yield Running(server, scrape(process), process)
+
+            def kill() -> None:
+                until.set()
+                loading.join(WAIT_S)
+                process.kill()
+
+            yield Running(server, scrape(process), kill)
         finally:
             until.set()
             if loading.ident is not None:
@@ -226,7 +233,7 @@ def test_limits_of_the_process_are_told(running: Running) -> None:
 def test_an_engine_that_is_killed_is_noticed(running: Running) -> None:
     """The last test of this file: it ends the engine."""
     assert "LongwaveDown" not in running.server.active()
-    running.process.kill()
+    running.kill()
     until_s = time.monotonic() + WAIT_S
     while "LongwaveDown" not in running.server.active():
         assert time.monotonic() < until_s
