@@ -4,6 +4,7 @@ Scraped and evaluated each second instead of each half minute; nothing else diff
 """
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -77,6 +78,14 @@ class PrometheusServer:
         """The samples of an instant query: each its labels (`metric`) and `value`, time and number as text."""
         found: list[dict[str, Any]] = self.ask("query", query=expression)["result"]
         return found
+
+    def has_data(self, expression: str) -> bool:
+        """Whether a query gives at least one number."""
+        return any(not math.isnan(float(sample["value"][1])) for sample in self.query(expression))
+
+    def active(self) -> set[str]:
+        """Alerts that fire, or will if it goes on."""
+        return {sample["metric"]["alertname"] for sample in self.query("ALERTS")}
 
     def _is_ready(self) -> bool:
         try:

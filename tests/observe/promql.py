@@ -80,19 +80,38 @@ def parsed(query: str) -> promql_parser.Expr:
     return promql_parser.parse(query)
 
 
-def metric_names(query: str) -> set[str]:
-    """Metrics that a query reads. Raises ValueError for a selector without a name, and for what is no query."""
-    found: set[str] = set()
+def selectors(query: str) -> list[promql_parser.VectorSelector]:
+    """What a query reads. Raises ValueError for what is no query."""
+    found: list[promql_parser.VectorSelector] = []
     _collect(parsed(query), found)
     return found
 
 
-def _collect(node: Any, found: set[str]) -> None:
+def metric_names(query: str) -> set[str]:
+    """Metrics that a query reads. Raises ValueError for a selector without a name, and for what is no query."""
+    names: set[str] = set()
+    for selector in selectors(query):
+        if not selector.name:
+            raise ValueError("a selector without a metric")
+        names.add(selector.name)
+    return names
+
+
+def label_values(query: str) -> set[tuple[str, str]]:
+    """(label, value) of everything that a query compares a label with; of `a|b` each part, without other patterns."""
+    return {
+        (matcher.name, value)
+        for selector in selectors(query)
+        for matcher in selector.matchers.matchers
+        for value in matcher.value.split("|")
+        if re.fullmatch(r"\w+", value)
+    }
+
+
+def _collect(node: Any, found: list[promql_parser.VectorSelector]) -> None:
     match node:
         case promql_parser.VectorSelector():
-            if not node.name:
-                raise ValueError(f"a selector without a metric: {node.prettify()}")
-            found.add(node.name)
+            found.append(node)
         case promql_parser.MatrixSelector():
             _collect(node.vector_selector, found)
         case promql_parser.BinaryExpr():

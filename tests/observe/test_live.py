@@ -1,13 +1,13 @@
 """A real Prometheus scrapes a real engine under load: every query of the dashboards returns data of that run.
 
-Panels that need a cluster, MySQL or Redis are left to promtool and recorded series (`test_dashboards.py`). The carrier
-throttles, fails, stays silent and sends texts of handsets, so that every panel has something to show.
+Panels that need a cluster are left to promtool and recorded series (`test_dashboards.py`), those that need MySQL or
+Redis to `test_live_servers.py`. The carrier throttles, fails, stays silent and sends texts of handsets, so that every
+panel has something to show.
 """
 
 import contextlib
 import http.client
 import json
-import math
 import subprocess
 import threading
 import time
@@ -33,6 +33,7 @@ FAULTS: Final = {
     "error_share": 0.03,
     "async_failure_share": 0.1,
     "drop_taken_share": 0.02,
+    "receipt_wrong_signature_share": 0.1,
 }
 BATCH: Final = 40
 PAUSE_S: Final = 0.2
@@ -48,6 +49,8 @@ class Running(NamedTuple):
 
     server: PrometheusServer
     metrics_text: str
+    kill: Callable[[], None]
+    """Ends load and engine."""
 
 
 def call(client: Client, act: Callable[[Client], object]) -> None:
@@ -109,7 +112,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             time.sleep(LOAD_S_MIN / 2)
             while empty(server) and time.monotonic() < ends_s:
                 time.sleep(1)
-            yield Running(server, scrape(process))
+
+            def kill() -> None:
+                until.set()
+                loading.join(WAIT_S)
+                process.kill()
+
+            yield Running(server, scrape(process), kill)
         finally:
             until.set()
             if loading.ident is not None:
@@ -137,14 +146,9 @@ def asked() -> list[promql.Panel]:
     ]
 
 
-def has_data(server: PrometheusServer, query: str) -> bool:
-    """Whether a query gives at least one number."""
-    return any(not math.isnan(float(sample["value"][1])) for sample in server.query(query))
-
-
 def empty(server: PrometheusServer) -> list[str]:
     """Panels, with their query, that show nothing."""
-    return [f"{panel.page}: {panel.title}: {panel.query}" for panel in asked() if not has_data(server, panel.query)]
+    return [f"{panel.page}: {panel.title}: {panel.query}" for panel in asked() if not server.has_data(panel.query)]
 
 
 def test_every_query_of_the_dashboards_returns_data(running: Running) -> None:
@@ -153,7 +157,7 @@ def test_every_query_of_the_dashboards_returns_data(running: Running) -> None:
 
 
 def test_a_query_on_what_nobody_exports_returns_none(running: Running) -> None:
-    assert not has_data(running.server, "sum(message_queue_lenght)")
+    assert not running.server.has_data("sum(message_queue_lenght)")
 
 
 def test_every_rule_is_evaluated_without_an_error(running: Running) -> None:
@@ -167,6 +171,11 @@ def test_no_alert_of_an_outage_fires_on_a_healthy_engine(running: Running) -> No
     """Faults of the carrier that were planted may show; nothing else may."""
     firing = {sample["metric"]["alertname"] for sample in running.server.query('ALERTS{alertstate="firing"}')}
     assert firing <= {"UnknownAttempts", "UndeliveredHigh"}
+
+
+def test_an_alert_on_what_was_planted_is_on_its_way(running: Running) -> None:
+    """Its five minutes are not waited for."""
+    assert "ReceiptsBadSignature" in running.server.active()
 
 
 def test_the_objectives_are_recorded(running: Running) -> None:
@@ -219,3 +228,13 @@ def test_limits_of_the_process_are_told(running: Running) -> None:
     )
     assert float(value("longwave_memory_limit_bytes")[0]["value"][1]) > 64 * 1024 * 1024
     assert float(value("longwave_processor_limit_cores")[0]["value"][1]) > 0
+
+
+def test_an_engine_that_is_killed_is_noticed(running: Running) -> None:
+    """The last test of this file: it ends the engine."""
+    assert "LongwaveDown" not in running.server.active()
+    running.kill()
+    until_s = time.monotonic() + WAIT_S
+    while "LongwaveDown" not in running.server.active():
+        assert time.monotonic() < until_s
+        time.sleep(0.2)

@@ -13,7 +13,9 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
+from engine import _core
 from engine.errors import Verdict
+from engine.meter import STATE_NAMES
 from engine.metrics import Metrics
 from tests.observe import promql
 
@@ -97,12 +99,41 @@ def test_every_alert_says_how_bad_it_is_and_what_it_is_about() -> None:
         assert alert["annotations"]["runbook_url"].endswith(f"/docs/operations/runbooks/{name}.md"), name
 
 
-def test_the_fault_codes_and_verdicts_of_the_objectives_exist() -> None:
-    """A misspelt code in a matcher would count nothing."""
-    text = (promql.PROMETHEUS / "rules" / "slo.yml").read_text(encoding="utf-8")
-    codes = set("|".join(re.findall(r'code=~"([A-Z_|]+)"', text)).split("|"))
-    verdicts = set("|".join(re.findall(r'verdict=~"([A-Z_|]+)"', text)).split("|"))
-    assert len(codes) == 5
-    assert codes <= {code.name for code in grpc.StatusCode}
-    assert len(verdicts) == 8
-    assert verdicts <= {verdict.name for verdict in Verdict}
+def known_values() -> dict[str, set[str]]:
+    """The values of labels that the engine makes, from where it makes them."""
+    outcomes = (promql.ROOT / "rust_core" / "src" / "outcome.rs").read_text(encoding="utf-8")
+    helps = {family.name: family.documentation for family in Metrics("", "").registry.collect()}
+    scheduler = _core.Scheduler({}, _core.Registry(0, [], [], []), 0)
+    return {
+        "code": {code.name for code in grpc.StatusCode},
+        "verdict": {verdict.name for verdict in Verdict},
+        "status": {*STATE_NAMES.values(), "accepted", "refused", "received", "conflict"},
+        "state": set(STATE_NAMES.values()),
+        "outcome": set(re.findall(r'Self::\w+ \{ \.\. \} => "(\w+)"', outcomes)),
+        "reason": {reason for reason, _ in scheduler.waiting()} | {"stored"},
+        "result": set(re.findall(r"\w+", helps["longwave_receipts"] + helps["longwave_hints"])),
+        "kind": set(re.findall(r"\w+", helps["longwave_quota_parks"].partition("by kind:")[2])),
+        "direction": {"inbound", "outbound"},
+    }
+
+
+def test_every_label_is_compared_with_values_that_it_has() -> None:
+    """A misspelt value would select nothing, and the alert would never fire."""
+    known = known_values()
+    assert len(known["outcome"]) == 5
+    # Of others: alerts of Prometheus itself, volumes, containers, methods.
+    foreign = {"alertstate", "container", "le", "method", "persistentvolumeclaim", "slo", "route", "job"}
+    compared = {pair for rule in promql.rules() for pair in promql.label_values(rule["expr"])}
+    compared |= {
+        pair
+        for name, dashboard in promql.dashboards().items()
+        for panel in promql.queries(name, dashboard, "5m")
+        for pair in promql.label_values(panel.query)
+    }
+    assert len(compared) > 30
+    assert {pair for pair in compared if pair[0] not in foreign and pair[1] not in known.get(pair[0], ())} == set()
+
+
+def test_a_misspelt_value_is_read() -> None:
+    query = 'sum(rate(longwave_attempts_total{outcome=~"takn|unknown"}[5m]))'
+    assert promql.label_values(query) == {("outcome", "takn"), ("outcome", "unknown")}
