@@ -281,11 +281,15 @@ fn naive(quotas: &[Quota], messages: &[Held]) -> usize {
                 .filter(|&at| cost(&quotas[at]) > left[at])
                 .collect();
             if refusing.is_empty() {
-                of_it.iter().for_each(|&at| left[at] -= cost(&quotas[at]));
+                for &at in &of_it {
+                    left[at] -= cost(&quotas[at]);
+                }
                 counted += 1;
             } else {
-                // Which of several refuses first is not told: the generator leaves that to one segment each.
-                refusing.iter().for_each(|&at| left[at] = 0);
+                // Each of one segment: what refuses has nothing left, and closing it changes nothing.
+                for at in refusing {
+                    left[at] = 0;
+                }
                 break;
             }
         }
