@@ -14,6 +14,7 @@ RUST_MINIMUM := 1.88.0
 CARGO_DENY_VERSION := 0.20.2
 GRPCURL_VERSION := v1.9.4
 GHZ_VERSION := v0.121.0
+FILEBEAT_VERSION := v7.17.29
 
 VENV := .venv
 STAMPS := $(VENV)/.stamps
@@ -64,7 +65,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup docs promises generate verify-generated build run test test-rust test-python test-mysql9 interop torture cluster \
 	fuzz bench bench-compare bench-instructions flames peers overload openloop load load-ceiling \
-	lint lint-python lint-rust lint-proto lint-deploy lint-shell fmt lock clean FORCE
+	lint lint-python lint-rust lint-proto lint-deploy lint-filebeat lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -333,8 +334,26 @@ lint-proto: $(STAMPS)/lint
 	@$(BIN)/buf lint
 	@$(BIN)/buf format --diff --exit-code
 
-lint-deploy: $(STAMPS)/lint
+lint-deploy: $(STAMPS)/lint lint-filebeat
 	@$(BIN)/hadolint $(DOCKERFILES)
+
+lint-filebeat: setup $(TOOLS)/bin/filebeat ## A real Filebeat reads our log lines by the example of deploy/filebeat (needs Go once).
+	@$(PY) -m tests.traces.check_filebeat $(TOOLS)/bin/filebeat
+
+$(TOOLS)/bin/filebeat: $(CACHE)/filebeat-$(FILEBEAT_VERSION)
+	@mkdir -p $(@D)
+	@cp $< $@
+
+# The newest whose module can be fetched by a version. It exchanges some of its dependencies, which only counts for what is
+# built inside of it; so it is unpacked, and no `go install`.
+$(CACHE)/filebeat-$(FILEBEAT_VERSION):
+	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
+	@echo "lint: building Filebeat $(FILEBEAT_VERSION) into $(CACHE) (some minutes, once)"
+	@mkdir -p $(@D)
+	@made="$$(mktemp -d)"; trap 'rm -rf "$$made"' EXIT; cd "$$made"; \
+	module="$$(GOFLAGS=-mod=mod go mod download -json github.com/elastic/beats/v7@$(FILEBEAT_VERSION) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')"; \
+	cp -R "$$module" beats; chmod -R u+w beats; cd beats; \
+	GOTOOLCHAIN=local go build -ldflags=-s -o "$$made/filebeat" ./filebeat; mv "$$made/filebeat" $@
 
 lint-shell: $(STAMPS)/lint
 	@$(BIN)/shellcheck $(SHELL_SCRIPTS)
