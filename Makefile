@@ -12,6 +12,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PYTHON ?= python3.11
 RUST_MINIMUM := 1.88.0
 CARGO_DENY_VERSION := 0.20.2
+FILEBEAT_VERSION := v7.17.29
 
 VENV := .venv
 STAMPS := $(VENV)/.stamps
@@ -68,7 +69,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup docs dashboards chart-docs chart-schemas promises generate verify-generated build run test test-rust test-python test-mysql9 interop torture cluster \
 	fuzz bench bench-compare bench-instructions flames peers overload openloop load load-ceiling autoscale autoscale-golden \
 	image-proof coverage audit argocd-schemas \
-	lint lint-python lint-rust lint-proto lint-deploy lint-chart lint-workflows lint-argocd lint-compose lint-shell fmt lock clean FORCE
+	lint lint-python lint-rust lint-proto lint-deploy lint-chart lint-workflows lint-argocd lint-compose lint-filebeat lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -408,7 +409,7 @@ lint-proto: $(STAMPS)/lint
 	@$(BIN)/buf lint
 	@$(BIN)/buf format --diff --exit-code
 
-lint-deploy: $(STAMPS)/lint lint-chart lint-workflows lint-argocd lint-compose
+lint-deploy: $(STAMPS)/lint lint-chart lint-workflows lint-argocd lint-compose lint-filebeat
 	@$(BIN)/hadolint $(DOCKERFILES)
 	@tests/image/planted.sh $(TOOLS)/bin $(BIN)
 
@@ -443,6 +444,24 @@ $(TOOLS)/bin/admission: $(addprefix $(ADMISSION)/,main.go go.mod go.sum)
 	@echo "lint: building Kubernetes' judgement of objects"
 	@mkdir -p $(@D)
 	@cd $(ADMISSION) && GOTOOLCHAIN=local go vet . && GOTOOLCHAIN=local go build -o $(CURDIR)/$@ .
+
+lint-filebeat: setup $(TOOLS)/bin/filebeat ## A real Filebeat reads our log lines by the example of deploy/filebeat (needs Go once).
+	@$(PY) -m tests.traces.check_filebeat $(TOOLS)/bin/filebeat
+
+$(TOOLS)/bin/filebeat: $(CACHE)/filebeat-$(FILEBEAT_VERSION)
+	@mkdir -p $(@D)
+	@cp $< $@
+
+# The newest whose module can be fetched by a version. It exchanges some of its dependencies, which only counts for what is
+# built inside of it; so it is unpacked, and no `go install`.
+$(CACHE)/filebeat-$(FILEBEAT_VERSION):
+	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
+	@echo "lint: building Filebeat $(FILEBEAT_VERSION) into $(CACHE) (some minutes, once)"
+	@mkdir -p $(@D)
+	@made="$$(mktemp -d)"; trap 'rm -rf "$$made"' EXIT; cd "$$made"; \
+	module="$$(GOFLAGS=-mod=mod go mod download -json github.com/elastic/beats/v7@$(FILEBEAT_VERSION) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')"; \
+	cp -R "$$module" beats; chmod -R u+w beats; cd beats; \
+	GOTOOLCHAIN=local go build -ldflags=-s -o "$$made/filebeat" ./filebeat; mv "$$made/filebeat" $@
 
 lint-shell: $(STAMPS)/lint
 	@$(BIN)/shellcheck $(SHELL_SCRIPTS)
