@@ -56,7 +56,7 @@ PROTOS = $(sort $(wildcard proto/longwave/v1/*.proto))
 RUST_SOURCES = $(shell find rust_core -path rust_core/target -prune -o -name '*.rs' -print)
 PYTHON_FOLDERS = $(wildcard engine server loadtest proto/longwave tests)
 DEPLOY_SCRIPTS = deploy/helm/generate.py deploy/kustomize/render.py deploy/schemas/convert.py \
-	deploy/grafana/generate.py deploy/prometheus/generate.py
+	deploy/grafana/generate.py deploy/prometheus/generate.py deploy/argocd/schemas/convert.py
 SHELL_SCRIPTS = $(shell git ls-files --cached --others --exclude-standard '*.sh' .ci)
 DOCKERFILES = $(wildcard deploy/docker/Dockerfile*)
 
