@@ -56,7 +56,7 @@ PROTOS = $(sort $(wildcard proto/longwave/v1/*.proto))
 RUST_SOURCES = $(shell find rust_core -path rust_core/target -prune -o -name '*.rs' -print)
 PYTHON_FOLDERS = $(wildcard engine server loadtest proto/longwave tests)
 DEPLOY_SCRIPTS = deploy/helm/generate.py deploy/kustomize/render.py deploy/schemas/convert.py \
-	deploy/grafana/generate.py deploy/prometheus/generate.py deploy/argocd/schemas/convert.py
+	deploy/grafana/generate.py deploy/prometheus/generate.py
 SHELL_SCRIPTS = $(shell git ls-files --cached --others --exclude-standard '*.sh' .ci)
 DOCKERFILES = $(wildcard deploy/docker/Dockerfile*)
 
@@ -68,8 +68,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup docs dashboards chart-docs chart-schemas promises generate verify-generated build run test test-rust test-python test-mysql9 interop torture cluster \
 	fuzz bench bench-compare bench-instructions flames peers overload openloop load load-ceiling autoscale autoscale-golden \
-	image-proof coverage audit argocd-schemas \
-	lint lint-python lint-rust lint-proto lint-deploy lint-chart lint-workflows lint-argocd lint-compose lint-filebeat lint-shell fmt lock clean FORCE
+	image-proof coverage audit \
+	lint lint-python lint-rust lint-proto lint-deploy lint-chart lint-workflows lint-compose lint-filebeat lint-shell fmt lock clean FORCE
 
 help: ## Print this list.
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -409,7 +409,7 @@ lint-proto: $(STAMPS)/lint
 	@$(BIN)/buf lint
 	@$(BIN)/buf format --diff --exit-code
 
-lint-deploy: $(STAMPS)/lint lint-chart lint-workflows lint-argocd lint-compose lint-filebeat
+lint-deploy: $(STAMPS)/lint lint-chart lint-workflows lint-compose lint-filebeat
 	@$(BIN)/hadolint $(DOCKERFILES)
 	@tests/image/planted.sh $(TOOLS)/bin $(BIN)
 
@@ -417,18 +417,6 @@ lint-deploy: $(STAMPS)/lint lint-chart lint-workflows lint-argocd lint-compose l
 lint-workflows: $(STAMPS)/lint $(TOOLS)/bin/actionlint
 	@$(TOOLS)/bin/actionlint -shellcheck $(BIN)/shellcheck -pyflakes ''
 	@$(BIN)/zizmor --offline --no-progress --quiet --persona pedantic .github/workflows
-
-ARGOCD := deploy/argocd
-KUBECONFORM = $(TOOLS)/bin/kubeconform -strict -output text \
-	-schema-location '$(ARGOCD)/schemas/{{ .ResourceKind }}{{ .KindSuffix }}.json' \
-	-schema-location 'deploy/schemas/{{ .ResourceKind }}{{ .KindSuffix }}.json'
-
-# Schemas of one pinned version lie beside the files: an unknown kind fails as an unknown field does.
-lint-argocd: $(TOOLS)/bin/kubeconform
-	@$(KUBECONFORM) $(wildcard $(ARGOCD)/*.yaml) deploy/smoke/job.yaml
-
-argocd-schemas: setup ## Write the schemas of Argo CD's objects anew, from its Go module (needs Go).
-	@$(PY) $(ARGOCD)/schemas/convert.py
 
 lint-compose: $(TOOLS)/bin/compose-check
 	@$(TOOLS)/bin/compose-check deploy/docker/compose.yaml

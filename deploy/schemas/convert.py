@@ -1,8 +1,8 @@
-"""Writes the JSON schemas that `make lint-chart` holds rendered objects against, from the projects' own modules.
+"""Writes the JSON schemas that `make lint-deploy` holds objects of a cluster against, from the projects' own modules.
 
 Kubernetes' kinds come from its OpenAPI file, custom resources from their definitions (CRD), each at the version below;
-only what the chart renders is kept. It needs Go and its module proxy (`make chart-schemas`); nothing else does, since
-the results are committed. It judges no object: kubeconform does.
+only the kinds that are under deploy are kept. It needs Go and its module proxy (`make chart-schemas`); nothing else does,
+since the results are committed. It judges no object: kubeconform does.
 
 Invariants: an unknown field is refused wherever a schema lists the fields; apiVersion and kind are the file's own;
 status is nobody's to write, so it is unknown.
@@ -31,18 +31,17 @@ KINDS: Final = (
     "io.k8s.api.networking.v1.NetworkPolicy",
 )
 ISTIO: Final = ("istio.io/api", "v1.32.0", "kubernetes/customresourcedefinitions.gen.yaml")
+OPERATOR: Final = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
+ARGO: Final = ("github.com/argoproj/argo-cd/v3", "v3.4.13")
 # Module, version, file of definitions, kind and its version.
 CUSTOM: Final = (
     (*ISTIO, "PeerAuthentication", "v1"),
     (*ISTIO, "AuthorizationPolicy", "v1"),
     (*ISTIO, "DestinationRule", "v1"),
-    (
-        "github.com/prometheus-operator/prometheus-operator",
-        "v0.85.0",
-        "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
-        "ServiceMonitor",
-        "v1",
-    ),
+    (*OPERATOR, "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml", "ServiceMonitor", "v1"),
+    (*OPERATOR, "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml", "PrometheusRule", "v1"),
+    (*ARGO, "manifests/crds/application-crd.yaml", "Application", "v1alpha1"),
+    (*ARGO, "manifests/crds/appproject-crd.yaml", "AppProject", "v1alpha1"),
     (
         "github.com/kedacore/keda/v2",
         "v2.21.0",

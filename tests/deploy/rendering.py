@@ -59,6 +59,13 @@ VARIANTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 }
 RENDERINGS: Final = (*ENVIRONMENTS, *VARIANTS)
 
+# Objects that nobody renders.
+BESIDE: Final = (
+    *sorted((ROOT / "deploy" / "argocd").glob("*.yaml")),
+    ROOT / "deploy" / "smoke" / "job.yaml",
+    ROOT / "deploy" / "prometheus" / "prometheusrule.yaml",
+)
+
 # A safe loader, too, ten times as fast where PyYAML was built with its library.
 LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

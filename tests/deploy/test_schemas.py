@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.deploy.rendering import (
+    BESIDE,
     ENVIRONMENTS,
     RENDERINGS,
     ROOT,
@@ -32,8 +33,9 @@ def conform(text: str) -> str:
 
 
 def everything() -> list[Object]:
-    """One of each kind, from whichever rendering has it."""
-    kinds = {entry["kind"]: entry for name in RENDERINGS for entry in objects(rendered(name))}
+    """One of each kind, from whichever rendering or file has it."""
+    texts = (*map(rendered, RENDERINGS), *(file.read_text(encoding="utf-8") for file in BESIDE))
+    kinds = {entry["kind"]: entry for text in texts for entry in objects(text)}
     return list(kinds.values())
 
 
@@ -45,6 +47,12 @@ def test_all_that_helm_renders_is_valid() -> None:
 def test_all_that_kustomize_builds_is_valid() -> None:
     text = "\n---\n".join(built(environment) for environment in ENVIRONMENTS)
     assert ", Invalid: 0, Errors: 0, Skipped: 0" in conform(text)
+
+
+def test_all_that_nobody_renders_is_valid() -> None:
+    text = "\n---\n".join(file.read_text(encoding="utf-8") for file in BESIDE)
+    assert f"{len(BESIDE)} resources found" in (said := conform(text))
+    assert ", Invalid: 0, Errors: 0, Skipped: 0" in said
 
 
 def test_every_schema_is_used_and_names_its_source() -> None:

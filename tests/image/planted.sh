@@ -9,7 +9,7 @@ bin="$2"
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
-schemas="$root/deploy/argocd/schemas/{{ .ResourceKind }}{{ .KindSuffix }}.json"
+schemas="$root/deploy/schemas/{{ .ResourceKind }}{{ .KindSuffix }}.json"
 
 # $1: what is planted. The others: the command that has to find it.
 must_fail() {
