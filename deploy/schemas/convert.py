@@ -1,8 +1,8 @@
 """Writes the JSON schemas that `make lint-deploy` holds objects of a cluster against, from the projects' own modules.
 
 Kubernetes' kinds come from its OpenAPI file, custom resources from their definitions (CRD), each at the version below;
-only the kinds that are under deploy are kept. It needs Go and its module proxy (`make chart-schemas`); nothing else does,
-since the results are committed. It judges no object: kubeconform does.
+only the kinds that are under deploy are kept. It needs Go and its module proxy (`make chart-schemas`); nothing else
+does, since the results are committed. It judges no object: kubeconform does.
 
 Invariants: an unknown field is refused wherever a schema lists the fields; apiVersion and kind are the file's own;
 status is nobody's to write, so it is unknown.
