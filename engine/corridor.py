@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import sqlalchemy as sa
 import structlog
 
-from engine import _core, failpoints
+from engine import _core, failpoints, sweep
 from engine.append import Append
 from engine.breaker import Breaker, RetryBudget
 from engine.budgets import Budgets
@@ -142,6 +142,8 @@ class Corridor:
             (
                 self.every(settings.registry_revalidate_ms / 1000, self._revalidate),
                 self.every(settings.durability_check_s, self._check_durability),
+                # Not with the sweep, which only owners of shards begin: who only takes messages counts, too.
+                self.every(sweep.QUEUE_EVERY_S, self.sweep.count_queue),
             )
         )
         if shared is not None and redis is not None:

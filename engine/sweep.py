@@ -70,7 +70,6 @@ class Sweep:
         if shared is not None:
             yield every(REFILL_EVERY_S, partial(self.join_early, shared))
         yield from (self._look_up() for _ in range(LOOKUPS_AT_ONCE))
-        yield every(QUEUE_EVERY_S, self.count_queue)
         yield every(BACKLOG_EVERY_S, self.count_backlog)
         yield every(DAYS_EVERY_S, self._roll_days)
         yield every(PRUNE_EVERY_S, self.prune)

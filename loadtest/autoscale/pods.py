@@ -118,8 +118,9 @@ class Pods:
         for pod in self._pods:
             waiting = sum(self._queues[shard] for shard in pod.shards)
             passed = min(waiting, self._ability.messages_a_second * seconds)
+            left = 1 - passed / waiting if waiting else 0.0
             for shard in pod.shards:
-                self._queues[shard] -= passed * self._queues[shard] / waiting if waiting else 0.0
+                self._queues[shard] *= left
             pod.used_cpu_s += passed * self._ability.cpu_s_a_message + self._ability.idle_cpu * seconds
         self._sample(now_s + seconds)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import sweep
 from engine.append import GROUP_MESSAGES_ENOUGH
 from engine.registry.records import CampaignState, Scope
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
@@ -104,6 +105,28 @@ async def test_without_a_key_of_the_provider_nothing_can_leave_and_nothing_count
     engine = await start_engine(carrier.base_url, telnyx_api_key=None)
     await engine.submit(submission(0))
     assert await queue_length(engine) == 0
+
+
+@pytest.mark.parametrize("store_kind", ["mysql"])
+async def test_a_node_that_only_takes_messages_counts_too(
+    start_engine: StartEngine, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It owns no shards, and so none of the periodic work of those who do."""
+    monkeypatch.setattr(sweep, "QUEUE_EVERY_S", 0.02)
+    engine = await start_engine(carrier.base_url, roles="ingest")
+    go_on = engine.hold_up(engine.accept_writer)
+    try:
+        answers = hand_in(engine, *range(GROUP_MESSAGES_ENOUGH))
+        await turns()
+        answers += hand_in(engine, *range(100, 105))
+
+        async def counted() -> bool:
+            return engine.corridor.metrics.registry.get_sample_value("custom_queue_length") == 5
+
+        await until(counted)
+    finally:
+        go_on()
+    await asyncio.gather(*answers)
 
 
 async def test_each_node_counts_its_own_shards(

@@ -9,8 +9,8 @@
 //! claim. Of a paced lane it is never more than what its tightest limit has now, at most the limit's burst. Where limits
 //! nest and messages cost the same it is what a pop with room for all takes. Lanes come in the order of claims, a pop takes
 //! turns by tenants: where messages differ in segments, what is left of a limit may be too little for one and enough for
-//! another. After `LOOKED_AT_MAX` messages each counts as one segment, so the rest is never too little. Due times, ends and
-//! carriers are those of the last pop.
+//! another. After `LOOKED_AT_MAX` messages each counts as one segment: more than could leave, never fewer. Due times, ends
+//! and carriers are those of the last pop.
 
 use super::lanes::{Gate, Lane};
 use super::meters::{Need, Wait};
