@@ -4,11 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from engine import _core
 from engine.errors import NotReady
+from engine.trace_context import root_of
+from engine.traces import Span, Traces
 from longwave.v1 import messaging_pb2 as pb
 from tests.corridor.carrier_process import NO_RECEIPTS, Carrier
 from tests.corridor.engine_fixture import (
@@ -150,6 +153,51 @@ async def test_receipts_through_another_node_reach_the_owner(pair: tuple[Engine,
     await owner.until_state(identity, "DELIVERED")
     forged = webhook._replace(signature=b"AAAA")
     assert await other.corridor.receive([forged]) == [401]
+
+
+async def test_a_message_has_one_trace_over_all_nodes(pair: tuple[Engine, Engine], carrier: Carrier) -> None:
+    """One node accepts it, its owner sends it, and its receipt comes to the first: nobody told the other of a trace."""
+    spans: dict[str, list[Span]] = {"owner": [], "other": []}
+    for name, engine in zip(spans, pair, strict=True):
+        sender = Kept(spans[name])
+        engine.corridor._meter.traces = Traces(
+            sender, engine.clock, ratio=1, parent_based=True, store=engine.store_kind
+        )
+    owner, other = pair
+    await carrier.set(**NO_RECEIPTS)
+    # The first gets another id in the store, for its ordering key.
+    ids = [*await other.submit(submission(0, ordering_key="key")), *await other.submit(submission(1))]
+    for identity in ids:
+        await owner.until_state(identity, "SUBMITTED")
+    assert other.signing is not None
+    for number, record in enumerate(await carrier.records()):
+        body = receipt_body(f"finalized-{number}", "delivered", provider_id=record["id"])
+        query = urlsplit(record["webhook_url"]).query
+        assert await other.corridor.receive([other.signing.sign(query, body, other.clock.now_us())]) == [200]
+    for identity in ids:
+        await owner.until_state(identity, "DELIVERED")
+        found = {
+            name: {span.name for span in each if span.context.trace_id == root_of(identity).trace_id}
+            for name, each in spans.items()
+        }
+        assert found == {
+            "other": {"message", "admit", "append", "POST /webhooks/telnyx", "record"},
+            "owner": {"schedule", "dispatch", "POST", "record"},
+        }
+    assert {span.context.trace_id for each in spans.values() for span in each} == {root_of(i).trace_id for i in ids}
+
+
+class Kept:
+    """Where spans go, for one to look."""
+
+    def __init__(self, spans: list[Span]) -> None:
+        self._spans = spans
+
+    def put(self, span: Span) -> None:
+        self._spans.append(span)
+
+    def left_out(self, spans: int) -> None:
+        raise AssertionError(spans)
 
 
 async def test_a_node_without_its_lease_accepts_nothing(pair: tuple[Engine, Engine]) -> None:

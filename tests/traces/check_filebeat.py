@@ -22,7 +22,7 @@ from server import logs
 
 FOLDER: Final = Path("deploy/filebeat")
 WAIT_S: Final = 30
-# One that refuses its settings does not always end by itself; one that takes them has its first document after a second.
+# One that refuses its settings does not always end by itself; one that takes them has a document within two seconds.
 REFUSED_S: Final = 5
 MESSAGE: Final = "0am9afzbw0400"
 NO_JSON: Final = "Fatal Python error: Aborted"
