@@ -44,7 +44,20 @@ def shipped() -> dict[str, Spec]:
     return found
 
 
-every_shipped = pytest.mark.parametrize("autoscaler", shipped().values(), ids=shipped())
+def by_queue() -> dict[str, Spec]:
+    """Those of them that look at the queue."""
+    return {name: one for name, one in shipped().items() if any(target.name == QUEUE for target in one.metrics)}
+
+
+every_shipped = pytest.mark.parametrize("autoscaler", by_queue().values(), ids=by_queue())
+
+
+def test_where_nothing_queues_no_queue_is_looked_at() -> None:
+    """Receipts and the registry are answered or not: their pods follow cpu and memory."""
+    assert {one.target for one in by_queue().values()} == {"longwave-dispatch", "longwave-ingest"}
+    others = [one for name, one in shipped().items() if name not in by_queue()]
+    assert {one.target for one in others} == {"longwave-receipts", "longwave-admin"}
+    assert all([target.name for target in one.metrics] == ["cpu", "memory"] for one in others)
 
 
 @pytest.fixture(scope="module")
