@@ -9,10 +9,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from loadtest.carrier.signing import key_seed_from
-from tests.corridor.carrier_process import CarrierProcess
+from tests.corridor.carrier_process import QUICK, CarrierProcess
 from tests.corridor.engine_fixture import API_KEY, Signing
 from tests.server.process_fixture import EngineProcess, make_store
 from tests.traces.collector import Collector
+from tests.traces.following import control
 
 
 @pytest.fixture(params=["grpcio", "native"])
@@ -32,6 +33,15 @@ def carrier() -> Iterator[CarrierProcess]:
     process = CarrierProcess()
     yield process
     process.stop()
+
+
+@pytest.fixture(autouse=True)
+def renewed(request: pytest.FixtureRequest) -> None:
+    """The carrier, where a test has one, forgets what it took, and does everything at once."""
+    if "start_engine" in request.fixturenames:
+        carrier: CarrierProcess = request.getfixturevalue("carrier")
+        control(carrier, "PUT", "config", QUICK)
+        control(carrier, "POST", "reset", {})
 
 
 @pytest.fixture
