@@ -22,7 +22,7 @@ from typing import Any, Final
 from loadtest.benchmarks import machine
 from loadtest.benchmarks.carrier_process import carrier
 from loadtest.benchmarks.children import BenchmarkError, child, clean_environment, module_command
-from loadtest.benchmarks.engine_process import EDGES, engine
+from loadtest.benchmarks.engine_process import EDGES, engine, pin
 from loadtest.locust import world
 
 SCRATCH: Final = Path("var")
@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ceiling", action="store_true", help="measure Locust alone")
     parser.add_argument("--results", type=Path, help="folder for CSV, HTML and README.md")
     parser.add_argument("--edge", choices=EDGES, default=EDGES[0], help="gRPC edge of the engine that it starts")
+    parser.add_argument(
+        "--apart", action="store_true", help="the engine on half of the processors, carrier and Locust on the others"
+    )
     parser.add_argument(WEB_UI, action="store_true", help="with Locust's web interface, on http://127.0.0.1:8089")
     options, more = parser.parse_known_args(arguments)
     SCRATCH.mkdir(exist_ok=True)
@@ -64,16 +67,23 @@ def _run(folder: Path, options: argparse.Namespace, more: Sequence[str]) -> int:
         file = options.world
         if file is None:
             file = folder / "world.json"
+            cores = sorted(os.sched_getaffinity(0))
+            half = len(cores) // 2 if options.apart else 0
+            if half:
+                # What this process starts from now on runs there, too.
+                os.sched_setaffinity(0, cores[half:])
             sink = stack.enter_context(carrier(folder))
             running = stack.enter_context(engine(folder, sink.settings() | {"LONGWAVE_EDGE": options.edge}))
+            if half:
+                pin(running, cores[:half])
             world.write(world.make(running.address, running.admin_key), file)
         reports = ["--csv", str(results / "locust"), "--csv-full-history", "--html", str(results / "report.html")]
         shown = ["--web-host", "127.0.0.1"] if options.web else ["--headless", "--only-summary"]
         asked = [*shown, *reports, "--world", str(file), "--summary", str(summary), *more]
         code = _locust(FILE, asked)
         if summary.exists():
-            edge = ["--edge", options.edge] if file is None else []
-            _note(summary, results, [*edge, *more])
+            own = ["--edge", options.edge, *(["--apart"] if options.apart else [])] if options.world is None else []
+            _note(summary, results, [*own, *more])
             if sink is not None:
                 code = max(code, _all_delivered(sink, summary))
     return code

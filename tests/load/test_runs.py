@@ -40,7 +40,7 @@ def load(*arguments: str) -> tuple[int, str]:
         ("--shape", "steady", "--rate", "40", "--seconds", "6"),
         ("--shape", "spike", "--rate", "4", "--seconds", "9", "--processes", "2"),
         ("--shape", "day", "--factor", "720", "--first-hour", "0", "--hours", "1"),
-        ("--shape", "ramp", "--rate", "20", "--seconds", "9", "--step-seconds", "3", "--edge", "native"),
+        ("--shape", "ramp", "--rate", "20", "--seconds", "9", "--step-seconds", "3", "--edge", "native", "--apart"),
     ],
     ids=lambda shape: shape[1],
 )
