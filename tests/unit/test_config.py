@@ -156,6 +156,8 @@ BOUNDS = [
     ("TELNYX_PUBLIC_KEY", "not base64"),
     ("TELNYX_PUBLIC_KEY", base64.b64encode(b"short").decode()),
     ("TELNYX_PUBLIC_KEY", f"{KEY_A},{KEY_B},{KEY_A}"),
+    ("TELNYX_PUBLIC_KEY", base64.b64encode(bytes(32)).decode()),
+    ("TELNYX_PUBLIC_KEY", f"{KEY_A},{base64.b64encode(bytes(32)).decode()}"),
 ]
 
 
