@@ -35,8 +35,8 @@ NAME: Final = "longwave-ingest.production.svc.cluster.local"
 WAIT_S: Final = 60
 # Of the database and Redis that there are: the test's has neither TLS nor a companion.
 ELSEWHERE: Final = ("STORE_URL", "STORE_TLS", "STORE_TLS_CA_FILE", "REDIS_URL", "REDIS_PASSWORD_FILE")
-# The operator's own, in place of the placeholder: any 32 bytes.
-PUBLIC_KEY: Final = "YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE="
+# The operator's own, in place of the placeholder: here the simulated carrier's.
+PUBLIC_KEY: Final = "i6CE2q244wP1ulWa+MuzS6eGCDqsPTJV7N0ity2Ntus="
 
 
 @dataclass

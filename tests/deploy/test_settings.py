@@ -35,7 +35,7 @@ def of_the_image() -> dict[str, str]:
 
 def an_operators(environment: dict[str, str]) -> dict[str, str]:
     """With a key of the carrier in place of the placeholder."""
-    return environment | {"LONGWAVE_TELNYX_PUBLIC_KEY": "YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE="}
+    return environment | {"LONGWAVE_TELNYX_PUBLIC_KEY": "i6CE2q244wP1ulWa+MuzS6eGCDqsPTJV7N0ity2Ntus="}
 
 
 def loaded(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Settings:

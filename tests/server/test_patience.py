@@ -7,6 +7,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from engine.errors import Refused, Verdict
 from longwave.v1 import messaging_pb2 as pb
 from server import gate, patience
 from server.patience import Patience
@@ -75,12 +76,13 @@ async def test_only_who_is_refused_too_often_waits(server: Server, kind: str) ->
 
 @pytest.mark.parametrize(
     ("method", "request_bytes", "keyed"),
-    [("GetMessage", NOBODY, False), ("GetMessage", NOBODY, True), ("SubmitMessage", b"\xff", True)],
+    [("GetMessage", NOBODY, False), ("GetMessage", NOBODY, True), ("SubmitMessage", b"", True)],
 )
 async def test_what_is_kept_back_counts_as_no_slowness_of_ours(
     server: Server, method: str, request_bytes: bytes, *, keyed: bool
 ) -> None:
     """Or anybody without a key could burn the objective of latency, and wake somebody."""
+    server.corridor.failure = Refused(Verdict.NOT_FOUND, "no such campaign")
     client = server.client()
     path = f"/longwave.v1.MessagingService/{method}"
     metadata = client.headers if keyed else ()
