@@ -47,7 +47,7 @@ _ATTEMPT_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5
 _GRPC_REQUESTS: Final = "longwave_grpc_requests_total"
 _GRPC_REQUESTS_TEXT: Final = "gRPC calls ended, by method and status code."
 _GRPC_SECONDS: Final = "longwave_grpc_request_duration_seconds"
-_GRPC_SECONDS_TEXT: Final = "Time of one gRPC call."
+_GRPC_SECONDS_TEXT: Final = "Time of one gRPC call, less what a refusal is kept back."
 
 # The label of examples: Grafana's way from a histogram to a trace.
 _TRACE_ID: Final = "trace_id"

@@ -15,8 +15,8 @@ metadata:
   name: longwave
   labels:
     app.kubernetes.io/name: longwave
-    # By this the operator of kube-prometheus-stack finds rules, when its release is called so.
-    release: kube-prometheus-stack
+    # By this the operator of kube-prometheus-stack finds rules, when its release is called so; the chart's ServiceMonitor has the same.
+    release: prometheus
 spec:
   groups:
 """

@@ -42,9 +42,9 @@ FREE_MIB_MIN: Final = 512
 def check_store(settings: Settings) -> Generator[Finding, None, bool]:
     """Findings about the store; returns whether another process holds it."""
     if not settings.store_is_embedded:
-        held = yield from server_store.check_store(settings)
-        yield _secret_file(settings, needed=True)
-        return held
+        seen = yield from server_store.check_store(settings)
+        yield _secret_file(settings, needed=not seen.empty)
+        return seen.held
     path = settings.store_file
     yield _library()
     yield from _disk(settings)

@@ -6,6 +6,7 @@ shown once; a secret file is made only for a store without keys.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -38,6 +39,16 @@ T = TypeVar("T")
 UNREACHABLE: Final = (
     "is the server up, and are LONGWAVE_STORE_URL, LONGWAVE_STORE_PASSWORD, LONGWAVE_STORE_TLS and its files right?"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the doctor saw of a store."""
+
+    held: bool = False
+    """An engine runs on it."""
+    empty: bool = False
+    """It has no schema yet; one that cannot be reached is not empty."""
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -139,21 +150,21 @@ def missing(settings: Settings) -> tuple[str, ...]:
     return run(migrate.missing(place.primary, place.limits))
 
 
-def check_store(settings: Settings) -> Generator[Finding, None, bool]:
-    """Findings about the store; returns whether an engine runs on it. Raises StoreTooNew."""
+def check_store(settings: Settings) -> Generator[Finding, None, Seen]:
+    """Findings about the store, and what they come to. Raises StoreTooNew."""
     try:
         place = mysql_store(settings, Clock()).place
     except ConfigError as error:
         for problem in error.problems:
             what, _, advice = problem.rpartition(": ")
             yield Finding(Level.FAIL, "store", what, advice)
-        return False
+        return Seen()
     try:
         promises, held = run(_look(settings))
         absent = missing(settings)
     except CliFailure as failure:
         yield Finding(Level.FAIL, "store", str(failure).partition("\n")[0], UNREACHABLE)
-        return False
+        return Seen()
     yield Finding(Level.OK, "store", f"{promises[0].found} at {place.primary.shown}")
     for promise in promises:
         if promise.ok:
@@ -162,14 +173,15 @@ def check_store(settings: Settings) -> Generator[Finding, None, bool]:
             yield Finding(Level.FAIL, promise.name, f"is {promise.found}", f"set it to {promise.wanted} on the server")
     nodes = "; ".join(f"node {node} ({owner.rpartition(' ')[0]})" for node, owner, _ in held)
     yield Finding(Level.OK, "nodes", f"run on this store: {nodes}" if held else "none runs on this store")
-    if len(absent) == len(migrate.known_revisions()):
+    empty = len(absent) == len(migrate.known_revisions())
+    if empty:
         yield Finding(Level.WARN, "schema", "the database is empty", "make it with: longwave bootstrap")
     elif absent:
         advice = "bring it up to date with: longwave migrate"
         yield Finding(Level.FAIL, "schema", f"lacks {', '.join(absent)}", advice)
     else:
         yield Finding(Level.OK, "schema", "that of this version")
-    return bool(held)
+    return Seen(held=bool(held), empty=empty)
 
 
 async def _has_nodes(link: Link) -> bool:

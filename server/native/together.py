@@ -153,24 +153,25 @@ class Together:
         if refusal.wait_s > 0:
             self._connection.run(stream, self._refuse_late(stream, refusal))
         else:
-            self._end(stream, refusal)
+            self._end(stream, refusal, perf_counter())
 
     async def _refuse_late(self, stream: int, refusal: Refusal) -> None:
-        ended = False
+        refused_s, ended = perf_counter(), False
         try:
             await self._submits.gate.hold(refusal.wait_s)
-            self._end(stream, refusal)
+            self._end(stream, refusal, refused_s)
             ended = True
         finally:
             if not ended:
                 self._submits.gate.left(1, given_up=True)
-                self._submits.record(GONE, perf_counter() - self._began_s)
+                self._submits.record(GONE, refused_s - self._began_s)
                 self._end_span(stream, GONE)
 
-    def _end(self, stream: int, refusal: Refusal) -> None:
+    def _end(self, stream: int, refusal: Refusal, refused_s: float) -> None:
+        """Answer; what was kept back since `refused_s` is no slowness of ours."""
         self._connection.end(stream, refusal.code, refusal.detail, refusal.trailers)
         self._submits.gate.left(1)
-        self._submits.record(refusal.code.name, perf_counter() - self._began_s)
+        self._submits.record(refusal.code.name, refused_s - self._began_s)
         self._end_span(stream, refusal.code.name)
 
     def _end_span(self, stream: int, code: str, response: bytes = b"") -> None:

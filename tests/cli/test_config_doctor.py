@@ -15,7 +15,7 @@ import pytest
 from engine.stores.connection import StoreLock
 from tests.cli.conftest import Ran, Run
 
-PUBLIC_KEY = "A" * 43 + "="
+PUBLIC_KEY = "YWFh" * 10 + "YWE="
 
 
 @dataclass

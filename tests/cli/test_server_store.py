@@ -59,6 +59,22 @@ def test_migrate_says_what_is_missing_and_adds_it(
     mariadb.drop_database("without_tables")
 
 
+def test_doctor_finds_nothing_wrong_with_an_empty_database(run: Run, store: dict[str, str]) -> None:
+    """It is run before bootstrap, which makes schema and secret file."""
+    ran = run("doctor", "--json")
+    checks = {check["check"]: check for check in ran.json["checks"]}
+    assert (checks["schema"]["level"], checks["secret file"]["level"]) == ("warn", "ok")
+    assert not Path(store["secret_file"]).exists()
+    assert ran.code == 0, ran.out
+
+
+def test_doctor_misses_the_secret_file_of_a_store_that_has_keys(run: Run, store: dict[str, str]) -> None:
+    assert run("bootstrap").code == 0
+    Path(store["secret_file"]).unlink()
+    checks = {check["check"]: check for check in run("doctor", "--json").json["checks"]}
+    assert checks["secret file"]["level"] == "fail"
+
+
 def test_doctor_looks_at_the_server(run: Run, store: dict[str, str]) -> None:
     assert run("bootstrap").code == 0
     checks = {check["check"]: check for check in run("doctor", "--json").json["checks"]}

@@ -35,6 +35,8 @@ NAME: Final = "longwave-ingest.production.svc.cluster.local"
 WAIT_S: Final = 60
 # Of the database and Redis that there are: the test's has neither TLS nor a companion.
 ELSEWHERE: Final = ("STORE_URL", "STORE_TLS", "STORE_TLS_CA_FILE", "REDIS_URL", "REDIS_PASSWORD_FILE")
+# The operator's own, in place of the placeholder: here the simulated carrier's.
+PUBLIC_KEY: Final = "i6CE2q244wP1ulWa+MuzS6eGCDqsPTJV7N0ity2Ntus="
 
 
 @dataclass
@@ -84,7 +86,8 @@ def settings_of(container: dict[str, Any]) -> dict[str, str]:
     lines = (BASE / "settings.env").read_text(encoding="utf-8").splitlines()
     pairs = (line.split("=", 1) for line in lines if line and not line.startswith("#"))
     found = {name: value for name, value in pairs if name.removeprefix(PREFIX) not in ELSEWHERE}
-    return found | {entry["name"]: entry.get("value", "stand-in") for entry in container["env"]}
+    named = {entry["name"]: entry.get("value", "stand-in") for entry in container["env"]}
+    return found | named | {f"{PREFIX}TELNYX_PUBLIC_KEY": PUBLIC_KEY}
 
 
 def moved(value: str, folder: Path, ports: dict[int, int]) -> str:

@@ -74,6 +74,19 @@ def test_the_schema_refuses(environment: str, switches: tuple[str, ...]) -> None
         template(environment, switches)
 
 
+@pytest.mark.parametrize(
+    ("switches", "said"),
+    [
+        (("ingress.host=hooks.example.com",), "receipts would go where nobody takes them"),
+        (("settings.LONGWAVE_WEBHOOK_BASE_URL=https://hooks.example.com",), "receipts would go"),
+        (("autoscaling.minReplicas=10", "autoscaling.maxReplicas=5"), r"minReplicas \(10\) is above"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(switches: tuple[str, ...], said: str) -> None:
+    with pytest.raises(RefusedError, match=said):
+        template("production", switches)
+
+
 @pytest.mark.parametrize("script", [["deploy/helm/generate.py"], ["deploy/kustomize/render.py", str(TOOLS / "helm")]])
 def test_generated_files_are_fresh(script: list[str]) -> None:
     ran = subprocess.run([sys.executable, *script, "--check"], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -268,6 +268,14 @@ def test_who_may_speak_to_whom(environment: str) -> None:
     assert found == expected
 
 
+def test_what_is_added_to_egress_is_for_every_pod() -> None:
+    """A backup command of the migration has somewhere to call, too."""
+    policies = of_kind(rendered("placed"), "NetworkPolicy")
+    pods = [End(labels_of(entry), "staging") for entry in workloads(rendered("placed"))]
+    assert len(pods) == len(OURS)
+    assert all(allows(policies, pod, End(address="10.1.2.3"), 4317) for pod in pods)
+
+
 def test_a_policy_that_is_gone_shows() -> None:
     around = ends("production")
     policies = [

@@ -7,6 +7,7 @@ import pytest
 
 from engine.config import PREFIX, Settings, load_settings
 from engine.config_checks import is_loopback, split_address
+from engine.errors import ConfigError
 from tests.deploy.rendering import (
     ENVIRONMENTS,
     RENDERINGS,
@@ -32,6 +33,11 @@ def of_the_image() -> dict[str, str]:
     return dict(re.findall(rf"({PREFIX}\w+)=(\S+)", IMAGE.read_text(encoding="utf-8")))
 
 
+def an_operators(environment: dict[str, str]) -> dict[str, str]:
+    """With a key of the carrier in place of the placeholder."""
+    return environment | {"LONGWAVE_TELNYX_PUBLIC_KEY": "i6CE2q244wP1ulWa+MuzS6eGCDqsPTJV7N0ity2Ntus="}
+
+
 def loaded(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Settings:
     """Settings of a process with exactly this environment."""
     for name in list(os.environ):
@@ -50,7 +56,7 @@ def test_the_engine_accepts_what_every_pod_gets(rendering: str, monkeypatch: pyt
     for entry in seen:
         environment = environment_of(text, entry)
         assert all(name.startswith(PREFIX) for name in environment)
-        settings = loaded(monkeypatch, environment)
+        settings = loaded(monkeypatch, an_operators(environment))
         assert not settings.store_is_embedded
         assert settings.failpoint == ""
         assert settings.node is None, "pods of one Deployment cannot each have a number of their own"
@@ -59,14 +65,23 @@ def test_the_engine_accepts_what_every_pod_gets(rendering: str, monkeypatch: pyt
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_engine_accepts_what_kustomize_builds(environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for entry in workloads(built(environment)):
-        loaded(monkeypatch, environment_of(built(environment), entry))
+        loaded(monkeypatch, an_operators(environment_of(built(environment), entry)))
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_no_pod_starts_before_the_carriers_key_was_set(environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nothing would fail but every receipt and every STOP."""
+    for text in (rendered(environment), built(environment)):
+        for entry in workloads(text):
+            with pytest.raises(ConfigError, match="placeholder"):
+                loaded(monkeypatch, environment_of(text, entry))
 
 
 @pytest.mark.parametrize("rendering", RENDERINGS)
 def test_a_role_opens_the_doors_that_it_needs(rendering: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for role in ROLES:
         entry = one(rendered(rendering), "Deployment", f"longwave-{role}")
-        settings = loaded(monkeypatch, environment_of(rendered(rendering), entry))
+        settings = loaded(monkeypatch, an_operators(environment_of(rendered(rendering), entry)))
         assert settings.roles == (role,)
         opened = {
             "grpc": settings.grpc_address,
@@ -118,7 +133,7 @@ def test_only_dispatch_has_the_carriers_key(rendering: str) -> None:
 @pytest.mark.parametrize("rendering", RENDERINGS)
 def test_the_grace_covers_the_drain(rendering: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for entry in of_kind(rendered(rendering), "Deployment"):
-        settings = loaded(monkeypatch, environment_of(rendered(rendering), entry))
+        settings = loaded(monkeypatch, an_operators(environment_of(rendered(rendering), entry)))
         wait_s = container(entry)["lifecycle"]["preStop"]["sleep"]["seconds"]
         # Behind the drain the operations server has 5 s to end what it answers (server/ops.py).
         assert pod(entry)["terminationGracePeriodSeconds"] >= wait_s + settings.drain_s + 5 + 1

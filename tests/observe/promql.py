@@ -33,7 +33,7 @@ EXPORTED_ELSEWHERE: Final = {
     # kube-state-metrics
     "kube_horizontalpodautoscaler_spec_max_replicas",
     "kube_horizontalpodautoscaler_status_desired_replicas",
-    "kube_job_status_failed",
+    "kube_job_failed",
     "kube_pod_container_status_restarts_total",
     # mysqld_exporter
     "mysql_global_status_innodb_row_lock_time_avg",

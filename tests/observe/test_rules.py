@@ -114,6 +114,7 @@ def known_values() -> dict[str, set[str]]:
         "result": set(re.findall(r"\w+", helps["longwave_receipts"] + helps["longwave_hints"])),
         "kind": set(re.findall(r"\w+", helps["longwave_quota_parks"].partition("by kind:")[2])),
         "direction": {"inbound", "outbound"},
+        "condition": {"true", "false", "unknown"},  # of kube-state-metrics
     }
 
 

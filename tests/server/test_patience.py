@@ -7,6 +7,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from engine.errors import Refused, Verdict
 from longwave.v1 import messaging_pb2 as pb
 from server import gate, patience
 from server.patience import Patience
@@ -15,6 +16,7 @@ from tests.server.conftest import WAIT_S, Server, StartServer
 
 pytestmark = pytest.mark.timeout(60)
 SETTING_CONCURRENT_STREAMS = 3
+NOBODY = pb.GetMessageRequest(name="nobody").SerializeToString()
 
 
 def test_a_second_s_worth_is_answered_at_once_and_comes_back_with_time() -> None:
@@ -70,6 +72,29 @@ async def test_only_who_is_refused_too_often_waits(server: Server, kind: str) ->
     assert time.monotonic() - began < WAIT_S
     assert not waiting.done()
     await waiting
+
+
+@pytest.mark.parametrize(
+    ("method", "request_bytes", "keyed"),
+    [("GetMessage", NOBODY, False), ("GetMessage", NOBODY, True), ("SubmitMessage", b"", True)],
+)
+async def test_what_is_kept_back_counts_as_no_slowness_of_ours(
+    server: Server, method: str, request_bytes: bytes, *, keyed: bool
+) -> None:
+    """Or anybody without a key could burn the objective of latency, and wake somebody."""
+    server.corridor.failure = Refused(Verdict.NOT_FOUND, "no such campaign")
+    client = server.client()
+    path = f"/longwave.v1.MessagingService/{method}"
+    metadata = client.headers if keyed else ()
+    calls = 2 * gate.MISTAKES_A_SECOND
+    ended = await asyncio.gather(
+        *(timed(client.raw(path)(request_bytes, metadata=metadata, timeout=WAIT_S)) for _ in range(calls))
+    )
+    assert sum(seconds >= patience.LATE_S_MIN for seconds, _ in ended) >= calls // 4
+    value = server.corridor.metrics.registry.get_sample_value
+    name = "longwave_grpc_request_duration_seconds"
+    assert value(f"{name}_count", {"method": path}) == calls
+    assert value(f"{name}_bucket", {"method": path, "le": "0.5"}) == calls
 
 
 async def test_a_connection_is_told_how_many_calls_it_may_have(start_server: StartServer) -> None:

@@ -156,6 +156,8 @@ BOUNDS = [
     ("TELNYX_PUBLIC_KEY", "not base64"),
     ("TELNYX_PUBLIC_KEY", base64.b64encode(b"short").decode()),
     ("TELNYX_PUBLIC_KEY", f"{KEY_A},{KEY_B},{KEY_A}"),
+    ("TELNYX_PUBLIC_KEY", base64.b64encode(bytes(32)).decode()),
+    ("TELNYX_PUBLIC_KEY", f"{KEY_A},{base64.b64encode(bytes(32)).decode()}"),
 ]
 
 
@@ -263,7 +265,7 @@ def test_every_setting_is_described_and_listed(load: Load) -> None:
 
 
 def test_a_limit_ends_in_its_unit() -> None:
-    units = ("_ms", "_s", "_min", "_h", "_days", "_mib", "_bytes", "_max", "_percent", "_messages", "_calls")
+    units = ("_ms", "_s", "_min", "_h", "_days", "_mib", "_bytes", "_max", "_percent", "_ratio", "_messages", "_calls")
     numbers = [name for name, field in Settings.model_fields.items() if field.annotation in {int, float}]
     assert len(numbers) > 30
     assert [name for name in numbers if not name.endswith((*units, "_attempts_min"))] == []
