@@ -177,7 +177,6 @@ def configure(level: str, stream: TextIO, sampling: Sampling | None = None) -> N
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        AddTrace(sampling),
     ]
     structlog.configure(
         processors=[
@@ -198,6 +197,8 @@ def configure(level: str, stream: TextIO, sampling: Sampling | None = None) -> N
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 redact,
+                # Behind it: an id is ours, and digits of a few in a hundred would pass for a phone number.
+                AddTrace(sampling),
                 ToEcs(engine_version()),
                 render,
             ],

@@ -318,3 +318,18 @@ def test_a_line_about_a_traced_message_names_its_trace(traced: io.StringIO) -> N
     assert named["trace.id"] == root_of(MESSAGE).trace_hex
     assert len(nameless) == 2
     assert not any("trace.id" in line for line in nameless)
+
+
+def test_an_id_whose_digits_would_pass_for_a_number_is_told_whole(traced: io.StringIO) -> None:
+    """A few in a hundred have ten digits in a row: cut like a phone number, the line would lead nowhere."""
+    likely = SpanContext(0xAB2025550123CD, 0xA12025550123, sampled=True)
+    assert logs.mask(likely.trace_hex) != likely.trace_hex
+    token = CURRENT.set(likely)
+    try:
+        structlog.stdlib.get_logger("t").info("e", recipient=NUMBER)
+        logging.getLogger("uvicorn.error").warning("e")
+    finally:
+        CURRENT.reset(token)
+    for line in lines(traced):
+        assert (line["trace.id"], line["span.id"]) == (likely.trace_hex, likely.span_hex)
+    assert NUMBER not in traced.getvalue()
