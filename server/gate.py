@@ -234,13 +234,15 @@ class Gate(grpc.GenericRpcHandler):
 
         async def guarded(request: Any, context: Context) -> Any:
             started_s = perf_counter()
-            span = None if self.spans is None else self.spans.enter(method, _METADATA.get())
+            span = None if self.spans is None else self.spans.enter(method)
             answered = b""
             code = grpc.StatusCode.OK
             self.calls += 1
             self.served += 1
             try:
                 self._enter(role, context, unary=unary)
+                if self.spans is not None:
+                    span = self.spans.believe(span, method, _METADATA.get())
                 if not handler.request_streaming:
                     if not isinstance(request, bytes):
                         request = await request.unpacked()
