@@ -217,11 +217,15 @@ def _drawn(letters: str, count: int) -> str:
 
 def _get(url: str, path: str) -> tuple[int, bytes]:
     """Status and body of a GET: no proxy, no redirect. Raises CliFailure."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if host is None or parts.scheme not in {"http", "https"}:
         raise usage(f"--ops {url}: write http://host:port")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=CALL_S)
+    connection = kind(host, port, timeout=CALL_S)
     try:
         connection.request("GET", f"{parts.path.rstrip('/')}{path}")
         response = connection.getresponse()

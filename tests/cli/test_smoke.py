@@ -244,6 +244,13 @@ def test_operations_that_are_no_engines_fail(run: Run) -> None:
     assert results(ran)["cancelled"] == "ok"
 
 
+@pytest.mark.usefixtures("live")
+def test_operations_without_an_address_fail_and_are_no_crash(run: Run) -> None:
+    ran = run("smoke", "--campaign", "notices", "--ops", "http://127.0.0.1:eight", "--json")
+    assert ran.code == 1
+    assert "write http://host:port" in found(ran, "ready")["found"]
+
+
 def test_how_it_was_called_is_told_apart_from_what_it_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("smoke").code == 2
     ran = run("smoke", "--campaign", "notices")
