@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from engine.clock import Clock
     from engine.metrics import Metrics
-    from server.call_spans import CallSpans
+    from server.call_spans import CallSpan, CallSpans
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -241,8 +241,7 @@ class Gate(grpc.GenericRpcHandler):
             self.served += 1
             try:
                 self._enter(role, context, unary=unary)
-                if self.spans is not None:
-                    span = self.spans.believe(span, method, _METADATA.get())
+                span = self._believe(span, method)
                 if not handler.request_streaming:
                     if not isinstance(request, bytes):
                         request = await request.unpacked()
@@ -359,6 +358,10 @@ class Gate(grpc.GenericRpcHandler):
             # Where the client's deadline is the nearer one, gRPC ends the call by itself.
             left_s = min(left_s, self._unary_s_max)
         _CALL.set(Call(principal, principal.tenant or 0, self._clock.mono_us() + int(left_s * US)))
+
+    def _believe(self, span: CallSpan | None, method: str) -> CallSpan | None:
+        """The span of a call that was let in."""
+        return None if self.spans is None else self.spans.believe(span, method, _METADATA.get())
 
     def check_bytes(self, name: str, request: bytes) -> None:
         """Raise Refused for a request of more bytes than allowed; also for each request of a stream."""
