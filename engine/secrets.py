@@ -8,10 +8,14 @@ owns and we do not, which is how a container's platform mounts it; it is replace
 appears; a name is never given to a second secret; no error or repr shows a secret.
 """
 
+import fcntl
+import glob
 import json
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -114,6 +118,11 @@ def add_key(path: Path, purpose: Purpose, *, drop: str, in_use: frozenset[str], 
     empty where there is one key only. `in_use` names the keys that rows of the store depend on: none of them goes.
     Running processes take the new file up when they start. Raises ConfigError.
     """
+    with _alone(path):
+        return _added(path, purpose, drop, in_use, now_us)
+
+
+def _added(path: Path, purpose: Purpose, drop: str, in_use: frozenset[str], now_us: int) -> Secrets:
     live = read_secrets(path)
     keys = live.of(purpose)
     second = keys[1].name if len(keys) == LIVE_MAX else ""
@@ -136,11 +145,12 @@ def add_key(path: Path, purpose: Purpose, *, drop: str, in_use: frozenset[str], 
 
 def use_second(path: Path, purpose: Purpose) -> Secrets:
     """Let new work use the second key of `purpose`; the first stays believed. Raises ConfigError when there is none."""
-    live = read_secrets(path)
-    keys = live.of(purpose)
-    if len(keys) < LIVE_MAX:
-        raise ConfigError([f"{purpose.value} has one key: add a second one first"])
-    return _replaced(path, live, purpose, (keys[1], keys[0]))
+    with _alone(path):
+        live = read_secrets(path)
+        keys = live.of(purpose)
+        if len(keys) < LIVE_MAX:
+            raise ConfigError([f"{purpose.value} has one key: add a second one first"])
+        return _replaced(path, live, purpose, (keys[1], keys[0]))
 
 
 def write_secrets(path: Path, live: Secrets) -> None:
@@ -170,6 +180,19 @@ def write_secrets(path: Path, live: Secrets) -> None:
     folder = os.open(path.resolve().parent, os.O_RDONLY)
     try:
         os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep out whoever else changes the file, or one of two keys would be lost; clear what a change that broke left."""
+    folder = os.open(path.resolve().parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+            left.unlink()
+        yield
     finally:
         os.close(folder)
 

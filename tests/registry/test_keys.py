@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from engine.errors import ConfigError
 from engine.registry.keys import ALPHABET, keyed_hash, matches, mint, parse
 from engine.registry.records import Role
-from engine.secrets import Purpose, Secrets, add_key, open_secrets, read_secrets, use_second
+from engine.secrets import Purpose, Secrets, add_key, open_secrets, read_secrets, use_second, write_secrets
 
 NOW_US = 1_700_000_000_000_000
 
@@ -187,6 +188,41 @@ def test_a_file_keeps_its_owner_when_root_changes_it(path: Path, monkeypatch: py
     monkeypatch.setattr("engine.secrets.PLATFORM_UID", -1)
     use_second(path, Purpose.API_KEY)
     assert len(given) == 2
+
+
+def test_of_two_who_add_a_key_at_once_one_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both read one key; the second to write would give the name k2 to another secret."""
+    open_secrets(path, create=True, now_us=NOW_US)
+    writing, told = threading.Event(), []
+    write = write_secrets
+
+    def slowly(to: Path, live: Secrets) -> None:
+        writing.set()
+        if threading.current_thread() is not other:
+            other.join(0.3)  # it waits for its turn, so nothing ends this early
+        write(to, live)
+
+    def add() -> None:
+        writing.wait(10)
+        with pytest.raises(ConfigError) as refused:
+            add_key(path, Purpose.API_KEY, drop="", in_use=frozenset(), now_us=NOW_US)
+        told.append(str(refused.value))
+
+    monkeypatch.setattr("engine.secrets.write_secrets", slowly)
+    other = threading.Thread(target=add)
+    other.start()
+    made = add_key(path, Purpose.API_KEY, drop="", in_use=frozenset(), now_us=NOW_US)
+    other.join(10)
+    assert read_secrets(path) == made
+    assert "name k2 as the one to drop" in told[0]
+
+
+def test_what_a_change_that_was_killed_left_is_cleared_by_the_next(path: Path) -> None:
+    open_secrets(path, create=True, now_us=NOW_US)
+    left = path.with_name(f"{path.name}.0123abcd.part")
+    left.write_text("keys")
+    rotate(path, drop="", in_use=frozenset())
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_what_is_used_or_depended_on_is_not_dropped_for_a_new_key(path: Path) -> None:
