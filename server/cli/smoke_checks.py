@@ -217,13 +217,14 @@ def _drawn(letters: str, count: int) -> str:
 
 def _get(url: str, path: str) -> tuple[int, bytes]:
     """Status and body of a GET: no proxy, no redirect. Raises CliFailure."""
+    no_address = usage(f"--ops {url}: write http://host:port")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        host = None
-    if host is None or parts.scheme not in {"http", "https"}:
-        raise usage(f"--ops {url}: write http://host:port")
+        raise no_address from None
+    if not host or parts.scheme not in {"http", "https"}:
+        raise no_address
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(host, port, timeout=CALL_S)
     try:
