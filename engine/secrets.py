@@ -1,6 +1,6 @@
 """The secret file: named keys for API-key hashes and callback MACs, two live of each, newest first.
 
-It hashes nothing itself and knows nothing of the store; who still depends on a key is told to `rotate`.
+It hashes nothing itself and knows nothing of the store; who still depends on a key is told to `add_key`.
 
 Layout (JSON): {"format": 1, "api_key": [KEY, ...], "callback": [KEY, ...]} with KEY = {"name": "k1", "secret": "64 hex
 digits", "create_us": 0}. Invariants: the file is never group- or world-readable, but for the group of one that root
@@ -8,10 +8,14 @@ owns and we do not, which is how a container's platform mounts it; it is replace
 appears; a name is never given to a second secret; no error or repr shows a secret.
 """
 
+import fcntl
+import glob
 import json
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -107,26 +111,18 @@ def open_secrets(path: Path, *, create: bool, now_us: int) -> Secrets:
     return read_secrets(path)
 
 
-def rotate(path: Path, purpose: Purpose, *, in_use: frozenset[str], now_us: int) -> Secrets:
-    """Make a new first key of `purpose` and drop the third; returns what is live now.
-
-    `in_use` names the keys that rows of the store depend on. Raises ConfigError when one of them would be dropped.
-    Running processes take the new file up when they start.
-    """
-    live = read_secrets(path)
-    keys = (_new_key(live.of(purpose), now_us), *live.of(purpose))
-    dropped = [key.name for key in keys[LIVE_MAX:] if key.name in in_use]
-    if dropped:
-        raise ConfigError([_still_in_use(dropped[0], purpose)])
-    return _replaced(path, live, purpose, keys[:LIVE_MAX])
-
-
 def add_key(path: Path, purpose: Purpose, *, drop: str, in_use: frozenset[str], now_us: int) -> Secrets:
     """Make a second key of `purpose`, which is believed and not used yet; returns what is live now.
 
     Of several nodes all have to know a key before one of them uses it. `drop` names the second one that goes for it,
-    empty where there is one key only; `in_use` as for `rotate`. Raises ConfigError.
+    empty where there is one key only. `in_use` names the keys that rows of the store depend on: none of them goes.
+    Running processes take the new file up when they start. Raises ConfigError.
     """
+    with _alone(path):
+        return _added(path, purpose, drop, in_use, now_us)
+
+
+def _added(path: Path, purpose: Purpose, drop: str, in_use: frozenset[str], now_us: int) -> Secrets:
     live = read_secrets(path)
     keys = live.of(purpose)
     second = keys[1].name if len(keys) == LIVE_MAX else ""
@@ -139,21 +135,26 @@ def add_key(path: Path, purpose: Purpose, *, drop: str, in_use: frozenset[str], 
             )
         raise ConfigError([message])
     if second in in_use:
-        raise ConfigError([_still_in_use(second, purpose)])
+        message = (
+            f"key {second} of {purpose.value} is still in use and would be the third: wait until what depends on "
+            "it has been used again or has expired, or revoke it, then add"
+        )
+        raise ConfigError([message])
     return _replaced(path, live, purpose, (keys[0], _new_key(keys, now_us)))
 
 
 def use_second(path: Path, purpose: Purpose) -> Secrets:
     """Let new work use the second key of `purpose`; the first stays believed. Raises ConfigError when there is none."""
-    live = read_secrets(path)
-    keys = live.of(purpose)
-    if len(keys) < LIVE_MAX:
-        raise ConfigError([f"{purpose.value} has one key: add a second one first"])
-    return _replaced(path, live, purpose, (keys[1], keys[0]))
+    with _alone(path):
+        live = read_secrets(path)
+        keys = live.of(purpose)
+        if len(keys) < LIVE_MAX:
+            raise ConfigError([f"{purpose.value} has one key: add a second one first"])
+        return _replaced(path, live, purpose, (keys[1], keys[0]))
 
 
 def write_secrets(path: Path, live: Secrets) -> None:
-    """Replace the file as a whole, mode 0600, on disk when this returns. Raises OSError."""
+    """Replace the file as a whole, mode 0600, its owner kept, on disk when this returns. Raises OSError."""
     document = {"format": FORMAT} | {
         purpose.value: [
             {"name": key.name, "secret": key.secret.hex(), "create_us": key.create_us} for key in live.of(purpose)
@@ -164,6 +165,10 @@ def write_secrets(path: Path, live: Secrets) -> None:
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            if os.geteuid() == 0 and path.exists():
+                # Root rotates for the engine's user, who would be shut out at the next start.
+                before = path.stat()
+                os.fchown(descriptor, before.st_uid, before.st_gid)
             json.dump(document, file, indent=1)
             file.write("\n")
             file.flush()
@@ -179,11 +184,17 @@ def write_secrets(path: Path, live: Secrets) -> None:
         os.close(folder)
 
 
-def _still_in_use(name: str, purpose: Purpose) -> str:
-    return (
-        f"key {name} of {purpose.value} is still in use and would be the third: wait until what depends on "
-        "it has been used again or has expired, or revoke it, then rotate"
-    )
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep out whoever else changes the file, or one of two keys would be lost; clear what a change that broke left."""
+    folder = os.open(path.resolve().parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+            left.unlink()
+        yield
+    finally:
+        os.close(folder)
 
 
 def _replaced(path: Path, live: Secrets, purpose: Purpose, keys: tuple[NamedKey, ...]) -> Secrets:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 from engine import _core
 from engine.http_exchange import Phase
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from engine.http_client import Exchange, Origin
 
 Value = str | int | float | bool
+_T = TypeVar("_T")
 
 # Of one pass of a stage: at a ratio of 1 a group of 5,000 would make 15,000 spans at once, in the loop's time.
 PASS_SPANS_MAX: Final = 100
@@ -150,10 +151,12 @@ class Traces:
     def exchanged(self, origin: Origin, provider: str, exchanges: Sequence[Exchange]) -> None:
         """A provider answered these attempts, or did not."""
         ended_us = self._clock.now_us()
-        for exchange in exchanges:
-            request = exchange.request
-            if not isinstance(request, _core.Request) or not self._sampling.has(request.id):
-                continue
+        traced = [
+            (exchange, request)
+            for exchange in exchanges
+            if isinstance(request := exchange.request, _core.Request) and self._sampling.has(request.id)
+        ]
+        for exchange, request in self._bounded(traced):
             told: dict[str, Value] = {
                 "messaging.message.id": _core.short_id(request.id),
                 "longwave.provider": provider,
@@ -174,20 +177,20 @@ class Traces:
     def received(self, route: str, receipts: Iterable[tuple[int, int]], status: int) -> None:
         """Webhooks were answered: (message, when it came on the wall clock) of each."""
         ended_us = self._clock.now_us()
-        for message, came_us in receipts:
-            if self._sampling.has(message):
-                told: dict[str, Value] = {
-                    "messaging.message.id": _core.short_id(message),
-                    "http.request.method": "POST",
-                    "http.route": route,
-                    "http.response.status_code": status,
-                }
-                self._put_below(root_of(message), f"POST {route}", Kind.SERVER, came_us, ended_us, told)
+        traced = [(message, came_us) for message, came_us in receipts if self._sampling.has(message)]
+        for message, came_us in self._bounded(traced):
+            told: dict[str, Value] = {
+                "messaging.message.id": _core.short_id(message),
+                "http.request.method": "POST",
+                "http.route": route,
+                "http.response.status_code": status,
+            }
+            self._put_below(root_of(message), f"POST {route}", Kind.SERVER, came_us, ended_us, told)
 
-    def _bounded(self, messages: Sequence[int]) -> Sequence[int]:
-        if len(messages) > PASS_SPANS_MAX:
-            self._sender.left_out(len(messages) - PASS_SPANS_MAX)
-        return messages[:PASS_SPANS_MAX]
+    def _bounded(self, traced: Sequence[_T]) -> Sequence[_T]:
+        if len(traced) > PASS_SPANS_MAX:
+            self._sender.left_out(len(traced) - PASS_SPANS_MAX)
+        return traced[:PASS_SPANS_MAX]
 
     def _put_below(
         self,

@@ -42,12 +42,23 @@ class CallSpans:
         context = self._traces.begins(parent)
         return None if context is None else CallSpan(self._traces, path, context, parent)
 
-    def enter(self, path: str, metadata: Metadata | None) -> CallSpan | None:
-        """As `begin`, for the task that serves the call: what it logs names the span."""
-        span = self.begin(path, metadata)
+    def enter(self, path: str) -> CallSpan | None:
+        """As `begin`, for the task that serves the call: what it logs names the span.
+
+        Who calls is not known yet, so their `traceparent` is not asked: else a stranger would fill the queue of spans.
+        """
+        span = self.begin(path, None)
         if span is not None:
             CURRENT.set(span.context)
         return span
+
+    def believe(self, span: CallSpan | None, path: str, metadata: Metadata | None) -> CallSpan | None:
+        """The caller was let in: of one who brings a span, the call's goes below it, if there is to be one."""
+        if parent_of(metadata) is None:
+            return span
+        below = self.begin(path, metadata)
+        CURRENT.set(None if below is None else below.context)
+        return below
 
 
 class CallSpan:

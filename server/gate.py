@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from engine.clock import Clock
     from engine.metrics import Metrics
-    from server.call_spans import CallSpans
+    from server.call_spans import CallSpan, CallSpans
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -234,13 +234,14 @@ class Gate(grpc.GenericRpcHandler):
 
         async def guarded(request: Any, context: Context) -> Any:
             started_s, refused_s = perf_counter(), 0.0
-            span = None if self.spans is None else self.spans.enter(method, _METADATA.get())
+            span = None if self.spans is None else self.spans.enter(method)
             answered = b""
             code = grpc.StatusCode.OK
             self.calls += 1
             self.served += 1
             try:
                 self._enter(role, context, unary=unary)
+                span = self._believe(span, method)
                 if not handler.request_streaming:
                     if not isinstance(request, bytes):
                         request = await request.unpacked()
@@ -360,6 +361,10 @@ class Gate(grpc.GenericRpcHandler):
             # Where the client's deadline is the nearer one, gRPC ends the call by itself.
             left_s = min(left_s, self._unary_s_max)
         _CALL.set(Call(principal, principal.tenant or 0, self._clock.mono_us() + int(left_s * US)))
+
+    def _believe(self, span: CallSpan | None, method: str) -> CallSpan | None:
+        """The span of a call that was let in."""
+        return None if self.spans is None else self.spans.believe(span, method, _METADATA.get())
 
     def check_bytes(self, name: str, request: bytes) -> None:
         """Raise Refused for a request of more bytes than allowed; also for each request of a stream."""

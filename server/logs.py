@@ -54,6 +54,8 @@ _NUMBER_SPACED: Final = re.compile(
 )
 # Rendered SQL carries every text as a hex literal; a database error may quote a piece of it, without its end.
 _HEX_LITERAL: Final = re.compile(r"x'[0-9A-Fa-f]{2,}'?")
+# A key of ours in a sentence (its prefix, which names it, stays), and whatever is presented as a bearer's.
+_KEY: Final = re.compile(r"(lw_[ta]_[a-z2-7]{12}_)[a-z2-7]+|((?i:bearer) )[^\s\"',;]+")
 _DEPTH_MAX: Final = 6
 _ITEMS_MAX: Final = 100
 _CHARACTERS_MAX: Final = 8192
@@ -78,11 +80,12 @@ _SHOWN: Final = (UUID, date, datetime, timedelta, Decimal, PurePath)
 
 
 def mask(text: str) -> str:
-    """Give `text` with every phone number cut to its last four digits and SQL hex literals removed."""
+    """Give `text` with every phone number cut to its last four digits; keys and SQL hex literals are removed."""
     if len(text) > _CHARACTERS_MAX:
         # Cut one number's length early: half a number at the edge would not be recognised.
         text = text[:_CHARACTERS_MAX].rstrip("+0123456789") + "…"
     text = _HEX_LITERAL.sub(REDACTED, text)
+    text = _KEY.sub(_without_key, text)
     text = _NUMBER.sub(_last_four, text)
     return _NUMBER_SPACED.sub(_last_four, text)
 
@@ -177,7 +180,6 @@ def configure(level: str, stream: TextIO, sampling: Sampling | None = None) -> N
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        AddTrace(sampling),
     ]
     structlog.configure(
         processors=[
@@ -198,6 +200,8 @@ def configure(level: str, stream: TextIO, sampling: Sampling | None = None) -> N
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 redact,
+                # Behind it: an id is ours, and digits of a few in a hundred would pass for a phone number.
+                AddTrace(sampling),
                 ToEcs(engine_version()),
                 render,
             ],
@@ -256,3 +260,7 @@ def _class_name(value: object) -> str:
 
 def _last_four(match: re.Match[str]) -> str:
     return "***" + match[0][-4:]
+
+
+def _without_key(match: re.Match[str]) -> str:
+    return (match[1] or match[2]) + REDACTED

@@ -40,7 +40,9 @@ in_tree() {
 if $back; then
   $exists || fail "$branch is not there: nothing was released"
   in_tree rev-parse --quiet --verify HEAD~1 >/dev/null || fail "$branch has one release: there is none to go back to"
-  in_tree revert --no-edit HEAD >/dev/null
+  # No revert: of a release of the same once more there is nothing to revert, and git would fail.
+  in_tree read-tree --reset -u HEAD~1
+  in_tree commit --quiet --allow-empty --message "$environment: back" --message "Takes $(in_tree rev-parse HEAD) back."
 else
   image="${2:-}"
   digest="${3:-}"

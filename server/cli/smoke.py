@@ -29,11 +29,13 @@ FINAL_S: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One check; the later ones of a chain are not tried once one has failed."""
+    """One check; the later ones of a chain are not tried once one has failed, but those that clean up."""
 
     name: str
     run: Callable[[], str]
     """Says what is the case. Raises CliFailure or LongwaveError."""
+    anyway: Callable[[], bool] = lambda: False
+    """Whether it is to be tried though one before it failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,9 @@ def _all(context: typer.Context, order: Order, ops: str) -> Iterator[Done]:
                 Step("wrong key", checks.wrong_key),
                 Step("submit", checks.submit),
                 Step("submit again", checks.submit_again),
-                Step("delivered", checks.delivered) if order.recipient else Step("cancelled", checks.cancelled),
+                Step("delivered", checks.delivered)
+                if order.recipient
+                else Step("cancelled", checks.cancelled, checks.leaves_later),
             ]
         )
     if ops:
@@ -116,13 +120,13 @@ def _chain(steps: list[Step]) -> Iterator[Done]:
     """Each step with its time, until one fails: what builds on it would only fail for the same reason."""
     broken = ""
     for step in steps:
-        if broken:
+        if broken and not step.anyway():
             yield Done(Finding(Level.WARN, step.name, f"not tried: {broken} failed"), 0.0)
             continue
         began_at = time.monotonic()
         finding = _tried(step)
         yield Done(finding, time.monotonic() - began_at)
-        if finding.level is Level.FAIL:
+        if finding.level is Level.FAIL and not broken:
             broken = step.name
 
 

@@ -17,7 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
-from longwave.client import Client, Submission, SubmitResult, Unauthenticated
+from longwave.client import Client, LongwaveError, Submission, SubmitResult, Unauthenticated
 from longwave.contract import Method
 from longwave.v1 import admin_pb2
 from longwave.v1 import messaging_pb2 as m
@@ -66,6 +66,7 @@ class EngineChecks:
         self._order = order
         self._submission = _submission(order)
         self._accepted: SubmitResult | None = None
+        self._answer_lost = False
 
     @staticmethod
     def made_up_key() -> str:
@@ -101,7 +102,11 @@ class EngineChecks:
 
     def submit(self) -> str:
         """A message is accepted: it is on disk."""
-        self._accepted = self._client.submit(self._submission, deadline_s=CALL_S)
+        try:
+            self._accepted = self._client.submit(self._submission, deadline_s=CALL_S)
+        except LongwaveError as error:
+            self._answer_lost = error.outcome_unknown
+            raise
         segments = self._accepted.segments
         return f"accepted {self._accepted.message}: {segments} segment{'' if segments == 1 else 's'}"
 
@@ -129,9 +134,18 @@ class EngineChecks:
             raise CliFailure(f"{_standing(message)}\n`longwave get {self._message}` shows its way")
         return _standing(message)
 
+    def leaves_later(self) -> bool:
+        """Whether there is, or may be, a message of an hour ahead, which would go to the carrier then."""
+        return not self._order.recipient and (self._accepted is not None or self._answer_lost)
+
     def cancelled(self) -> str:
         """The message of an hour ahead can be cancelled: it was held, and nothing has left."""
-        message = self._client.cancel(self._message, deadline_s=CALL_S)
+        if self._accepted is None:
+            self.submit()  # by its request id: the one whose answer was lost, or one that goes at once
+        try:
+            message = self._client.cancel(self._message, deadline_s=CALL_S)
+        except LongwaveError as error:
+            raise CliFailure(f"{error}\nit leaves in an hour: `longwave cancel {self._message}`") from None
         if message.state != m.MESSAGE_STATE_CANCELLED or message.attempts:
             raise CliFailure(f"{_standing(message)} after {message.attempts} attempts, not CANCELLED")
         return f"{_standing(message)}, nothing left"
@@ -203,11 +217,16 @@ def _drawn(letters: str, count: int) -> str:
 
 def _get(url: str, path: str) -> tuple[int, bytes]:
     """Status and body of a GET: no proxy, no redirect. Raises CliFailure."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise usage(f"--ops {url}: write http://host:port")
+    no_address = usage(f"--ops {url}: write http://host:port")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise no_address from None
+    if not host or parts.scheme not in {"http", "https"}:
+        raise no_address
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=CALL_S)
+    connection = kind(host, port, timeout=CALL_S)
     try:
         connection.request("GET", f"{parts.path.rstrip('/')}{path}")
         response = connection.getresponse()

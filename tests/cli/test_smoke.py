@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from loadtest.carrier.signing import key_seed_from
 from loadtest.ports import free_ports
+from longwave.client import Client, Unavailable
+from server.cli.failure import CliFailure
 from server.cli.smoke_checks import EngineChecks
 from tests.cli.conftest import Ran, Run
 from tests.cli.fake_engine import API_KEY, FakeEngine
@@ -122,6 +124,38 @@ def test_without_a_recipient_nothing_reaches_the_carrier(live: Live, run: Run) -
     assert asyncio.run(sent()) == []
 
 
+def test_a_message_of_an_hour_ahead_is_cancelled_though_a_check_before_failed(
+    live: Live, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would go to the carrier in an hour, when nobody looks any more."""
+    assert live.key
+
+    def fails(_: EngineChecks) -> str:
+        raise CliFailure("the same request id made another message")
+
+    monkeypatch.setattr(EngineChecks, "submit_again", fails)
+    ran = run("smoke", "--campaign", "notices", "--json")
+    assert ran.code == 1
+    assert results(ran) == dict.fromkeys(CHAIN, "ok") | {"submit again": "fail", "cancelled": "ok"}
+
+
+def test_a_message_whose_answer_was_lost_is_cancelled(live: Live, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert live.key
+    submit, made = Client.submit, []
+
+    def loses(self: Client, *arguments: Any, **more: Any) -> Any:
+        made.append(submit(self, *arguments, **more).message)
+        if len(made) == 1:
+            raise Unavailable("too late", outcome_unknown=True)
+        return submit(self, *arguments, **more)
+
+    monkeypatch.setattr(Client, "submit", loses)
+    ran = run("smoke", "--campaign", "notices", "--json")
+    assert ran.code == 1
+    assert (results(ran)["submit"], results(ran)["cancelled"]) == ("fail", "ok")
+    assert len(set(made)) == 1
+
+
 def test_a_carrier_that_refuses_fails_it_with_the_reason(live: Live, run: Run) -> None:
     live.set_carrier(async_failure_share=1, async_failures=[{"code": "40001"}])
     ran = run("smoke", "--campaign", "notices", "--to", RECIPIENT, "--json")
@@ -208,6 +242,13 @@ def test_operations_that_are_no_engines_fail(run: Run) -> None:
     assert found(ran, "ready")["found"] == "HTTP 503: draining"
     assert "this is not an engine" in found(ran, "metrics")["found"]
     assert results(ran)["cancelled"] == "ok"
+
+
+@pytest.mark.usefixtures("live")
+def test_operations_without_an_address_fail_and_are_no_crash(run: Run) -> None:
+    ran = run("smoke", "--campaign", "notices", "--ops", "http://127.0.0.1:eight", "--json")
+    assert ran.code == 1
+    assert "write http://host:port" in found(ran, "ready")["found"]
 
 
 def test_how_it_was_called_is_told_apart_from_what_it_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

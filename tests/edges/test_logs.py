@@ -17,6 +17,8 @@ import pytest
 import structlog
 
 from engine import _core
+from engine.registry.keys import mint
+from engine.registry.records import Role
 from engine.trace_context import CURRENT, Sampling, SpanContext, root_of
 from server import logs
 from server.info import engine_version
@@ -148,6 +150,22 @@ def test_text_inside_rendered_sql_does_not_come_out(stream: io.StringIO) -> None
     logging.getLogger("asyncmy").error("near '_utf8mb4 x'%s", literal)
     assert literal not in stream.getvalue()
     assert len(lines(stream)) == 2
+
+
+def test_a_key_in_a_sentence_does_not_come_out(stream: io.StringIO) -> None:
+    """Libraries quote what they do not understand: in messages, exceptions and their stacks."""
+    key = mint(Role.TENANT)
+    logging.getLogger("uvicorn.error").warning("bad header: authorization: Bearer %s", key.text)
+    logging.getLogger("aiohttp").warning("refused {'Authorization': 'Bearer KEY0123_canary'}")
+    try:
+        int(key.text)
+    except ValueError:
+        structlog.stdlib.get_logger("t").exception("failed")
+    assert len(lines(stream)) == 3
+    text = stream.getvalue()
+    assert key.text.rpartition("_")[2] not in text
+    assert "canary" not in text
+    assert key.prefix in text
 
 
 def test_objects_show_what_is_known_to_be_harmless(stream: io.StringIO) -> None:
@@ -318,3 +336,18 @@ def test_a_line_about_a_traced_message_names_its_trace(traced: io.StringIO) -> N
     assert named["trace.id"] == root_of(MESSAGE).trace_hex
     assert len(nameless) == 2
     assert not any("trace.id" in line for line in nameless)
+
+
+def test_an_id_whose_digits_would_pass_for_a_number_is_told_whole(traced: io.StringIO) -> None:
+    """A few in a hundred have ten digits in a row: cut like a phone number, the line would lead nowhere."""
+    likely = SpanContext(0xAB2025550123CD, 0xA12025550123, sampled=True)
+    assert logs.mask(likely.trace_hex) != likely.trace_hex
+    token = CURRENT.set(likely)
+    try:
+        structlog.stdlib.get_logger("t").info("e", recipient=NUMBER)
+        logging.getLogger("uvicorn.error").warning("e")
+    finally:
+        CURRENT.reset(token)
+    for line in lines(traced):
+        assert (line["trace.id"], line["span.id"]) == (likely.trace_hex, likely.span_hex)
+    assert NUMBER not in traced.getvalue()

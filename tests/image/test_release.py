@@ -79,6 +79,16 @@ def test_a_release_is_taken_back_by_a_commit(checkout: Path) -> None:
     assert git(checkout, "rev-list", "--count", "FETCH_HEAD") == "3"
 
 
+def test_a_release_of_the_same_once_more_is_taken_back_too(checkout: Path) -> None:
+    """A run that is repeated makes a commit that changes nothing, and its smoke test may fail."""
+    for _ in range(2):
+        assert release(checkout, "staging", IMAGE, FIRST).returncode == 0
+    done = release(checkout, "--back", "staging")
+    assert done.returncode == 0, done.stderr
+    assert f"digest: {FIRST}" in held(checkout)
+    assert done.stdout.strip() == git(checkout, "rev-parse", "FETCH_HEAD")
+
+
 def test_the_first_release_cannot_be_taken_back(checkout: Path) -> None:
     assert "nothing was released" in release(checkout, "--back", "staging").stderr
     release(checkout, "staging", IMAGE, FIRST)

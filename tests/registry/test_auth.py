@@ -10,7 +10,7 @@ from engine.errors import Refused, Verdict
 from engine.registry.api_keys import KeyRow
 from engine.registry.keys import Token, keyed_hash, mint
 from engine.registry.records import Role
-from engine.secrets import Purpose, Secrets, open_secrets, rotate
+from engine.secrets import Purpose, Secrets, add_key, open_secrets, use_second
 from server import auth
 from server.auth import Authenticator, Principal, require
 
@@ -172,14 +172,15 @@ def test_keys_move_to_a_new_secret_while_they_are_used(
     tmp_path: Path, secrets: Secrets, row: Row, token: Token
 ) -> None:
     old_row = row(token)
-    rotated = rotate(tmp_path / "secrets", Purpose.API_KEY, in_use=frozenset({"k1"}), now_us=NOW_US)
+    add_key(tmp_path / "secrets", Purpose.API_KEY, drop="", in_use=frozenset({"k1"}), now_us=NOW_US)
+    rotated = use_second(tmp_path / "secrets", Purpose.API_KEY)
     authenticator = Authenticator(rotated)
     authenticator.replace(1, [old_row])
     authenticator.authenticate(bearer(token), PEER, now_us=NOW_US)
     assert authenticator.take_rehashes() == {token.prefix: ("k2", keyed_hash(rotated.api_key[0].secret, token))}
     assert authenticator.take_rehashes() == {}
     # Once its secret is dropped, a key that was never seen meanwhile is out.
-    last = rotate(tmp_path / "secrets", Purpose.API_KEY, in_use=frozenset(), now_us=NOW_US)
+    last = add_key(tmp_path / "secrets", Purpose.API_KEY, drop="k1", in_use=frozenset(), now_us=NOW_US)
     shut = Authenticator(last)
     shut.replace(1, [old_row])
     refusal(shut, bearer(token))

@@ -1,7 +1,9 @@
 """API keys as strings, and the secret file that their hashes depend on."""
 
 import json
+import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from engine.errors import ConfigError
 from engine.registry.keys import ALPHABET, keyed_hash, matches, mint, parse
 from engine.registry.records import Role
-from engine.secrets import Purpose, Secrets, add_key, open_secrets, read_secrets, rotate, use_second
+from engine.secrets import Purpose, Secrets, add_key, open_secrets, read_secrets, use_second, write_secrets
 
 NOW_US = 1_700_000_000_000_000
 
@@ -131,13 +133,19 @@ def test_a_file_of_a_newer_format_is_refused(path: Path) -> None:
         read_secrets(path)
 
 
+def rotate(path: Path, *, drop: str, in_use: frozenset[str]) -> Secrets:
+    """Both rounds."""
+    add_key(path, Purpose.API_KEY, drop=drop, in_use=in_use, now_us=NOW_US + 1)
+    return use_second(path, Purpose.API_KEY)
+
+
 def test_rotation_keeps_two_keys_and_never_gives_a_name_twice(path: Path) -> None:
     first = open_secrets(path, create=True, now_us=NOW_US)
-    second = rotate(path, Purpose.API_KEY, in_use=frozenset({"k1"}), now_us=NOW_US + 1)
+    second = rotate(path, drop="", in_use=frozenset({"k1"}))
     assert [key.name for key in second.api_key] == ["k2", "k1"]
     assert second.find(Purpose.API_KEY, "k1") == first.api_key[0].secret
     assert second.callback == first.callback
-    third = rotate(path, Purpose.API_KEY, in_use=frozenset({"k2"}), now_us=NOW_US + 2)
+    third = rotate(path, drop="k1", in_use=frozenset({"k2"}))
     assert [key.name for key in third.api_key] == ["k3", "k2"]
     assert third.find(Purpose.API_KEY, "k1") is None
     assert read_secrets(path) == third
@@ -146,9 +154,9 @@ def test_rotation_keeps_two_keys_and_never_gives_a_name_twice(path: Path) -> Non
 
 def test_rotation_refuses_to_drop_a_key_in_use(path: Path) -> None:
     open_secrets(path, create=True, now_us=NOW_US)
-    before = rotate(path, Purpose.CALLBACK, in_use=frozenset(), now_us=NOW_US)
-    with pytest.raises(ConfigError, match="key k1 of callback is still in use"):
-        rotate(path, Purpose.CALLBACK, in_use=frozenset({"k1"}), now_us=NOW_US)
+    before = rotate(path, drop="", in_use=frozenset())
+    with pytest.raises(ConfigError, match="key k1 of api_key is still in use"):
+        rotate(path, drop="k1", in_use=frozenset({"k1"}))
     assert read_secrets(path) == before
 
 
@@ -165,8 +173,56 @@ def test_a_key_is_believed_before_it_is_used_and_a_name_is_never_given_twice(pat
     assert [key.name for key in again.api_key] == ["k2", "k3"]
     last = add_key(path, Purpose.API_KEY, drop="k3", in_use=frozenset({"k2"}), now_us=NOW_US + 3)
     assert [key.name for key in last.api_key] == ["k2", "k4"]
-    rotated = rotate(path, Purpose.API_KEY, in_use=frozenset(), now_us=NOW_US + 4)
-    assert [key.name for key in rotated.api_key] == ["k5", "k2"]
+    assert [key.name for key in rotate(path, drop="k4", in_use=frozenset()).api_key] == ["k5", "k2"]
+
+
+def test_a_file_keeps_its_owner_when_root_changes_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_secrets(path, create=True, now_us=NOW_US)
+    owner = path.stat()
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", lambda _, uid, gid: given.append((uid, gid)))
+    rotate(path, drop="", in_use=frozenset())
+    assert given == [(owner.st_uid, owner.st_gid)] * 2
+    monkeypatch.setattr(os, "geteuid", lambda: owner.st_uid or 1)
+    monkeypatch.setattr("engine.secrets.PLATFORM_UID", -1)
+    use_second(path, Purpose.API_KEY)
+    assert len(given) == 2
+
+
+def test_of_two_who_add_a_key_at_once_one_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both read one key; the second to write would give the name k2 to another secret."""
+    open_secrets(path, create=True, now_us=NOW_US)
+    writing, told = threading.Event(), []
+    write = write_secrets
+
+    def slowly(to: Path, live: Secrets) -> None:
+        writing.set()
+        if threading.current_thread() is not other:
+            other.join(0.3)  # it waits for its turn, so nothing ends this early
+        write(to, live)
+
+    def add() -> None:
+        writing.wait(10)
+        with pytest.raises(ConfigError) as refused:
+            add_key(path, Purpose.API_KEY, drop="", in_use=frozenset(), now_us=NOW_US)
+        told.append(str(refused.value))
+
+    monkeypatch.setattr("engine.secrets.write_secrets", slowly)
+    other = threading.Thread(target=add)
+    other.start()
+    made = add_key(path, Purpose.API_KEY, drop="", in_use=frozenset(), now_us=NOW_US)
+    other.join(10)
+    assert read_secrets(path) == made
+    assert "name k2 as the one to drop" in told[0]
+
+
+def test_what_a_change_that_was_killed_left_is_cleared_by_the_next(path: Path) -> None:
+    open_secrets(path, create=True, now_us=NOW_US)
+    left = path.with_name(f"{path.name}.0123abcd.part")
+    left.write_text("keys")
+    rotate(path, drop="", in_use=frozenset())
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_what_is_used_or_depended_on_is_not_dropped_for_a_new_key(path: Path) -> None:

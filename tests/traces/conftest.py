@@ -1,6 +1,5 @@
 """A collector, the simulated carrier, and engine processes that send through it."""
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from loadtest.carrier.signing import key_seed_from
+from loadtest.ports import free_ports
 from tests.corridor.carrier_process import QUICK, CarrierProcess
 from tests.corridor.engine_fixture import API_KEY, Signing
 from tests.server.process_fixture import EngineProcess, make_store
@@ -53,21 +53,14 @@ def tenant_key(tmp_path: Path) -> str:
 StartEngine = Callable[..., EngineProcess]
 
 
-def free_port() -> int:
-    """Nobody's at the moment."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def start_engine(tmp_path: Path, carrier: CarrierProcess, tenant_key: str) -> Iterator[StartEngine]:
     """Start engines, one after the other, on one store and one address for receipts."""
     del tenant_key  # the store is made
     running: list[EngineProcess] = []
     public = Signing(Ed25519PrivateKey.from_private_bytes(key_seed_from(1))).public_base64
-    webhooks = f"127.0.0.1:{free_port()}"
+    [port] = free_ports(1)
+    webhooks = f"127.0.0.1:{port}"
 
     def start(**settings: Any) -> EngineProcess:
         values = {

@@ -139,24 +139,34 @@ async def test_headers_for_a_collector_that_asks_for_them_are_the_librarys_own_s
     assert collector.headers[0]["authorization"] == "Bearer made-up"
 
 
+class Kept:
+    """Takes spans as a sender does."""
+
+    def __init__(self) -> None:
+        self.taken: list[Span] = []
+        self.left = 0
+
+    def put(self, each: Span) -> None:
+        self.taken.append(each)
+
+    def left_out(self, spans: int) -> None:
+        self.left += spans
+
+
 def test_a_batch_has_bounded_spans_and_says_so() -> None:
-    taken: list[Span] = []
-
-    class Kept:
-        left = 0
-
-        def put(self, each: Span) -> None:
-            taken.append(each)
-
-        def left_out(self, spans: int) -> None:
-            self.left += spans
-
     kept = Kept()
     traces = Traces(kept, Clock(0), ratio=1, parent_based=True, store="sqlite")
     messages = [7 << 22 | number for number in range(PASS_SPANS_MAX + 30)]
     assert traces.passed("schedule", messages, 0) == root_of(messages[0]).trace_hex
-    assert (len(taken), kept.left) == (PASS_SPANS_MAX, 30)
-    assert {each.attributes["messaging.batch.message_count"] for each in taken} == {len(messages)}
+    assert (len(kept.taken), kept.left) == (PASS_SPANS_MAX, 30)
+    assert {each.attributes["messaging.batch.message_count"] for each in kept.taken} == {len(messages)}
+
+
+def test_receipts_that_come_together_have_bounded_spans_too() -> None:
+    kept = Kept()
+    traces = Traces(kept, Clock(0), ratio=1, parent_based=True, store="sqlite")
+    traces.received("/webhooks/telnyx", [(7 << 22 | number, 1) for number in range(PASS_SPANS_MAX + 30)], 200)
+    assert (len(kept.taken), kept.left) == (PASS_SPANS_MAX, 30)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,25 @@ def test_a_refused_call_says_its_status_and_counts_as_the_callers_mistake(
     assert not any(span.failed for span in spans)
 
 
+def test_a_stranger_has_nothing_traced_whatever_it_brings(
+    start_engine: StartEngine, tenant_key: str, collector: Collector, edge: str
+) -> None:
+    """No key, or a made-up one: the ratio decides, or anybody could fill the queue and write into others' traces."""
+    engine = start_engine(edge=edge, traces_endpoint=collector.endpoint, traces_ratio="0")
+    for key in ("wrong", ""):
+        for method, request in (
+            ("GetMessage", pb.GetMessageRequest(name="messages/0am9afzbw0400")),
+            ("SubmitMessage", pb.SubmitMessageRequest(submission=one())),
+        ):
+            with pytest.raises(grpc.RpcError):
+                call(engine, key, method, request, *SAMPLED)
+    submit(engine, tenant_key, 0, *SAMPLED)
+    collector.until(bool)
+    engine.signal(signal.SIGTERM)
+    assert engine.end()[0] == 0
+    assert [span.attributes["rpc.response.status_code"] for span in collector.spans] == ["OK"]
+
+
 def test_no_text_number_or_secret_is_in_what_the_collector_gets(
     start_engine: StartEngine, tenant_key: str, collector: Collector, edge: str
 ) -> None:
