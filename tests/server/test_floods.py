@@ -57,7 +57,8 @@ async def send(server: Server, blocks: Iterator[bytes], first: bytes = b"") -> N
     writer.write(wire.opening() + first)
     try:
         async with asyncio.timeout(WAIT_S):
-            while not reading.done():
+            # A lost connection is known to the transport a turn before the reader is told.
+            while not reading.done() and not writer.transport.is_closing():
                 writer.write(next(blocks))
                 drained = asyncio.ensure_future(writer.drain())
                 await asyncio.wait((drained, reading), return_when=asyncio.FIRST_COMPLETED)
