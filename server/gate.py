@@ -271,8 +271,10 @@ class Gate(grpc.GenericRpcHandler):
                 return answered
             finally:
                 self.calls -= 1
-                ended_as = "OK" if code is grpc.StatusCode.OK else code.name
-                took_s = (refused_s or perf_counter()) - started_s
+                ended_as, took_s = (
+                    "OK" if code is grpc.StatusCode.OK else code.name,
+                    (refused_s or perf_counter()) - started_s,
+                )
                 counted.record(ended_as, took_s)
                 if span is not None:
                     span.end(ended_as, answered or b"", counted, took_s)
