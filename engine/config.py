@@ -495,7 +495,7 @@ class Settings(BaseSettings):
                 message = f"key {number} is not {PUBLIC_KEY_BYTES} bytes in base64: copy it from the provider's portal"
                 raise ValueError(message)
             if not any(raw):
-                # The chart's placeholder. With it every receipt and every STOP would be refused, and nothing else would fail.
+                # The chart's: with it every receipt and every STOP would be refused, and nothing else would fail.
                 message = f"key {number} is a placeholder that verifies nothing: copy yours from the provider's portal"
                 raise ValueError(message)
         return value

@@ -260,20 +260,21 @@ class Gate(grpc.GenericRpcHandler):
                 raise
             except Exception as error:  # noqa: BLE001 - the last place that can answer
                 refusal = self.refusal(error, method, partial(_address, context), _prefix)
-                code = refusal.code
+                # What is kept back from here on is no slowness of ours: a stranger would burn the objective with it.
+                code, refused_s = refusal.code, perf_counter()
                 # Their frames hold the call, which will hold the error that is raised next.
                 error.__traceback__ = error.__context__ = None
                 if refusal.wait_s > 0:
-                    # What is kept back is no slowness of ours: a stranger would burn the objective of latency with it.
-                    refused_s = perf_counter()
                     await self.hold(refusal.wait_s)
                 await context.abort(code, refusal.detail, refusal.trailers)
             else:
                 return answered
             finally:
                 self.calls -= 1
-                ended_as = "OK" if code is grpc.StatusCode.OK else code.name
-                took_s = (refused_s or perf_counter()) - started_s
+                ended_as, took_s = (
+                    "OK" if code is grpc.StatusCode.OK else code.name,
+                    (refused_s or perf_counter()) - started_s,
+                )
                 counted.record(ended_as, took_s)
                 if span is not None:
                     span.end(ended_as, answered or b"", counted, took_s)

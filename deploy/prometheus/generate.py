@@ -15,7 +15,7 @@ metadata:
   name: longwave
   labels:
     app.kubernetes.io/name: longwave
-    # By this the operator of kube-prometheus-stack finds rules, when its release is called so; the chart's ServiceMonitor has the same.
+    # By this the operator of kube-prometheus-stack finds rules when its release is called so, as the chart's.
     release: prometheus
 spec:
   groups:

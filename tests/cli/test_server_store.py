@@ -150,6 +150,18 @@ def test_a_server_that_is_not_there_is_a_sentence(
     assert PASSWORD not in ran.err
 
 
+def test_a_mistyped_key_of_the_carrier_is_told_as_a_setting(run: Run, store: dict[str, str], tmp_path: Path) -> None:
+    """It has 32 bytes, and is no point of the curve. The command line says a ConfigError as a sentence."""
+    assert run("bootstrap").code == 0
+    engine = EngineProcess(tmp_path, **store, telnyx_public_key="YWFh" * 10 + "YWE=")
+    try:
+        code, logged = engine.end()
+    finally:
+        engine.kill()
+    assert code != 0
+    assert "ConfigError: LONGWAVE_TELNYX_PUBLIC_KEY: public key is not a point of Ed25519: copy it" in logged
+
+
 def test_an_engine_serves_it_and_ends_in_order(run: Run, store: dict[str, str], tmp_path: Path) -> None:
     assert run("bootstrap").code == 0
     first = EngineProcess(tmp_path, **store)

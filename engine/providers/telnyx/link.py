@@ -10,6 +10,7 @@ from engine import _core
 from engine.clock import Clock
 from engine.config import Settings
 from engine.dispatch import Link
+from engine.errors import ConfigError
 from engine.http_client import Exchange, HttpPool, PoolLimits, parse_origin
 from engine.secrets import Purpose, Secrets
 from engine.stores.store import Store
@@ -37,9 +38,12 @@ async def open_link(settings: Settings, secrets: Secrets, provider: int, store: 
 
 
 def webhook_keys(settings: Settings, secrets: Secrets) -> _core.WebhookKeys:
-    """Whose signatures and MACs are believed; without a public key no webhook is."""
+    """Whose signatures and MACs are believed; without a public key no webhook is. Raises ConfigError."""
     mac = [(key.name, key.secret) for key in secrets.callback]
-    return _core.WebhookKeys(list(settings.telnyx_public_key), mac, SIGNATURE_WINDOW_US)
+    try:
+        return _core.WebhookKeys(list(settings.telnyx_public_key), mac, SIGNATURE_WINDOW_US)
+    except ValueError as error:
+        raise ConfigError([f"LONGWAVE_TELNYX_PUBLIC_KEY: {error}: copy it from the provider's portal"]) from None
 
 
 def make_pool(
