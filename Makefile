@@ -128,32 +128,23 @@ $(STAMPS)/fuzz: requirements/fuzz.lock $(STAMPS)/dev
 	@$(PIP_INSTALL) --no-deps --require-hashes --only-binary :all: --target $(TOOLS)/atheris --requirement $<
 	@touch $@
 
-# What the home-made pipeline is made of, in an environment of its own: the product depends on none of it.
-$(STAMPS)/peers: requirements/peers.lock $(STAMPS)/dev
-	@echo "peers: making $(TOOLS)/peers"
-	@rm -rf $(TOOLS)/peers
-	@$(PYTHON) -m venv $(TOOLS)/peers
-	@env -u VIRTUAL_ENV $(TOOLS)/peers/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
-	  --require-hashes --only-binary :all: --requirement $<
-	@touch $@
+# An environment of its own in .tools, from a lock file of its own.
+define TOOL_VENV
+$(STAMPS)/$(1): requirements/$(1).lock $(STAMPS)/dev
+	@echo "making $(TOOLS)/$(1)"
+	@rm -rf $(TOOLS)/$(1)
+	@$(PYTHON) -m venv $(TOOLS)/$(1)
+	@env -u VIRTUAL_ENV $(TOOLS)/$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+	  --require-hashes --only-binary :all: --requirement $$<
+	@touch $$@
+endef
 
-# What asks for known vulnerabilities, in an environment of its own: it needs the network, so no other target wants it.
-$(STAMPS)/audit: requirements/audit.lock $(STAMPS)/dev
-	@echo "audit: making $(TOOLS)/audit"
-	@rm -rf $(TOOLS)/audit
-	@$(PYTHON) -m venv $(TOOLS)/audit
-	@env -u VIRTUAL_ENV $(TOOLS)/audit/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
-	  --require-hashes --only-binary :all: --requirement $<
-	@touch $@
-
+# What the home-made pipeline is made of: the product depends on none of it.
+$(eval $(call TOOL_VENV,peers))
+# What asks for known vulnerabilities: it needs the network, so no other target wants it.
+$(eval $(call TOOL_VENV,audit))
 # Checks what the chart renders; it wants hundreds of packages, of which the lint environment shares few.
-$(STAMPS)/checkov: requirements/checkov.lock $(STAMPS)/dev
-	@echo "lint: making $(TOOLS)/checkov"
-	@rm -rf $(TOOLS)/checkov
-	@$(PYTHON) -m venv $(TOOLS)/checkov
-	@env -u VIRTUAL_ENV $(TOOLS)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
-	  --require-hashes --only-binary :all: --requirement $<
-	@touch $@
+$(eval $(call TOOL_VENV,checkov))
 
 $(STAMPS)/lint: requirements/lint.lock $(STAMPS)/dev
 	@echo "lint: installing $<"

@@ -28,7 +28,7 @@ def selects(selector: dict[str, Any], labels: Labels) -> bool:
     """Whether labels match; an empty selector matches all."""
     if unknown := selector.keys() - {"matchLabels"}:
         message = f"{sorted(unknown)} of a selector is not understood here"
-        raise NotImplementedError(message)
+        raise ValueError(message)
     return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
 
 
