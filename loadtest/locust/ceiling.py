@@ -8,9 +8,10 @@ from typing import Any, Final
 import gevent
 import grpc
 import grpc.experimental.gevent
-from locust import User, constant_throughput, events, task
+from locust import User, events, task
 
 from loadtest.benchmarks.echo_server import METHOD
+from loadtest.locust.pace import Pace
 
 grpc.experimental.gevent.init_gevent()
 
@@ -29,17 +30,13 @@ class EchoUser(User):
     def run(self) -> None:
         """Begin at a moment of its own, as users of the engine do."""
         options = self.environment.parsed_options
-        if options.ceiling_rate:
-            gevent.sleep(random.random() * options.num_users / options.ceiling_rate)
+        self.pace = Pace(options.num_users / options.ceiling_rate, random.random()) if options.ceiling_rate else None
+        gevent.sleep(self.wait_time())
         super().run()
 
     def wait_time(self) -> float:
         """Until the next call."""
-        options = self.environment.parsed_options
-        if not options.ceiling_rate:
-            return 0.0
-        wait_s: float = constant_throughput(options.ceiling_rate / options.num_users)(self)
-        return wait_s
+        return self.pace.wait_s() if self.pace else 0.0
 
     def on_start(self) -> None:
         """Connect."""

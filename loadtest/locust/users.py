@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Final
 import gevent
 import grpc
 import grpc.experimental.gevent
-from locust import User, constant_throughput, task
+from locust import User, task
 
 from loadtest.locust import traffic
+from loadtest.locust.pace import Pace
 from loadtest.locust.tally import Tally
 from loadtest.locust.world import Sender, World
 from longwave import contract
@@ -73,13 +74,13 @@ class LoadUser(User):
 
     def run(self) -> None:
         """Begin at a moment of its own: many users are made at a time, and would call in step for ever."""
-        gevent.sleep(self.draw.random() * self.messages_a_call / Shared.pace)
+        self.pace = Pace(self.messages_a_call / Shared.pace, self.draw.random())
+        gevent.sleep(self.pace.wait_s())
         super().run()
 
     def wait_time(self) -> float:
         """Until the next call, so that the pace is kept however long calls take."""
-        wait_s: float = constant_throughput(Shared.pace / self.messages_a_call)(self)
-        return wait_s
+        return self.pace.wait_s()
 
     def submission(self) -> tuple[pb.Submission, bool]:
         """The next one, and whether it is wrong."""
@@ -217,8 +218,6 @@ class BatchUser(RawUser):
             pb.SubmitMessagesRequest.SerializeToString,
             pb.SubmitMessagesResponse.FromString,
         )
-        # Not all at once at the beginning.
-        gevent.sleep(self.draw.uniform(0, BATCH_MESSAGES / Shared.pace))
 
     @task
     def submit(self) -> None:
@@ -242,7 +241,6 @@ class StreamUser(LoadUser):
     def on_start(self) -> None:
         """Connect."""
         self.client = Client(Shared.world.address, api_key=self.sender.api_key)
-        gevent.sleep(self.draw.uniform(0, STREAM_MESSAGES / Shared.pace))
 
     def on_stop(self) -> None:
         """Hang up."""

@@ -9,6 +9,7 @@ import pytest
 
 from loadtest.locust import profiles, traffic, world
 from loadtest.locust.calls import Calls
+from loadtest.locust.pace import Pace
 from loadtest.locust.tally import SAMPLE_MAX, Tally, together
 from loadtest.locust.verdict import Measured, Thresholds, judge, table
 from longwave.v1 import messaging_pb2 as pb
@@ -137,3 +138,30 @@ def test_a_world_that_is_none_is_refused_with_what_to_write(tmp_path: Path, text
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"world\.json"):
         world.read(file)
+
+
+class Watch:
+    """A clock that a test turns."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        monkeypatch.setattr("time.monotonic", lambda: self.now_s)
+
+
+def test_users_that_were_held_up_together_do_not_call_together_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(monkeypatch)
+    users = [Pace(1.0, phase) for phase in (0.2, 0.3, 0.7)]
+    assert [user.wait_s() for user in users] == pytest.approx([0.2, 0.3, 0.7])
+    watch.now_s += 0.9  # something held all of them up: they call at once
+    assert [user.wait_s() for user in users] == pytest.approx([0.3, 0.4, 0.8])
+    watch.now_s += 0.8
+    assert [user.wait_s() for user in users] == pytest.approx([0.5, 0.6, 1.0])
+
+
+def test_a_call_that_took_long_is_made_up_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(monkeypatch)
+    user = Pace(1.0, 0.0)
+    assert user.wait_s() == 0.0
+    watch.now_s += 5.4
+    assert [user.wait_s(), user.wait_s()] == [0.0, 0.0]
+    assert user.wait_s() == pytest.approx(1.0)
