@@ -59,9 +59,13 @@ def test_migrate_says_what_is_missing_and_adds_it(
     mariadb.drop_database("without_tables")
 
 
-def test_doctor_finds_nothing_wrong_with_an_empty_database(run: Run, store: dict[str, str]) -> None:
+def test_doctor_finds_nothing_wrong_with_an_empty_database(
+    run: Run, store: dict[str, str], monkeypatch: pytest.MonkeyPatch, mariadb: MariaDB
+) -> None:
     """It is run before bootstrap, which makes schema and secret file."""
+    monkeypatch.setenv("LONGWAVE_STORE_URL", mariadb.create_database("before_bootstrap"))
     ran = run("doctor", "--json")
+    mariadb.drop_database("before_bootstrap")
     checks = {check["check"]: check for check in ran.json["checks"]}
     assert (checks["schema"]["level"], checks["secret file"]["level"]) == ("warn", "ok")
     assert not Path(store["secret_file"]).exists()
