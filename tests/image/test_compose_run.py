@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from loadtest.benchmarks.children import Process, clean_environment, first_line, kill, start, wait_ready
+from loadtest.benchmarks.children import Process, clean_environment, first_line, start, stop, wait_ready
 from loadtest.ports import free_ports
 from longwave.client import Client
 from server.cli import demo_registry
@@ -101,10 +101,8 @@ def running(acted: Acted) -> Iterator[tuple[Acted, str]]:
         wait_ready(children[1], ops, log)
         yield acted, f"127.0.0.1:{grpc}"
     finally:
-        for child in children:
-            kill(child)
-            if child.stdout is not None:
-                child.stdout.close()
+        for child in reversed(children):
+            stop(child)  # killed, the command would leave the carrier that it started
 
 
 def test_bootstrap_makes_the_store_once_and_finds_it_again(acted: Acted) -> None:
