@@ -34,7 +34,7 @@ PASS_SPANS_MAX: Final = 100
 # Ids begin with the milliseconds since 2024 (`rust_core/src/ids.rs`).
 _ID_EPOCH_US: Final = 1_704_067_200_000_000
 _ID_SHIFT: Final = 22
-_SERVER_ERROR: Final = 400
+_HTTP_ERROR: Final = 400
 _SPAN_BITS: Final = 64
 _TRACE_BITS: Final = 128
 # Names spans; seeded by the system, so that nodes do not name alike. No secret.
@@ -166,7 +166,7 @@ class Traces:
                 "server.port": origin.port,
             }
             answered = exchange.phase is Phase.ANSWERED
-            failed = not answered or exchange.status >= _SERVER_ERROR
+            failed = not answered or exchange.status >= _HTTP_ERROR
             if answered:
                 told["http.response.status_code"] = exchange.status
             if failed:
